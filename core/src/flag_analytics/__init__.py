@@ -1,0 +1,1 @@
+"""What are our feature flags really doing?"""

@@ -1,0 +1,9 @@
+"""One engine for every backend that buffers: queue, batches, retries, spool and ledger."""
+
+from __future__ import annotations
+
+from .delivery import Delivery
+from .ledger import DeadLetter, DeliveryReport, DeliveryStats, SinkStats
+from .options import DeliveryOptions
+
+__all__ = ["DeadLetter", "Delivery", "DeliveryOptions", "DeliveryReport", "DeliveryStats", "SinkStats"]

@@ -1,0 +1,1 @@
+"""``Delivery``: events in from any thread, batches out to every sink, each on its own worker."""

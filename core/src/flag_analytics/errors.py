@@ -1,0 +1,106 @@
+"""Every exception of flag-analytics.
+
+::
+
+    FlagAnalyticsError
+    ├── EventError (ValueError)          an event cannot be read from what was given
+    ├── ConfigError (ValueError)         all problems of one configuration, each with its path
+    ├── PluginError                      a plugin is named but cannot be used
+    │   └── PluginNotInstalledError (ImportError)   … because its distribution is missing
+    ├── SourceError (TypeError)          an object cannot serve as an event source
+    └── DeliveryError                    what a sink raises to say what became of a batch
+        ├── SinkUnavailable              nothing was stored, a later attempt may succeed
+        │   └── CommitUnknown            … or it was stored and the answer was lost
+        └── BadBatch                     the content is refused: find the bad events by bisection
+
+Messages name the thing, the place, what was expected and what to do; never event content, never a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+__all__ = [
+    "BadBatch",
+    "CommitUnknown",
+    "ConfigError",
+    "ConfigProblem",
+    "DeliveryError",
+    "EventError",
+    "FlagAnalyticsError",
+    "PluginError",
+    "PluginNotInstalledError",
+    "SinkUnavailable",
+    "SourceError",
+]
+
+
+class FlagAnalyticsError(Exception):
+    """The root of every exception raised by flag-analytics."""
+
+
+class EventError(FlagAnalyticsError, ValueError):
+    """An event cannot be read from what was given."""
+
+
+@attrs.frozen
+class ConfigProblem:
+    """One thing wrong in a configuration: where (``collectors.memory.max_size``), what, and what to do about it."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(FlagAnalyticsError, ValueError):
+    """All the problems of one configuration, found before anything was created."""
+
+    def __init__(self, problems: Sequence[ConfigProblem], source: str = "configuration") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        count = len(self.problems)
+        super().__init__(f"{count} problem{'s' if count != 1 else ''} in {source}:{lines}")
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[Sequence[ConfigProblem], str]]:
+        return type(self), (self.problems, self.source)
+
+
+class PluginError(FlagAnalyticsError):
+    """A plugin is named but cannot be used; the message names its distribution and what to do."""
+
+
+class PluginNotInstalledError(PluginError, ImportError):
+    """A backend is named whose distribution is not installed; the message holds the ``pip install`` line."""
+
+
+class SourceError(FlagAnalyticsError, TypeError):
+    """An object was given to ``AnalyticsAggregator`` that no installed plugin can read events from."""
+
+
+class DeliveryError(FlagAnalyticsError):
+    """What a sink raises from ``write`` to say what became of the batch.
+
+    ``code`` is a short machine-readable cause (an SQLSTATE, an errno name, an HTTP status): it is what logs and
+    dead letters show, since the message of a driver may quote event content.
+    """
+
+    def __init__(self, message: str = "", *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SinkUnavailable(DeliveryError):
+    """Nothing of the batch was stored and a later attempt may succeed: the same batch is tried again."""
+
+
+class CommitUnknown(SinkUnavailable):
+    """The connection was lost after the batch was sent: it may be stored, and is tried again under the same ids."""
+
+
+class BadBatch(DeliveryError):
+    """The backend refused the content, and would again: the bad events are found by bisection and set aside."""

@@ -1,0 +1,519 @@
+"""The normal form of an event: any Python value in, one immutable and bounded ``FrozenEvent`` out.
+
+An event is frozen once, when it is accepted: value and context become JSON bytes there, so that nothing the caller
+does afterwards can change what is stored. Every change that had to be made is counted by kind.
+
+=================  ==================================================================================
+kind               what was changed
+=================  ==================================================================================
+naive_timestamp    a time without a zone was taken as UTC
+timestamp          something that is not a time became the time of acceptance
+clock_skew         (kept as it is) dated over 30 days ago or over 5 minutes ahead
+text               NUL or lone surrogates became U+FFFD
+type               not text where text belongs, or a value JSON has no form for: its type's name
+long_key           over 190 characters: its first 173, ``~`` and 16 hexadecimal digits of its SHA-256
+long_text          an error message over 2,000 characters was cut
+number             NaN and infinities became null (a duration: 0.0), integers over 64 bit became text
+depth              nested deeper than 8: null
+size               over 64 KiB: null, or no context attributes
+event_id           not a UUID: the UUIDv5 of its text, so that the same id stays the same event
+kind, sample_rate  outside the allowed values: ``evaluation``, 1.0
+unreadable         an attribute could not be read at all: its default
+=================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Set
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
+from decimal import Decimal
+from enum import Enum
+from typing import Any, cast
+
+import msgspec
+
+from .events import EvaluationReason, EventKind, FlagEvaluationEvent, as_reason, new_event_id
+
+__all__ = ["MAX_EVENT_BYTES", "MAX_KEY_CHARS", "Freezer", "FrozenEvent", "normal_key"]
+
+MAX_KEY_CHARS = 190
+"""Longest flag key, variant, targeting key: what an indexed utf8mb4 column of every database can hold."""
+MAX_EVENT_BYTES = 65_536
+MAX_TEXT_CHARS = 2_000
+MAX_DEPTH = 8
+
+_OVERHEAD_BYTES = 640
+"""What a frozen event weighs beside its text and JSON: the struct, its headers, a datetime and an id."""
+_MAX_INT = 2**63 - 1
+_MIN_INT = -(2**63)
+_KINDS = frozenset({"evaluation", "exposure", "outcome"})
+_PLAIN_REASONS: dict[str, str] = {reason: reason.value for reason in EvaluationReason}
+_PAST = timedelta(days=30)
+_AHEAD = timedelta(minutes=5)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ID_NAMESPACE = uuid.UUID("9d1f2a34-7c52-5f7e-9a53-0a4c8f4f5b6e")
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class FrozenEvent(msgspec.Struct, frozen=True):
+    """An accepted event: checked, bounded, immutable, with ``FlagEvaluationEvent``'s attributes.
+
+    This is what sinks get. ``value_json`` and ``context_json`` are UTF-8 JSON, ready to be stored; ``value`` and
+    ``context_attributes`` decode them anew at each access. ``size`` is what the event weighs in a queue, in bytes.
+    """
+
+    timestamp: datetime
+    flag_key: str
+    value_json: bytes
+    reason: str
+    variant: str | None
+    targeting_key: str | None
+    context_json: bytes
+    evaluation_duration_ms: float
+    event_id: str
+    error_type: str | None
+    error_message: str | None
+    flag_version: str | None
+    flag_set_id: str | None
+    provider_name: str | None
+    kind: EventKind
+    sample_rate: float
+    received_at: float
+    """When the event was accepted, in seconds since the Unix epoch."""
+    size: int
+    traceparent: str | None = None
+    """The W3C trace context that was current when the event was recorded, where a sink asked for it."""
+
+    @property
+    def value(self) -> Any:
+        return _decode(self.value_json)
+
+    @property
+    def context_attributes(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", _decode(self.context_json))
+
+    def thaw(self) -> FlagEvaluationEvent:
+        """Return the event as callers know it."""
+        return FlagEvaluationEvent(
+            self.timestamp,
+            self.flag_key,
+            self.value,
+            as_reason(self.reason),
+            self.variant,
+            self.targeting_key,
+            self.context_attributes,
+            self.evaluation_duration_ms,
+            event_id=self.event_id,
+            error_type=self.error_type,
+            error_message=self.error_message,
+            flag_version=self.flag_version,
+            flag_set_id=self.flag_set_id,
+            provider_name=self.provider_name,
+            kind=self.kind,
+            sample_rate=self.sample_rate,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field of the event by name, as ``FlagEvaluationEvent.to_dict`` does."""
+        return self.thaw().to_dict()
+
+
+def normal_key(key: Any) -> str:
+    """Return the form under which a key is stored, so that a question about a flag finds what was recorded of it."""
+    if key.__class__ is str and len(key) <= MAX_KEY_CHARS and key.isprintable():
+        return cast("str", key)
+    return _Normaliser().key(key) or ""
+
+
+class Freezer:
+    """Makes frozen events and counts what it had to change; safe from any thread.
+
+    Args:
+        clock: Wall-clock seconds since the epoch.
+        traceparent: Returns the current trace context, where a sink wants it kept with the event.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.time, traceparent: Callable[[], str | None] | None = None
+    ) -> None:
+        self._clock = clock
+        self._traceparent = traceparent
+        self._lock = threading.Lock()
+        self._changes: Counter[str] = Counter()
+        self._horizon = (0.0, _EPOCH, _EPOCH)
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+        self._changes = Counter()
+
+    def changes(self) -> dict[str, int]:
+        """Return how many changes were made since the start, by kind."""
+        with self._lock:
+            return dict(self._changes)
+
+    def freeze(self, event: Any) -> FrozenEvent:
+        """Return the normal form of ``event``: ours, a frozen one, or any object with the same attributes.
+
+        Never raises for anything an event can hold. The common case (plain text, a flat context of scalars, a UTC
+        time) takes the straight line below; whatever does not fit it goes through ``_Normaliser``.
+        """
+        if event.__class__ is FlagEvaluationEvent:
+            frozen = self._freeze_plain(event)
+            if frozen is not None:
+                return frozen
+        elif event.__class__ is FrozenEvent:
+            return cast("FrozenEvent", event)
+        return self._freeze_any(event)
+
+    def _freeze_plain(self, event: FlagEvaluationEvent) -> FrozenEvent | None:
+        timestamp = event.timestamp
+        flag_key = event.flag_key
+        variant = event.variant
+        targeting_key = event.targeting_key
+        duration = event.evaluation_duration_ms
+        context = event.context_attributes
+        event_id = event.event_id
+        try:
+            reason = _PLAIN_REASONS.get(event.reason) or event.reason
+            text = flag_key + reason + (variant or "") + (targeting_key or "")
+            if (
+                timestamp.tzinfo is not UTC
+                or len(text) > MAX_KEY_CHARS
+                or not text.isprintable()
+                or flag_key.__class__ is not str
+                or reason.__class__ is not str
+                or not (variant is None or variant.__class__ is str)
+                or not (targeting_key is None or targeting_key.__class__ is str)
+                or duration.__class__ is not float
+                or not 0.0 <= duration < math.inf
+                or event_id.__class__ is not str
+                or len(event_id) != 36
+                or event.sample_rate != 1.0
+                or not _is_plain(event.value)
+                or not (
+                    event.error_type is event.error_message is event.flag_version is None
+                    and event.flag_set_id is event.provider_name is None
+                    and event.kind == "evaluation"
+                    or _has_plain_extras(event)
+                )
+            ):
+                return None
+            if context:
+                for attribute in context.values():
+                    if not _is_plain(attribute):
+                        return None
+                context_json = _encode(context)
+                if b"\\u0000" in context_json:
+                    return None
+            else:
+                context_json = b"{}"
+            value_json = _encode(event.value)
+        except Exception:  # whatever a hostile value raises here, the normaliser takes apart attribute by attribute
+            return None
+        size = _OVERHEAD_BYTES + len(text) + len(value_json) + len(context_json)
+        if size > MAX_EVENT_BYTES or b"\\u0000" in value_json:
+            return None
+        received_at = self._clock()
+        _, oldest, newest = self._horizon if received_at < self._horizon[0] else self._new_horizon(received_at)
+        if timestamp > newest or timestamp < oldest:
+            self._count(Counter(clock_skew=1))
+        return FrozenEvent(
+            timestamp,
+            flag_key,
+            value_json,
+            reason,
+            variant,
+            targeting_key,
+            context_json,
+            duration,
+            event_id,
+            event.error_type,
+            event.error_message,
+            event.flag_version,
+            event.flag_set_id,
+            event.provider_name,
+            event.kind,
+            1.0,
+            received_at,
+            size,
+            None if self._traceparent is None else self._traceparent(),
+        )
+
+    def _freeze_any(self, event: Any) -> FrozenEvent:
+        received_at = self._clock()
+        normaliser = _Normaliser()
+        frozen = normaliser.event(event, received_at, None if self._traceparent is None else self._traceparent())
+        _, oldest, newest = self._new_horizon(received_at)
+        if frozen.timestamp > newest or frozen.timestamp < oldest:
+            normaliser.changes["clock_skew"] += 1
+        self._count(normaliser.changes)
+        return frozen
+
+    def _new_horizon(self, now: float) -> tuple[float, datetime, datetime]:
+        """Return (valid until, oldest, newest): made anew each second, since making it costs more than asking."""
+        moment = _EPOCH + timedelta(seconds=now)
+        self._horizon = (now + 1.0, moment - _PAST, moment + _AHEAD)
+        return self._horizon
+
+    def _count(self, changes: Counter[str]) -> None:
+        if changes:
+            with self._lock:
+                self._changes.update(changes)
+
+
+def _is_plain(value: Any) -> bool:
+    kind = value.__class__
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return _MIN_INT <= value <= _MAX_INT
+    if kind is float:
+        return math.isfinite(value)
+    return False
+
+
+def _has_plain_extras(event: FlagEvaluationEvent) -> bool:
+    total = 0
+    for text in (
+        event.error_type,
+        event.error_message,
+        event.flag_version,
+        event.flag_set_id,
+        event.provider_name,
+        event.kind,
+    ):
+        if text is None:
+            continue
+        if text.__class__ is not str or not text.isprintable():
+            return False
+        total += len(text)
+    return total <= MAX_KEY_CHARS and event.kind in _KINDS
+
+
+class _Normaliser:
+    """Takes one event apart with all care and no hurry, counting each change by its kind."""
+
+    def __init__(self) -> None:
+        self.changes: Counter[str] = Counter()
+
+    def event(self, event: Any, received_at: float, traceparent: str | None) -> FrozenEvent:
+        value_json = self.json(self._read(event, "value", None), b"null")
+        context_json = self.context(self._read(event, "context_attributes", None))
+        if len(value_json) + len(context_json) > MAX_EVENT_BYTES:
+            self.changes["size"] += 1
+            context_json = b"{}"
+        kind = self._read(event, "kind", "evaluation")
+        if not (isinstance(kind, str) and kind in _KINDS):
+            self.changes["kind"] += 1
+            kind = "evaluation"
+        texts = (
+            self.key(self._read(event, "flag_key", "")) or "",
+            self.key(self._read(event, "reason", "UNKNOWN")) or "UNKNOWN",
+            self.key(self._read(event, "variant", None)),
+            self.key(self._read(event, "targeting_key", None)),
+            self.key(self._read(event, "error_type", None)),
+            self.message(self._read(event, "error_message", None)),
+            self.key(self._read(event, "flag_version", None)),
+            self.key(self._read(event, "flag_set_id", None)),
+            self.key(self._read(event, "provider_name", None)),
+        )
+        weight = sum(len(text.encode()) for text in texts if text)
+        flag_key, reason, variant, targeting_key, error_type, error_message, version, set_id, provider = texts
+        return FrozenEvent(
+            self.timestamp(self._read(event, "timestamp", None), received_at),
+            cast("str", flag_key),
+            value_json,
+            cast("str", reason),
+            variant,
+            targeting_key,
+            context_json,
+            self.duration(self._read(event, "evaluation_duration_ms", 0.0)),
+            self.event_id(self._read(event, "event_id", None)),
+            error_type,
+            error_message,
+            version,
+            set_id,
+            provider,
+            cast("EventKind", str(kind)),
+            self.sample_rate(self._read(event, "sample_rate", 1.0)),
+            received_at,
+            _OVERHEAD_BYTES + weight + len(value_json) + len(context_json),
+            traceparent,
+        )
+
+    def _read(self, event: Any, name: str, default: Any) -> Any:
+        try:
+            return getattr(event, name, default)
+        except Exception:
+            self.changes["unreadable"] += 1
+            return default
+
+    def timestamp(self, moment: Any, received_at: float) -> datetime:
+        try:
+            if isinstance(moment, str):
+                moment = datetime.fromisoformat(moment)
+            if isinstance(moment, datetime):
+                if moment.tzinfo is None or moment.utcoffset() is None:
+                    self.changes["naive_timestamp"] += 1
+                    moment = moment.replace(tzinfo=UTC)
+                # A subclass (pandas, freezegun) would not travel: take a plain datetime of the same moment.
+                utc = moment.astimezone(UTC)
+                return datetime.combine(utc.date(), utc.time(), UTC)
+        except Exception:
+            pass  # counted below, as anything else that is no time
+        self.changes["timestamp"] += 1
+        return _EPOCH + timedelta(seconds=received_at)
+
+    def key(self, text: Any) -> str | None:
+        """Return text that every backend can index: clean and at most 190 characters long."""
+        clean = self.text(text)
+        if clean is None or len(clean) <= MAX_KEY_CHARS:
+            return clean
+        self.changes["long_key"] += 1
+        digest = hashlib.sha256(clean.encode()).hexdigest()[:16]
+        return f"{clean[: MAX_KEY_CHARS - 17]}~{digest}"
+
+    def message(self, text: Any) -> str | None:
+        clean = self.text(text)
+        if clean is None or len(clean) <= MAX_TEXT_CHARS:
+            return clean
+        self.changes["long_text"] += 1
+        return clean[:MAX_TEXT_CHARS]
+
+    def text(self, text: Any) -> str | None:
+        if text is None:
+            return None
+        if not isinstance(text, str):
+            if text.__class__ is int or text.__class__ is uuid.UUID:  # ids that a SDK did not turn into text
+                return str(text) if text.__class__ is uuid.UUID or abs(text) < 10**100 else self._type_name(text)
+            return self._type_name(text)
+        try:
+            # A str subclass may override anything: ask str itself for the characters.
+            plain = str.__str__(text)
+            if plain.__class__ is not str:
+                plain = "".join(list(str.__iter__(text)))
+            if "\0" in plain:
+                self.changes["text"] += 1
+                plain = plain.replace("\0", "\ufffd")
+            if not plain.isascii() and not _is_utf8(plain):
+                self.changes["text"] += 1
+                plain = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        except Exception:
+            return self._type_name(text)
+        return plain
+
+    def duration(self, duration: Any) -> float:
+        try:
+            number = float(duration or 0.0)
+        except Exception:
+            self.changes["type"] += 1
+            return 0.0
+        if not math.isfinite(number):
+            self.changes["number"] += 1
+            return 0.0
+        return number
+
+    def sample_rate(self, rate: Any) -> float:
+        if isinstance(rate, int | float) and 0.0 < rate <= 1.0:
+            return float(rate)
+        self.changes["sample_rate"] += 1
+        return 1.0
+
+    def event_id(self, event_id: Any) -> str:
+        if event_id is None or event_id == "":
+            return new_event_id()
+        text = self.text(event_id) or ""
+        try:
+            return str(uuid.UUID(text))
+        except ValueError:
+            self.changes["event_id"] += 1
+            return str(uuid.uuid5(_ID_NAMESPACE, text))
+
+    def json(self, value: Any, fallback: bytes) -> bytes:
+        data = _encode(self.value(value, MAX_DEPTH))
+        if len(data) <= MAX_EVENT_BYTES:
+            return data
+        self.changes["size"] += 1
+        return fallback
+
+    def context(self, context: Any) -> bytes:
+        if not context:
+            return b"{}"
+        if not isinstance(context, Mapping):
+            self.changes["type"] += 1
+            return b"{}"
+        return self.json(context, b"{}")
+
+    def value(self, value: Any, depth: int) -> Any:
+        """Return what JSON can hold of any value; ``depth`` levels of nesting are left."""
+        try:
+            return self._value(value, depth)
+        except Exception:
+            return self._type_name(value)
+
+    def _value(self, value: Any, depth: int) -> Any:
+        if value is None or value is True or value is False:
+            return value
+        if isinstance(value, Enum):
+            return self.value(value.value, depth)
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, int):
+            return self._int(int(value))
+        if isinstance(value, float):
+            if math.isfinite(value):
+                return float(value)
+            self.changes["number"] += 1
+            return None
+        if isinstance(value, datetime | date | time_of_day | timedelta | uuid.UUID | bytes | bytearray | Decimal):
+            return msgspec.to_builtins(value)
+        return self._container(value, depth)
+
+    def _container(self, value: Any, depth: int) -> Any:
+        if isinstance(value, Mapping):
+            if depth == 0:
+                self.changes["depth"] += 1
+                return None
+            pairs = {}
+            for key, item in value.items():
+                pairs[self._member_name(key)] = self.value(item, depth - 1)
+            return pairs
+        if isinstance(value, list | tuple | Set):
+            if depth == 0:
+                self.changes["depth"] += 1
+                return None
+            return [self.value(item, depth - 1) for item in value]
+        return self._type_name(value)
+
+    def _member_name(self, key: Any) -> str:
+        if isinstance(key, bool) or key is None or not isinstance(key, int | float):
+            return self.text(key) or ""
+        return str(key) if abs(key) < _MAX_INT else self._type_name(key)
+
+    def _int(self, number: int) -> int | str:
+        if _MIN_INT <= number <= _MAX_INT:
+            return number
+        self.changes["number"] += 1
+        # str() of an int is refused beyond sys.int_info.default_max_str_digits (4,300): give its size instead.
+        return str(number) if number.bit_length() < 8_192 else f"int of {number.bit_length()} bits"
+
+    def _type_name(self, value: Any) -> str:
+        self.changes["type"] += 1
+        return f"<{type(value).__name__}>"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,272 @@
+"""What a backend is: collectors and exporters that take events, sources that answer questions about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+import attrs
+
+from .events import FlagEvaluationEvent
+from .normal_form import FrozenEvent
+
+__all__ = [
+    "AnalyticsCollector",
+    "AnalyticsExporter",
+    "Backend",
+    "Batch",
+    "BatchSink",
+    "EventFilter",
+    "EventSource",
+    "FlagActivity",
+    "FlagSummary",
+    "InlineSink",
+    "Outcome",
+    "Processor",
+    "TimeStep",
+    "Window",
+]
+
+
+class Outcome(Enum):
+    """What became of one recorded event; true if it was accepted, else the reason it was not."""
+
+    ACCEPTED = "accepted"
+    OVERFLOW = "overflow"
+    CLOSED = "closed"
+    FILTERED = "filtered"
+    ERROR = "error"
+
+    def __bool__(self) -> bool:
+        return self is Outcome.ACCEPTED
+
+
+@runtime_checkable
+class AnalyticsCollector(Protocol):
+    """What applications and flag SDKs hold: it takes evaluation events. None of its methods raises for an event."""
+
+    async def record(self, event: FlagEvaluationEvent) -> None:
+        """Take one event; never waits for the backend."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when what was recorded before is stored, or cannot be for now."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and release everything; further events are refused and counted."""
+        ...
+
+
+@runtime_checkable
+class AnalyticsExporter(Protocol):
+    """A collector that pushes to a monitoring system instead of keeping events; the methods are the same."""
+
+    async def record(self, event: FlagEvaluationEvent) -> None: ...
+
+    async def flush(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@attrs.frozen(repr=False)
+class Batch:
+    """Events that are delivered together: the same members, order and id at every attempt until resolved.
+
+    A refused batch is split; a part's id is its parent's with the range appended, so that it too is always the same.
+    """
+
+    id: str
+    events: tuple[FrozenEvent, ...]
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __iter__(self) -> Iterator[FrozenEvent]:
+        return iter(self.events)
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id!r}, {len(self.events)} events)"
+
+
+@runtime_checkable
+class BatchSink(Protocol):
+    """A backend that is written to in batches; queue, retries, deadlines and accounting are the delivery engine's.
+
+    All methods run on the sink's own delivery thread, in its event loop, never concurrently. Four further attributes
+    are used where present:
+
+    - ``async def open(self)``: called before the first write, and again after a failed open;
+    - ``async def ping(self)``: raises unless the backend answers on a fresh connection; it is how a batch that
+      breaks connections is told from a backend that is down;
+    - ``async def write_dead_letters(self, letters: Sequence[DeadLetter])``: keeps events that were refused;
+    - ``delivery: DeliveryOptions``: how this sink wants to be delivered to, below the user's own settings;
+    - ``def traceparent(self) -> str | None``: called in ``record`` for the caller's trace context.
+    """
+
+    async def write(self, batch: Batch) -> None:
+        """Store the whole batch, or raise.
+
+        The same ids may come again after ``CommitUnknown``, a timeout or a crash: store each id once.
+
+        Raises:
+            BadBatch: the content is refused; the batch is split until the bad events are found.
+            CommitUnknown: it may have been stored.
+            Exception: anything else counts as not stored and is tried again.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections; called once, after the last write."""
+        ...
+
+
+@runtime_checkable
+class InlineSink(Protocol):
+    """A backend that only touches memory and takes each event in the caller's thread, without a queue.
+
+    It gets the caller's own event object or a ``FrozenEvent``, must be safe from any thread, and must not keep a
+    reference to anything mutable in the event.
+    """
+
+    def record_nowait(self, event: Any) -> Outcome:
+        """Take one event; never raises, never waits."""
+        ...
+
+    async def flush(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Processor(Protocol):
+    """Changes or drops events before any sink sees them; runs in the caller's thread, so it must be quick."""
+
+    def __call__(self, event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
+        """Return the event to record, or None to drop it."""
+        ...
+
+
+@attrs.frozen
+class Backend:
+    """What a plugin registers: a name for messages, an attrs class of options, and how to create it from them.
+
+    ``create(options)`` does no I/O: it returns a ``BatchSink``, an ``InlineSink`` or a plain ``AnalyticsCollector``.
+    Options fields whose metadata has ``secret=True`` are never shown.
+    """
+
+    name: str
+    options: type[Any]
+    create: Any = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Window:
+    """A range of time, both ends included, UTC; ``start`` None means from the first event on."""
+
+    start: datetime | None
+    end: datetime
+
+
+@attrs.frozen
+class EventFilter:
+    """Which events to look at; None means any.
+
+    ``environment`` is the context attribute of that name. ``context`` maps attribute names to the exact values wanted
+    (text, number, boolean or None, compared as JSON). ``kinds`` defaults to what a user saw: outcomes are not counted.
+    """
+
+    environment: str | None = None
+    provider_name: str | None = None
+    variant: str | None = None
+    context: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    kinds: tuple[str, ...] = ("evaluation", "exposure")
+
+    def required_context(self) -> dict[str, Any]:
+        """Return the context attributes an event must have, the environment among them."""
+        wanted = dict(self.context)
+        if self.environment is not None:
+            wanted["environment"] = self.environment
+        return wanted
+
+
+@attrs.frozen
+class FlagSummary:
+    """What a source found for one flag in one window; empty parts were not asked for, or nothing matched.
+
+    ``variants`` counts an event without a variant as ``default``; ``unique_users`` counts distinct non-empty targeting
+    keys; ``percentiles`` maps the percentiles asked for (0–100) to milliseconds, over durations above 0 only, by linear
+    interpolation between order statistics (Hyndman and Fan 1996, definition 7), and is empty without any.
+    """
+
+    total: int = 0
+    errors: int = 0
+    unique_users: int = 0
+    variants: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    reasons: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    percentiles: Mapping[float, float] = attrs.field(factory=dict[float, float])
+    first_seen: datetime | None = None
+
+
+@attrs.frozen
+class FlagActivity:
+    """One flag that was evaluated in a window."""
+
+    flag_key: str
+    count: int
+    first_seen: datetime
+    last_seen: datetime
+
+
+@attrs.frozen
+class TimeStep:
+    """One step of a time series: ``start`` included, ``end`` excluded but for the last step."""
+
+    start: datetime
+    end: datetime
+    count: int = 0
+    errors: int = 0
+    unique_users: int = 0
+
+
+PARTS = frozenset({"count", "users", "variants", "reasons", "errors", "latency"})
+"""The parts of a ``FlagSummary`` a caller can ask for; a source may skip the others or compute them all."""
+
+
+@runtime_checkable
+class EventSource(Protocol):
+    """Answers questions about stored events; ``AnalyticsAggregator`` turns the answers into metrics.
+
+    Flag keys come in normal form. Every method answers for all the flags at once.
+    """
+
+    async def summarise(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        *,
+        parts: frozenset[str] = PARTS,
+        percentiles: Sequence[float] = (),
+        where: EventFilter | None = None,
+    ) -> Mapping[str, FlagSummary]:
+        """Return a summary for each flag that has events in the window; others may be missing."""
+        ...
+
+    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+        """Return every flag with events in the window, by key."""
+        ...
+
+    async def count_steps(
+        self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
+    ) -> Mapping[int, TimeStep]:
+        """Return, by number of step from ``window.start`` (which is set) on, the steps that have events.
+
+        An event belongs to step ``floor((timestamp - start) / step_seconds)``, computed in whole microseconds; one at
+        the very end of the window belongs to the last step.
+        """
+        ...
+
+    async def count_future(self, now: datetime) -> int:
+        """Return how many stored events are dated after ``now``, and so are in no window yet."""
+        ...

@@ -1,0 +1,1 @@
+"""The flag-analytics command."""

@@ -1,0 +1,1 @@
+"""The SQLite, PostgreSQL, MySQL and MariaDB collector of flag-analytics."""

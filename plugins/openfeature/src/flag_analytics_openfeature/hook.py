@@ -1,0 +1,119 @@
+"""``AnalyticsHook``: an OpenFeature hook that records every evaluation and never disturbs one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from openfeature.evaluation_context import EvaluationContext
+from openfeature.flag_evaluation import FlagEvaluationDetails
+from openfeature.hook import Hook, HookContext, HookHints
+
+from .mapping import ContextChoice, event_of
+from .recording import recorder_for
+
+__all__ = ["AnalyticsHook"]
+
+_logger = logging.getLogger("flag_analytics.openfeature")
+_STARTED = "flag_analytics.started"
+_LOG_EVERY_SECONDS = 60.0
+
+
+class AnalyticsHook(Hook):
+    """Turns every evaluation, of any provider, synchronous or not, into an event at the moment it ends.
+
+    The SDK answers with the caller's default when a hook raises, and calls every hook in the caller's thread. So no
+    method of this one raises or waits: what goes wrong is counted in ``failures`` and logged at most once a minute,
+    without any content of the event.
+
+    Args:
+        target: A pipeline, or a collector: anything with ``record_nowait(event)``, else with ``async record(event)``,
+            which becomes a task of the running event loop.
+        context_attributes: Which attributes of the evaluation context to record: all (True), none (False), or an
+            iterable of the names to keep.
+        targeting_key: Whether to record for whom the flag was evaluated.
+
+    Raises:
+        TypeError: ``target`` cannot record events, or ``context_attributes`` is a single string.
+    """
+
+    def __init__(
+        self, target: Any, *, context_attributes: bool | Iterable[str] = True, targeting_key: bool = True
+    ) -> None:
+        if isinstance(context_attributes, str):
+            raise TypeError(
+                "context_attributes is a string: expected True, False or several names, such as ['plan', 'country']"
+            )
+        self._context: ContextChoice = (
+            context_attributes if isinstance(context_attributes, bool) else frozenset(context_attributes)
+        )
+        self._targeting_key = bool(targeting_key)
+        self._record = recorder_for(target, self._failed)
+        self._failures: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._next_log = 0.0
+        _hooks.add(self)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many evaluations could not be recorded (or not be timed), by the exception's type or other cause."""
+        with self._lock:
+            return dict(self._failures)
+
+    def before(self, hook_context: HookContext, hints: HookHints) -> EvaluationContext | None:
+        """Note when the evaluation started."""
+        try:
+            hook_context.hook_data[_STARTED] = time.perf_counter_ns()
+        except Exception as error:
+            self._failed(type(error).__name__)
+        return None
+
+    def finally_after(
+        self, hook_context: HookContext, details: FlagEvaluationDetails[Any], hints: HookHints
+    ) -> None:
+        """Record the evaluation; one that ended before it began (a provider not ready) has no duration."""
+        try:
+            started = hook_context.hook_data.get(_STARTED)
+            duration_ms = 0.0 if started is None else (time.perf_counter_ns() - started) / 1e6
+            event = event_of(
+                hook_context,
+                details,
+                duration_ms,
+                context_attributes=self._context,
+                targeting_key=self._targeting_key,
+            )
+            self._record(event)
+        except Exception as error:
+            self._failed(type(error).__name__)
+
+    def _failed(self, cause: str) -> None:
+        with self._lock:
+            self._failures[cause] += 1
+            total = self._failures.total()
+            now = time.monotonic()
+            if now < self._next_log:
+                return
+            self._next_log = now + _LOG_EVERY_SECONDS
+        _logger.warning("could not record an evaluation: %s (%d failures so far)", cause, total)
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+
+
+_hooks: weakref.WeakSet[AnalyticsHook] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for hook in list(_hooks):
+        hook._after_fork_in_child()  # noqa: SLF001 - this module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    # Another thread may have held a lock at the moment of the fork; in the child nobody would release it.
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -1,0 +1,1 @@
+"""The OpenTelemetry exporter and hook of flag-analytics."""

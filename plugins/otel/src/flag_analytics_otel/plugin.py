@@ -1,0 +1,1 @@
+"""The entry point: what this distribution offers to flag-analytics."""
