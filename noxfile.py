@@ -1,0 +1,133 @@
+# /// script
+# dependencies = ["nox>=2026.10.20", "uv"]
+# ///
+"""The gate, one session each; `nox` alone runs what every change must pass.
+
+Sessions need a Python, pip and the package index, and nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.10.20"
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "typing", "docs", "build"]
+
+ROOT = Path(__file__).parent
+CORE = "core"
+PLUGINS = [path.parent.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+DISTRIBUTIONS = [CORE, *PLUGINS]
+EXAMPLE = "examples/third_party_jsonl"
+PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
+"""Tried in turn; those that are not on this machine are skipped."""
+PEERS = ["launchdarkly-server-sdk", "litestar-flags[database,prometheus]", "opentelemetry-sdk", "posthog"]
+
+
+def _sync(session: nox.Session, *groups: str) -> None:
+    """Install the workspace, editable, and some dependency groups into the session's own environment."""
+    session.run_install(
+        "uv",
+        "sync",
+        "--quiet",
+        "--no-default-groups",
+        *(f"--group={group}" for group in groups),
+        f"--python={session.virtualenv.location}",
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run every test on each CPython there is."""
+    _sync(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(name="tests-lowest", python=PYTHONS[0])
+def tests_lowest(session: nox.Session) -> None:
+    """Run every test on the oldest releases that the bounds of each pyproject.toml allow."""
+    session.install(
+        "--resolution=lowest-direct",
+        "--group=test",
+        *(argument for path in DISTRIBUTIONS for argument in ("--editable", f"./{path}[{_extras(path)}]")),
+    )
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.run_install(
+        "uv",
+        "sync",
+        "--quiet",
+        "--only-group=lint",
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types with mypy and pyright, and the public surface as users' checkers see it."""
+    _sync(session, "typing")
+    sources = [f"{path}/src" for path in DISTRIBUTIONS]
+    session.run("mypy", *sources)
+    session.run("mypy", "tests/typing_tests")
+    session.run("pyright")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, every warning an error, and run each of its examples."""
+    _sync(session, "docs")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", "site")
+    session.run("pytest", "-q", "README.md", "docs", "tests/test_docs.py")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build every distribution, and use core with one backend at a time from the wheels alone."""
+    dist = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run_install("uv", "build", "--quiet", "--all-packages", f"--out-dir={dist}")
+    session.run_install("uv", "build", "--quiet", EXAMPLE, f"--out-dir={dist}")
+    session.run("python", "tests/packaging/check_wheels.py", str(dist), *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure side by side with the peers as they come from the package index; `-- NAME …` for some tables only."""
+    _sync(session, "test")
+    session.install(*PEERS)
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Run the long fault schedules."""
+    _sync(session, "test")
+    session.run("pytest", "-m", "chaos", *session.posargs)
+
+
+@nox.session
+def changelog(session: nox.Session) -> None:
+    """Show what the fragments in changelog.d/ say; `-- --version X.Y.Z` without `--draft` writes CHANGELOG.md."""
+    session.install("towncrier>=25.8")
+    session.run("towncrier", "build", *(session.posargs or ["--draft", "--version", "next"]))
+
+
+def _extras(path: str) -> str:
+    """Return the names of a distribution's extras that tests use, but for those that name our own distributions."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / path / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project.get("optional-dependencies", {})
+    return ",".join(name for name, needs in extras.items() if not any(need.startswith("flag-analytics") for need in needs))
