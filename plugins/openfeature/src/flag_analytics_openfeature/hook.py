@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -66,20 +67,29 @@ class AnalyticsHook(Hook):
         with self._lock:
             return dict(self._failures)
 
-    def before(self, hook_context: HookContext, hints: HookHints) -> EvaluationContext | None:
+    def before(
+        self,
+        hook_context: HookContext,
+        hints: HookHints,  # noqa: ARG002 - the SDK's signature
+    ) -> EvaluationContext | None:
         """Note when the evaluation started."""
         try:
-            hook_context.hook_data[_STARTED] = time.perf_counter_ns()
+            notes = getattr(hook_context, "hook_data", None)  # a hook may be called by others than the SDK
+            if notes is not None:
+                notes[_STARTED] = time.perf_counter_ns()
         except Exception as error:
             self._failed(type(error).__name__)
         return None
 
     def finally_after(
-        self, hook_context: HookContext, details: FlagEvaluationDetails[Any], hints: HookHints
+        self,
+        hook_context: HookContext,
+        details: FlagEvaluationDetails[Any],
+        hints: HookHints,  # noqa: ARG002 - the SDK's signature
     ) -> None:
         """Record the evaluation; one that ended before it began (a provider not ready) has no duration."""
         try:
-            started = hook_context.hook_data.get(_STARTED)
+            started = getattr(hook_context, "hook_data", {}).get(_STARTED)
             duration_ms = 0.0 if started is None else (time.perf_counter_ns() - started) / 1e6
             event = event_of(
                 hook_context,
@@ -100,7 +110,9 @@ class AnalyticsHook(Hook):
             if now < self._next_log:
                 return
             self._next_log = now + _LOG_EVERY_SECONDS
-        _logger.warning("could not record an evaluation: %s (%d failures so far)", cause, total)
+        # The application's own logging filters run in there, and must not reach the evaluation either.
+        with contextlib.suppress(Exception):
+            _logger.warning("could not record an evaluation: %s (%d failures so far)", cause, total)
 
     def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()

@@ -49,7 +49,7 @@ def event_of(
     """
     context = hook_context.evaluation_context
     context_id, set_id, version = _metadata(details.flag_metadata)
-    reason = "UNKNOWN" if details.reason is None else as_reason(details.reason)
+    reason = as_reason("UNKNOWN" if details.reason is None else details.reason)
     error_type = None if details.error_code is None else str(details.error_code)
     if error_type is None and reason == "ERROR":
         error_type = "GENERAL"
@@ -60,7 +60,7 @@ def event_of(
         reason,
         details.variant,
         (context_id or getattr(context, "targeting_key", None)) if targeting_key else None,
-        {} if context_attributes is False else _attributes(getattr(context, "attributes", None), context_attributes),
+        _attributes(getattr(context, "attributes", None), context_attributes),
         duration_ms,
         error_type=error_type,
         error_message=details.error_message,
@@ -72,7 +72,7 @@ def event_of(
 
 def _metadata(metadata: Any) -> tuple[str | None, str | None, str | None]:
     """Return the context's id, the flag set's id and the flag's version."""
-    if not metadata.__class__ is dict and not isinstance(metadata, Mapping):
+    if metadata.__class__ is not dict and not isinstance(metadata, Mapping):
         return None, None, None
     try:
         return _text(metadata.get("contextId")), _text(metadata.get("flagSetId")), _text(metadata.get("version"))
@@ -90,7 +90,7 @@ def _text(value: Any) -> str | None:
 
 def _attributes(attributes: Any, chosen: ContextChoice) -> dict[str, Any]:
     # A copy of its own: the evaluation context stays the caller's, who may go on changing it.
-    if not isinstance(attributes, Mapping):
+    if chosen is False or not isinstance(attributes, Mapping):
         return {}
     if chosen is True:
         return dict(attributes)

@@ -23,7 +23,7 @@ def recorder_for(target: Any, failed: Callable[[str], None]) -> Recorder:
     Raises:
         TypeError: ``target`` has neither ``record_nowait`` nor ``record``.
     """
-    record_nowait = getattr(target, "record_nowait", None)
+    record_nowait: Recorder | None = getattr(target, "record_nowait", None)
     if callable(record_nowait):
         return record_nowait
     record = getattr(target, "record", None)
