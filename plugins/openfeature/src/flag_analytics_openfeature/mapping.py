@@ -72,7 +72,10 @@ def event_of(
 
 def _metadata(metadata: Any) -> tuple[str | None, str | None, str | None]:
     """Return the context's id, the flag set's id and the flag's version."""
-    if metadata.__class__ is not dict and not isinstance(metadata, Mapping):
+    if metadata.__class__ is dict:
+        if not metadata:  # as nearly always
+            return None, None, None
+    elif not isinstance(metadata, Mapping):
         return None, None, None
     try:
         return _text(metadata.get("contextId")), _text(metadata.get("flagSetId")), _text(metadata.get("version"))
@@ -90,7 +93,7 @@ def _text(value: Any) -> str | None:
 
 def _attributes(attributes: Any, chosen: ContextChoice) -> dict[str, Any]:
     # A copy of its own: the evaluation context stays the caller's, who may go on changing it.
-    if chosen is False or not isinstance(attributes, Mapping):
+    if chosen is False or not (attributes.__class__ is dict or isinstance(attributes, Mapping)):
         return {}
     if chosen is True:
         return dict(attributes)
