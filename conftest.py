@@ -1,0 +1,110 @@
+"""Runs every example of the documentation, and every README's, as a test.
+
+- ``python`` blocks run in order, one namespace per document; ``await`` works at the top level, as in
+  ``python -m asyncio``.
+- ``toml`` blocks are read as a configuration, unless they are a ``pyproject.toml``.
+- ``console`` blocks: each ``$ flag-analytics …`` line must end with exit code 0; lines below it must be in its output.
+- a block below ``<!-- file: NAME -->`` is first written to that file, in the document's own empty directory.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sybil import Document, Example, Region, Sybil
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+_FILE = re.compile(r"^<!-- file: (?P<name>\S+) -->\n+```\w*\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _run_python(example: Example) -> None:
+    source = "\n" * (example.line + example.parsed.line_offset) + example.parsed
+    code = compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    if code.co_flags & inspect.CO_COROUTINE:
+        example.namespace["__runner__"].run(_awaited(code, example.namespace))
+    else:
+        exec(code, example.namespace)  # noqa: S102 - the documentation is ours
+
+
+async def _awaited(code: Any, namespace: dict[str, Any]) -> None:
+    await eval(code, namespace)  # noqa: S307 - the documentation is ours
+
+
+def _read_toml(example: Example) -> None:
+    from flag_analytics.config import read_config
+
+    table = tomllib.loads(example.parsed)
+    if "project" not in table and "tool" not in table:
+        read_config(table)
+
+
+def _run_console(example: Example) -> None:
+    for block in re.split(r"^\$ ", example.parsed, flags=re.MULTILINE)[1:]:
+        command, _, expected = block.partition("\n")
+        words = shlex.split(command)
+        if words[0] != "flag-analytics":
+            continue
+        program = Path(sys.executable).with_name("flag-analytics")
+        done = subprocess.run(  # noqa: S603 - the documentation is ours
+            [program, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"},
+            check=False,
+        )
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
+        for line in expected.splitlines():
+            assert line.strip() in done.stdout, f"{line.strip()!r} is not in the output of {command!r}:\n{done.stdout}"
+
+
+def _find_files(document: Document) -> Iterator[Region]:
+    for match in _FILE.finditer(document.text):
+        # The region ends before the block itself, which is an example of its own.
+        yield Region(match.start(), match.start() + 1, (match["name"], match["content"]), _write_file)
+
+
+def _write_file(example: Example) -> None:
+    name, content = example.parsed
+    Path(name).write_text(content, "utf-8")
+
+
+def _enter(namespace: dict[str, Any]) -> None:
+    namespace["__name__"] = "__main__"
+    namespace["__runner__"] = asyncio.Runner()
+    namespace["__came_from__"] = Path.cwd()
+    namespace["__directory__"] = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    os.chdir(namespace["__directory__"].name)
+
+
+def _leave(namespace: dict[str, Any]) -> None:
+    namespace["__runner__"].close()
+    os.chdir(namespace["__came_from__"])
+    namespace["__directory__"].cleanup()
+
+
+pytest_collect_file = Sybil(
+    parsers=[
+        SkipParser(),
+        _find_files,
+        CodeBlockParser(language="python", evaluator=_run_python),
+        CodeBlockParser(language="toml", evaluator=_read_toml),
+        CodeBlockParser(language="console", evaluator=_run_console),
+    ],
+    patterns=["README.md", "core/README.md", "plugins/*/README.md", "docs/**/*.md", "docs/*.md"],
+    setup=_enter,
+    teardown=_leave,
+).pytest()
