@@ -87,6 +87,7 @@ class DeliveryStats:
         sanitised: Changes that bringing events into normal form took, by kind (see ``flag_analytics.normal_form``).
         sinks: The ledger of each sink, by its name in configuration.
         future_events: Stored events dated in the future, where a source was asked.
+        spool: What befell the spool: ``errors``, ``adopted`` and ``quarantined`` files; empty without one.
     """
 
     recorded: int
@@ -95,6 +96,7 @@ class DeliveryStats:
     sanitised: Mapping[str, int]
     sinks: Mapping[str, SinkStats]
     future_events: int | None = None
+    spool: Mapping[str, int] = attrs.field(factory=dict[str, int])
 
     def balanced(self) -> bool:
         """Return whether every equation of the ledger holds."""

@@ -10,8 +10,8 @@ import attrs
 __all__ = ["DeliveryOptions"]
 
 _at_least_one = attrs.validators.ge(1)
-_positive = attrs.validators.gt(0)
-_not_negative = attrs.validators.ge(0)
+_positive = attrs.validators.gt(0.0)
+_not_negative = attrs.validators.ge(0.0)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,371 @@
+"""Everything behind one ``Delivery`` in one process: intake, machines, workers, spool. Made anew in a forked child."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import attrs
+
+from ..normal_form import Freezer, FrozenEvent
+from ..protocols import InlineSink, Outcome
+from .intake import Intake
+from .ledger import DeadLetter, DeliveryReport, DeliveryStats, SinkStats
+from .machine import SinkMachine
+from .options import DeliveryOptions
+from .spooling import SpoolWorker
+from .worker import SinkWorker
+
+__all__ = ["Engine", "Settings"]
+
+logger = logging.getLogger("flag_analytics.delivery")
+
+GRACE_SECONDS = 0.3
+"""What a close may take beyond its timeout, for the sinks to release their connections."""
+LOG_PAUSE_SECONDS = 60.0
+DEAD_LETTERS_KEPT = 1_000
+
+
+@attrs.frozen
+class Settings:
+    """What a delivery was made of: enough to make its engine anew after a fork."""
+
+    name: str
+    sinks: Mapping[str, Any]
+    options: DeliveryOptions
+    sink_options: Mapping[str, DeliveryOptions]
+    freezer: Freezer
+    on_dead_letters: Callable[[str, str, Sequence[DeadLetter]], None] | None
+
+
+@attrs.define
+class InlineLane:
+    """An inline sink with its ledger."""
+
+    name: str
+    sink: InlineSink
+    accepted: int = 0
+    delivered: int = 0
+    dropped: Counter[str] = attrs.field(factory=Counter[str])
+
+    def stats(self) -> SinkStats:
+        return SinkStats(accepted=self.accepted, delivered=self.delivered, dropped=dict(self.dropped))
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """Somebody who flushes: for each machine, how many events must be resolved, and how many were lost before."""
+
+    targets: dict[SinkMachine, tuple[int, int]]
+    future: Future[bool]
+
+    def reached(self) -> bool:
+        return all(machine.progress()[1] >= target for machine, (target, _) in self.targets.items())
+
+    def all_stored(self) -> bool:
+        return all(machine.progress()[2] == lost for machine, (_, lost) in self.targets.items())
+
+
+class Engine:
+    """See the module; ``Delivery`` is the only caller."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pid = os.getpid()
+        self.close_deadline: float | None = None
+        self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
+        self.inline: list[InlineLane] = []
+        self._workers: dict[SinkMachine, SinkWorker] = {}
+        self._waiters: list[_Waiter] = []
+        self._all_done: Future[None] = Future()
+        self._report: DeliveryReport | None = None
+        self._log_next: dict[str, float] = {}
+        options = settings.options
+        prefix = f"{self.pid:x}-{time.time_ns():x}"
+        for name, sink in settings.sinks.items():
+            if callable(getattr(sink, "write", None)):
+                own = settings.sink_options.get(name, options)
+                machine = SinkMachine(
+                    name, own, can_ping=callable(getattr(sink, "ping", None)), batch_prefix=f"{prefix}-{name}"
+                )
+                self._workers[machine] = SinkWorker(self, sink, machine)
+            else:
+                self.inline.append(InlineLane(name, sink))
+        self.inline_open = list(self.inline)
+        """Inline sinks that are still to be closed."""
+        self.machines = tuple(self._workers)
+        spooling = options.durability == "spool" and bool(self.machines)
+        self.intake = Intake(
+            self.machines,
+            max_events=options.max_events,
+            max_bytes=options.max_bytes,
+            spooling=spooling,
+            wake=lambda machine: self._workers[machine].wake(),
+            wake_spool=self._wake_spool,
+        )
+        self.lock = self.intake.lock
+        self.room_freed = threading.Condition(self.lock)
+        self.blocking = any(machine.options.policy == "block" for machine in self.machines)
+        self.spool = SpoolWorker(self) if spooling else None
+        self.intake.idle.update(self.machines)
+        self.intake.spool_idle = spooling
+
+    def _wake_spool(self) -> None:
+        if self.spool is not None:
+            self.spool.wake()
+
+    def wake(self, machine: SinkMachine) -> None:
+        """Make a sink's worker look at its machine; called under the lock."""
+        self._workers[machine].wake()
+
+    # --- events in
+
+    def offer(self, event: FrozenEvent) -> Outcome:
+        """Give a frozen event to every sink."""
+        if self.blocking and not self.intake.has_room(event.size) and not _runs_a_loop():
+            self._hold_caller(event.size)
+        outcome = self.intake.offer(event)
+        if outcome is Outcome.CLOSED or not self.inline:
+            return outcome
+        return self._offer_inline(event, outcome)
+
+    def offer_inline(self, event: Any) -> Outcome:
+        """Give an event, as it came, to sinks that are all inline."""
+        if self.intake.closed:
+            self.refuse("closed")
+            return Outcome.CLOSED
+        outcome = self._offer_inline(event, Outcome.OVERFLOW)
+        with self.lock:
+            if outcome:
+                self.intake.accepted += 1
+            else:
+                self.intake.refused[outcome.value] += 1
+        return outcome
+
+    def _offer_inline(self, event: Any, outcome: Outcome) -> Outcome:
+        for lane in self.inline:
+            try:
+                taken = lane.sink.record_nowait(event)
+            except Exception as error:
+                taken = Outcome.ERROR
+                self.log(f"{lane.name}:{type(error).__name__}", "%s raised %s", lane.name, type(error).__name__)
+            with self.lock:
+                lane.accepted += 1
+                if taken is Outcome.ACCEPTED or taken is None:
+                    lane.delivered += 1
+                    outcome = Outcome.ACCEPTED
+                else:
+                    lane.dropped[taken.value if isinstance(taken, Outcome) else "error"] += 1
+                    if not outcome and isinstance(taken, Outcome):
+                        outcome = taken
+        return outcome
+
+    def _hold_caller(self, size: int) -> None:
+        deadline = time.monotonic() + self.settings.options.block_timeout_seconds
+        with self.room_freed:
+            while not self.intake.closed and not self.intake.has_room(size):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                for machine in self.machines:
+                    self._workers[machine].wake()
+                self.room_freed.wait(left)
+
+    def refuse(self, reason: str) -> None:
+        """Count an event that no sink will see."""
+        with self.lock:
+            self.intake.refused[reason] += 1
+
+    # --- flush
+
+    def begin_flush(self) -> _Waiter:
+        """Ask for everything accepted so far to be delivered now; the waiter's future says whether it was stored."""
+        with self.lock:
+            self.intake.hand_over()
+            waiting = self.intake.waiting
+            targets = {}
+            for machine in self.machines:
+                entered, _, lost = machine.progress()
+                targets[machine] = (entered + waiting, lost)
+            waiter = _Waiter(targets, Future())
+            if waiter.reached() or self._report is not None:
+                waiter.future.set_result(True)
+                return waiter
+            self._waiters.append(waiter)
+            now = time.monotonic()
+            for machine in self.machines:
+                machine.drain(on=True)
+                machine.hurry(now)
+                self._workers[machine].wake()
+            self._wake_spool_if_needed()
+        return waiter
+
+    def end_flush(self, waiter: _Waiter) -> DeliveryReport:
+        """Return what the flush achieved, whether or not it was waited out."""
+        with self.lock:
+            complete = waiter.reached() and waiter.all_stored()
+            self._forget(waiter)
+            return self._make_report(complete=complete)
+
+    def _forget(self, waiter: _Waiter) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+            for machine in self.machines:
+                machine.drain(on=False)
+
+    def resolved(self) -> None:
+        """Tell those who wait that something was resolved; called under the lock by the workers."""
+        self.room_freed.notify_all()
+        for waiter in [waiter for waiter in self._waiters if waiter.reached()]:
+            self._forget(waiter)
+            if not waiter.future.done():
+                waiter.future.set_result(True)
+
+    # --- close
+
+    def begin_close(self, timeout: float) -> Future[None]:
+        """Refuse new events and drain for ``timeout`` seconds; the future tells when every worker is done."""
+        with self.lock:
+            if self.close_deadline is not None:
+                return self._all_done
+            self.intake.hand_over()
+            self.intake.closed = True
+            self.close_deadline = time.monotonic() + timeout
+            for machine in self.machines:
+                machine.drain(on=True)
+                machine.hurry(float("inf"))
+                self._workers[machine].wake_to_close()
+            self.room_freed.notify_all()
+            self._wake_spool_if_needed()
+        self.worker_done()
+        return self._all_done
+
+    def _wake_spool_if_needed(self) -> None:
+        if self.spool is not None and self.intake.waiting:
+            self.spool.wake()
+
+    def worker_done(self) -> None:
+        """Finish if that was the last worker; called without the lock."""
+        if self.close_deadline is None or not all(worker.done for worker in self._workers.values()):
+            return
+        self.finish()
+        with self.lock:
+            if not self._all_done.done():
+                self._all_done.set_result(None)
+
+    def finish(self) -> DeliveryReport:
+        """Account for whatever is left, once; return the report that everyone gets. Called without the lock."""
+        if self._report is None and self.spool is not None:
+            self.spool.finish()
+        with self.lock:
+            if self._report is None:
+                left = self.intake.take_inbox()
+                for machine in self.machines:
+                    machine.accepted += len(left)
+                    machine.dropped["closed"] += len(left)
+                    machine.close()
+                self.intake.in_transit = 0
+                lost = any(machine.progress()[2] for machine in self.machines)
+                spooled = any(machine.spooled for machine in self.machines)
+                self._report = self._make_report(complete=not lost and not spooled and not left)
+                for waiter in list(self._waiters):
+                    self._forget(waiter)
+                    if not waiter.future.done():
+                        waiter.future.set_result(False)
+            return self._report
+
+    # --- accounts
+
+    def sink_stats(self) -> dict[str, SinkStats]:
+        wall = time.time()
+        waiting = self.intake.waiting
+        stats = {lane.name: lane.stats() for lane in self.inline}
+        for machine in self.machines:
+            sink = machine.stats(wall)
+            if waiting:
+                sink = attrs.evolve(sink, accepted=sink.accepted + waiting, queued=sink.queued + waiting)
+            stats[machine.name] = sink
+        return {name: stats[name] for name in self.settings.sinks}
+
+    def stats(self) -> DeliveryStats:
+        with self.lock:
+            self.intake.hand_over()
+            refused = dict(self.intake.refused)
+            return DeliveryStats(
+                recorded=self.intake.accepted + sum(refused.values()),
+                accepted=self.intake.accepted,
+                refused=refused,
+                sanitised=self.settings.freezer.changes(),
+                sinks=self.sink_stats(),
+                spool={} if self.spool is None else dict(self.spool.counters),
+            )
+
+    def _make_report(self, *, complete: bool) -> DeliveryReport:
+        self.intake.hand_over()
+        sinks = self.sink_stats()
+        dropped: Counter[str] = Counter()
+        for sink in sinks.values():
+            dropped.update(sink.dropped)
+        return DeliveryReport(
+            stored=sum(sink.delivered for sink in sinks.values()),
+            spooled=sum(sink.spooled for sink in sinks.values()),
+            pending=sum(sink.queued + sink.in_flight for sink in sinks.values()),
+            dropped=dict(dropped),
+            dead=sum(sink.dead for sink in sinks.values()),
+            complete=complete,
+            sinks=sinks,
+        )
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters in memory and tell whoever wants to hear; called from a worker's thread, unlocked."""
+        self.dead_letters.extend(letters)
+        if self.settings.on_dead_letters is None:
+            return
+        try:
+            self.settings.on_dead_letters(letters[0].sink, letters[0].error, letters)
+        except Exception as error:
+            self.log("on_dead_letters", "a handler of failed deliveries raised %s", type(error).__name__)
+
+    def log(self, cause: str, message: str, *arguments: object) -> None:
+        """Log a warning, at most once a minute for each cause; arguments are names and codes, never content."""
+        now = time.monotonic()
+        if now < self._log_next.get(cause, 0.0):
+            return
+        if len(self._log_next) > 1_000:
+            self._log_next.clear()
+        self._log_next[cause] = now + LOG_PAUSE_SECONDS
+        logger.warning(message, *arguments)
+
+    # --- fork
+
+    def leave_in_child(self) -> None:
+        """Forget, without touching it, what belongs to the parent's threads and files."""
+        for worker in self._workers.values():
+            worker.leave_in_child()
+        if self.spool is not None:
+            self.spool.leave_in_child()
+
+
+def run_inline(coroutine: Any) -> Any:
+    """Run a coroutine that is not expected to wait, where there may be no loop; one that waits gets a thread's."""
+    if not inspect.iscoroutine(coroutine):
+        return coroutine
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise RuntimeError("an inline sink waited in flush or close: expected it to return at once")
+
+
+def _runs_a_loop() -> bool:
+    import asyncio
+
+    return asyncio._get_running_loop() is not None  # noqa: SLF001 - the documented form raises, at ten times the cost

@@ -1,0 +1,73 @@
+"""A lock file that belongs to one process and goes with it, on every operating system."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+__all__ = ["FileLock"]
+
+
+_held: set[str] = set()
+"""Files this process has locked: POSIX grants a process a lock it already holds, and drops it with any close."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_held.clear)
+
+
+class FileLock:
+    """An exclusive lock on a file. On POSIX ``lockf``, not ``flock``: a forked child does not hold its parent's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock without waiting; return whether it was free."""
+        key = os.path.abspath(self.path)
+        if key in _held:
+            return False
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            return False
+        try:
+            _lock(fd)
+        except OSError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        _held.add(key)
+        return True
+
+    def release(self, *, unlink: bool = False) -> None:
+        """Give the lock back, and delete its file if wanted."""
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        _held.discard(os.path.abspath(self.path))
+        if unlink and sys.platform != "win32":
+            self._unlink()
+        os.close(fd)
+        if unlink and sys.platform == "win32":
+            self._unlink()
+
+    def _unlink(self) -> None:
+        try:
+            os.unlink(self.path)
+        except OSError:
+            return  # somebody else's by now, or a read-only directory
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(fd: int) -> None:
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(fd: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

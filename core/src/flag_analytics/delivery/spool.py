@@ -1,0 +1,438 @@
+"""The crash-safe disk spool: one SQLite file per process and delivery, with a cursor for each sink.
+
+Events are appended in one transaction per interval; a sink reads on from its cursor and moves it when a batch is
+resolved; what every sink is past is deleted. A file is locked by its process (``lockf``: a forked child does not hold
+it), so a file that can be locked is an orphan and is adopted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import msgspec
+
+from ..events import EventKind
+from ..normal_form import FrozenEvent
+from .ledger import DeadLetter
+from .locks import FileLock
+
+__all__ = ["Spool", "SpoolCorruptError", "SpoolError", "SpoolFullError", "default_directory", "orphans"]
+
+FREE_SPACE_RESERVE = 4 * 2**20
+PAGE_BYTES = 4096
+SUFFIX = ".spool"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS cursors (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dead (
+    id INTEGER PRIMARY KEY, sink TEXT NOT NULL, error TEXT NOT NULL, code TEXT NOT NULL,
+    batch_id TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL
+);
+"""
+
+_graveyard: list[sqlite3.Connection] = []
+"""Connections inherited through fork. Closing one in the child could checkpoint the parent's file: they stay open."""
+
+
+class SpoolError(Exception):
+    """The spool cannot do what was asked of it, for now or for good; delivery goes on without it."""
+
+
+class SpoolFullError(SpoolError):
+    """The spool's bound, or the disk, is full."""
+
+
+class SpoolCorruptError(SpoolError):
+    """The file is not a sound spool."""
+
+
+class _Row(msgspec.Struct, array_like=True, frozen=True):
+    """A frozen event as one line of JSON; value and context are embedded as they are."""
+
+    timestamp_us: int
+    flag_key: str
+    value: msgspec.Raw
+    reason: str
+    variant: str | None
+    targeting_key: str | None
+    context: msgspec.Raw
+    evaluation_duration_ms: float
+    event_id: str
+    error_type: str | None
+    error_message: str | None
+    flag_version: str | None
+    flag_set_id: str | None
+    provider_name: str | None
+    kind: EventKind
+    sample_rate: float
+    received_at: float
+    size: int
+    traceparent: str | None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Row).decode
+
+
+def encode_event(event: FrozenEvent) -> bytes:
+    """Return an event as UTF-8 JSON, an array in the order of ``FrozenEvent``'s fields."""
+    return _encode(
+        (
+            (event.timestamp - _EPOCH) // _MICROSECOND,
+            event.flag_key,
+            msgspec.Raw(event.value_json),
+            event.reason,
+            event.variant,
+            event.targeting_key,
+            msgspec.Raw(event.context_json),
+            event.evaluation_duration_ms,
+            event.event_id,
+            event.error_type,
+            event.error_message,
+            event.flag_version,
+            event.flag_set_id,
+            event.provider_name,
+            event.kind,
+            event.sample_rate,
+            event.received_at,
+            event.size,
+            event.traceparent,
+        )
+    )
+
+
+def decode_event(body: bytes) -> FrozenEvent:
+    """Return the event that ``encode_event`` wrote; raises ``msgspec.MsgspecError`` for anything else."""
+    row = _decode(body)
+    return FrozenEvent(
+        _EPOCH + row.timestamp_us * _MICROSECOND,
+        row.flag_key,
+        bytes(row.value),
+        row.reason,
+        row.variant,
+        row.targeting_key,
+        bytes(row.context),
+        row.evaluation_duration_ms,
+        row.event_id,
+        row.error_type,
+        row.error_message,
+        row.flag_version,
+        row.flag_set_id,
+        row.provider_name,
+        row.kind,
+        row.sample_rate,
+        row.received_at,
+        row.size,
+        row.traceparent,
+    )
+
+
+@attrs.frozen
+class Loaded:
+    """A stretch of a spool: its readable events, the sequence number it ends at, and how many rows were unreadable."""
+
+    events: tuple[FrozenEvent, ...]
+    last_seq: int
+    unreadable: int
+
+
+class Spool:
+    """One spool file, open and locked. Safe from any thread of the process that opened it.
+
+    Raises:
+        SpoolCorruptError: the file is not sound; ``quarantine`` it.
+        SpoolError: it cannot be opened, locked or created.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sinks: Iterable[str],
+        *,
+        max_bytes: int,
+        fsync: Literal["normal", "full"] = "normal",
+    ) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._file_lock = FileLock(path.with_suffix(".lock"))
+        if not self._file_lock.acquire():
+            raise SpoolError(f"{path.name} belongs to a living process")
+        try:
+            self._connection = _connect(path, max_bytes=max_bytes, fsync=fsync)
+            self._cursors = self._load_cursors(sinks)
+        except sqlite3.Error as error:
+            self._file_lock.release()
+            raise _spool_error(error) from None
+        except OSError as error:
+            self._file_lock.release()
+            raise SpoolError(f"cannot open a spool in {path.parent}: {error.strerror}") from None
+
+    @classmethod
+    def create(
+        cls, directory: Path, sinks: Iterable[str], *, max_bytes: int, fsync: Literal["normal", "full"]
+    ) -> Spool:
+        """Return a new spool of this process in ``directory``, which is made, private to its user, if missing."""
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpoolError(f"cannot create {directory}: {error.strerror}") from None
+        name = f"{os.getpid()}-{time.time_ns():x}{SUFFIX}"
+        return cls(directory / name, sinks, max_bytes=max_bytes, fsync=fsync)
+
+    def _load_cursors(self, sinks: Iterable[str]) -> dict[str, int]:
+        with self._connection:
+            version = self._connection.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
+            if version is None:
+                self._connection.execute("INSERT INTO meta VALUES ('version', '1')")
+                self._connection.execute("INSERT INTO meta VALUES ('created', ?)", (str(time.time()),))
+                self._connection.executemany("INSERT INTO cursors VALUES (?, 0)", [(sink,) for sink in sinks])
+            elif version[0] != "1":
+                raise SpoolError(f"{self.path.name} has version {version[0]}: expected 1")
+        return dict(self._connection.execute("SELECT sink, seq FROM cursors"))
+
+    @property
+    def sinks(self) -> frozenset[str]:
+        """The sinks that events of this spool are for."""
+        return frozenset(self._cursors)
+
+    def append(self, events: Sequence[FrozenEvent]) -> None:
+        """Make events durable, all or none.
+
+        Raises:
+            SpoolFullError: no room; nothing was written.
+            SpoolCorruptError, SpoolError: it cannot be written; nothing was.
+        """
+        if _free_bytes(self.path.parent) < FREE_SPACE_RESERVE:
+            raise SpoolFullError("the disk is nearly full")
+        rows = [(encode_event(event),) for event in events]
+        with self._lock:
+            self._check_pid()
+            try:
+                with self._connection:
+                    self._connection.executemany("INSERT INTO events (body) VALUES (?)", rows)
+            except sqlite3.Error as error:
+                raise _spool_error(error) from None
+
+    def pending(self, sink: str) -> int:
+        """Return how many events wait for this sink."""
+        with self._lock:
+            self._check_pid()
+            try:
+                row = self._connection.execute(
+                    "SELECT count(*) FROM events WHERE seq > ?", (self._cursors.get(sink, 0),)
+                ).fetchone()
+            except sqlite3.Error as error:
+                raise _spool_error(error) from None
+        return int(row[0]) if sink in self._cursors else 0
+
+    def read(self, sink: str, limit: int, max_bytes: int) -> Loaded:
+        """Return the next events for this sink, in the order they came: at most ``limit``, and at least one."""
+        with self._lock:
+            self._check_pid()
+            try:
+                rows = self._connection.execute(
+                    "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (self._cursors[sink], limit)
+                ).fetchall()
+            except sqlite3.Error as error:
+                raise _spool_error(error) from None
+        events: list[FrozenEvent] = []
+        unreadable = 0
+        size = 0
+        last_seq = self._cursors[sink]
+        for seq, body in rows:
+            try:
+                event = decode_event(body)
+            except (msgspec.MsgspecError, TypeError, OverflowError):
+                unreadable += 1
+                last_seq = seq
+                continue
+            if events and size + event.size > max_bytes:
+                break
+            events.append(event)
+            size += event.size
+            last_seq = seq
+        return Loaded(tuple(events), last_seq, unreadable)
+
+    def acknowledge(self, sink: str, seq: int) -> None:
+        """Move a sink's cursor and delete what every sink is past.
+
+        The cursor moves in memory even where the disk refuses: a sink never gets an event twice from one process.
+        """
+        with self._lock:
+            self._check_pid()
+            self._cursors[sink] = seq
+            try:
+                with self._connection:
+                    self._connection.execute("UPDATE cursors SET seq = ? WHERE sink = ?", (seq, sink))
+                    self._connection.execute("DELETE FROM events WHERE seq <= ?", (min(self._cursors.values()),))
+            except sqlite3.Error as error:
+                raise _spool_error(error) from None
+
+    def add_dead(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep events that a sink refused for good."""
+        rows = [
+            (letter.sink, letter.error, letter.code, letter.batch_id, letter.at, encode_event(letter.event))
+            for letter in letters
+        ]
+        with self._lock:
+            self._check_pid()
+            try:
+                with self._connection:
+                    self._connection.executemany(
+                        "INSERT INTO dead (sink, error, code, batch_id, at, body) VALUES (?, ?, ?, ?, ?, ?)", rows
+                    )
+            except sqlite3.Error as error:
+                raise _spool_error(error) from None
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """Yield the dead letters in the order they were added."""
+        with self._lock:
+            self._check_pid()
+            rows = self._connection.execute(
+                "SELECT sink, body, error, code, batch_id, at FROM dead ORDER BY id"
+            ).fetchall()
+        for sink, body, error, code, batch_id, at in rows:
+            yield DeadLetter(sink, decode_event(body), error, code, batch_id, at)
+
+    def events(self) -> Iterator[FrozenEvent]:
+        """Yield every event that waits for at least one sink, oldest first."""
+        seq = min(self._cursors.values(), default=0)
+        while True:
+            with self._lock:
+                self._check_pid()
+                rows = self._connection.execute(
+                    "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT 500", (seq,)
+                ).fetchall()
+            if not rows:
+                return
+            for seq, body in rows:  # noqa: B007 - the last one is where the next query goes on
+                yield decode_event(body)
+
+    def close(self) -> None:
+        """Close the file, and delete it where nothing is left in it."""
+        with self._lock:
+            if os.getpid() != self._pid:
+                return
+            try:
+                left = self._connection.execute(
+                    "SELECT EXISTS (SELECT 1 FROM events) OR EXISTS (SELECT 1 FROM dead)"
+                ).fetchone()[0]
+            except sqlite3.Error:
+                left = 1
+            self._connection.close()
+            if not left:
+                _unlink_all(self.path)
+            self._file_lock.release(unlink=not left)
+
+    def quarantine(self) -> Path:
+        """Close the file and set it aside as ``*.corrupt-<time>``; return its new path."""
+        with self._lock:
+            self._connection.close()
+            aside = set_aside(self.path)
+            self._file_lock.release(unlink=True)
+        return aside
+
+    def abandon_in_child(self) -> None:
+        """Forget the parent's file, after a fork, without closing it."""
+        _graveyard.append(self._connection)
+
+    def _check_pid(self) -> None:
+        if os.getpid() != self._pid:
+            raise SpoolError("this spool belongs to the parent process")
+
+
+def orphans(directory: Path) -> list[Path]:
+    """Return the spool files in a directory, oldest first; those of living processes cannot be opened."""
+    try:
+        return sorted(directory.glob(f"*{SUFFIX}"), key=lambda path: path.name)
+    except OSError:
+        return []
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a spool that is not sound, with its log, so that nobody opens it again; return the new path."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    aside = path.with_name(f"{path.name}.corrupt-{stamp}-{time.time_ns() % 1_000_000:06d}")
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+        except OSError:
+            continue  # there is no such part, or the directory is read-only: then it cannot be adopted either
+    return aside
+
+
+def default_directory(identity: str) -> Path:
+    """Return where the spools of one application are kept: a folder of its own in the user's directory for state."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return base / "flag-analytics" / "spool" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _connect(path: Path, *, max_bytes: int, fsync: str) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    connection = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
+    try:
+        if path.stat().st_size:
+            sound = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if sound != ("ok",):
+                raise sqlite3.DatabaseError("malformed")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if fsync == 'full' else 'NORMAL'}")
+        connection.execute(f"PRAGMA max_page_count = {max(16, max_bytes // PAGE_BYTES)}")
+        connection.execute("PRAGMA journal_size_limit = 1048576")
+        connection.executescript(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _spool_error(error: sqlite3.Error) -> SpoolError:
+    """Return what an SQLite error means here, without its words."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return SpoolFullError(name)
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or type(error) is sqlite3.DatabaseError:
+        return SpoolCorruptError(name)
+    return SpoolError(name)
+
+
+def _free_bytes(directory: Path) -> int:
+    try:
+        if hasattr(os, "statvfs"):
+            space = os.statvfs(directory)
+            return space.f_bavail * space.f_frsize
+        import shutil
+
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return FREE_SPACE_RESERVE  # unknown: let the write itself find out
+
+
+def _unlink_all(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            os.unlink(f"{path}{suffix}")
+        except OSError:
+            continue  # already gone with the last connection

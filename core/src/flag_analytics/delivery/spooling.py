@@ -1,0 +1,252 @@
+"""The spool at work: one daemon thread that makes recorded events durable, and adopts what gone processes left."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .ledger import DeadLetter
+from .machine import SinkMachine
+from .spool import Loaded, Spool, SpoolCorruptError, SpoolError, default_directory, orphans, set_aside
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .engine import Engine
+
+__all__ = ["SpoolWorker"]
+
+RETRY_SECONDS = 0.5
+"""How long to wait before trying again to create a spool that could not be created."""
+FINISH_SECONDS = 0.5
+_graveyard: list[Any] = []
+
+
+class SpoolWorker:
+    """Moves events from the intake into this process's spool, and gives the sinks' workers what they read back."""
+
+    def __init__(self, engine: Engine) -> None:
+        options = engine.settings.options
+        self._engine = engine
+        self._options = options
+        self._names = tuple(machine.name for machine in engine.machines)
+        self.directory = options.spool_directory or default_directory(_identity(engine.settings.name, self._names))
+        self._own: Spool | None = None
+        self._adopted: list[Spool] = []
+        self._counts: Counter[tuple[Path, str]] = Counter()
+        self._reading: dict[str, Spool] = {}
+        self._create_after = 0.0
+        self._drain_lock = threading.Lock()
+        self._wanted = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self.counters: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Start the thread, which first adopts orphans."""
+        if self._thread is not None:
+            return
+        self._thread = threading.Thread(target=self._run, name="flag-analytics-spool", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread to be had, or the interpreter is ending: finish() spools what is left
+            self._thread = None
+
+    def wake(self) -> None:
+        """Make events durable soon; called under the engine's lock."""
+        self.start()
+        self._wanted.set()
+
+    def leave_in_child(self) -> None:
+        spools = [*self._adopted, *([self._own] if self._own is not None else [])]
+        for spool in spools:
+            spool.abandon_in_child()
+        _graveyard.append((spools, self._thread))
+
+    # --- the spool's own thread
+
+    def _run(self) -> None:
+        try:
+            self._adopt()
+            while not self._stopped:
+                self._wait_for_events()
+                self.drain()
+        except Exception as error:  # nothing may be lost to a mistake here: keep events in memory from now on
+            self._engine.log("spool:worker", "the spool's thread ended by %s", type(error).__name__)
+            with self._engine.lock:
+                self._engine.intake.stop_spooling()
+
+    def _wait_for_events(self) -> None:
+        with self._engine.lock:
+            idle = not self._engine.intake.waiting
+            self._engine.intake.spool_idle = idle
+            self._wanted.clear()
+        closing = self._engine.close_deadline is not None
+        if idle:
+            self._wanted.wait(0.02 if closing else None)
+        elif not closing:
+            self._wanted.wait(self._options.spool_interval_seconds)
+
+    def drain(self) -> bool:
+        """Make everything recorded so far durable; return false if some of it could only be kept in memory."""
+        with self._drain_lock:
+            with self._engine.lock:
+                events = self._engine.intake.take_inbox()
+            if not events:
+                return True
+            try:
+                self._append(events)
+            except SpoolError as error:
+                self.counters["errors"] += 1
+                self._engine.log("spool:append", "events are kept in memory only: the spool refused them (%s)", error)
+                with self._engine.lock:
+                    self._engine.intake.not_spooled(events)
+                return False
+        return True
+
+    def _append(self, events: Sequence[Any]) -> None:
+        spool = self._open_own()
+        try:
+            spool.append(events)
+        except SpoolCorruptError:
+            self._quarantine(spool)
+            spool = self._open_own()
+            spool.append(events)
+        with self._engine.lock:
+            for name in self._names:
+                self._counts[spool.path, name] += len(events)
+            self._engine.intake.spooled(len(events))
+
+    def _open_own(self) -> Spool:
+        if self._own is None:
+            now = time.monotonic()
+            if now < self._create_after:
+                raise SpoolError("it cannot be created")
+            self._create_after = now + RETRY_SECONDS
+            self._own = Spool.create(
+                self.directory, self._names, max_bytes=self._options.spool_max_bytes, fsync=self._options.spool_fsync
+            )
+            self._create_after = 0.0
+        return self._own
+
+    def _adopt(self) -> None:
+        for path in orphans(self.directory):
+            try:
+                spool = Spool(path, (), max_bytes=self._options.spool_max_bytes, fsync=self._options.spool_fsync)
+            except SpoolCorruptError:
+                set_aside(path)
+                self.counters["quarantined"] += 1
+                self._engine.log("spool:corrupt", "a spool was not sound and was set aside")
+                continue
+            except SpoolError:
+                continue  # its process lives
+            self._take_over(spool)
+
+    def _take_over(self, spool: Spool) -> None:
+        try:
+            pending = {name: spool.pending(name) for name in self._names if name in spool.sinks}
+        except SpoolError:
+            self._quarantine(spool)
+            return
+        if not any(pending.values()):
+            spool.close()
+            return
+        self.counters["adopted"] += 1
+        with self._engine.lock:
+            self._adopted.append(spool)
+            for machine in self._engine.machines:
+                count = pending.get(machine.name, 0)
+                if count:
+                    self._counts[spool.path, machine.name] = count
+                    machine.add_spooled(count, recovered=True)
+                    self._engine.wake(machine)
+
+    def _quarantine(self, spool: Spool) -> None:
+        """Set a spool aside that turned out corrupt, and account for what was in it."""
+        self.counters["quarantined"] += 1
+        spool.quarantine()
+        self._engine.log("spool:corrupt", "a spool was not sound and was set aside")
+        with self._engine.lock:
+            if spool is self._own:
+                self._own = None
+            elif spool in self._adopted:
+                self._adopted.remove(spool)
+            for machine in self._engine.machines:
+                machine.lose_spooled(self._counts.pop((spool.path, machine.name), 0))
+            self._engine.resolved()
+
+    # --- the sinks' workers' side
+
+    def read(self, machine: SinkMachine, limit: int) -> Loaded:
+        """Return the next events for a sink: those of gone processes first."""
+        for spool in self._spools():
+            if self._counts[spool.path, machine.name] <= 0:
+                continue
+            try:
+                loaded = spool.read(machine.name, limit, machine.options.max_batch_bytes)
+            except SpoolCorruptError:
+                self._quarantine(spool)
+                continue
+            with self._engine.lock:
+                self._counts[spool.path, machine.name] -= len(loaded.events) + loaded.unreadable
+                if not loaded.events and not loaded.unreadable:  # fewer than were counted: somebody changed the file
+                    machine.lose_spooled(self._counts.pop((spool.path, machine.name)))
+            self._reading[machine.name] = spool
+            return loaded
+        return Loaded((), 0, 0)
+
+    def acknowledge(self, sink: str, seq: int) -> None:
+        """Forget, for a sink, what was read for it up to ``seq``."""
+        spool = self._reading.pop(sink, None)
+        if spool is None:
+            return
+        try:
+            spool.acknowledge(sink, seq)
+        except SpoolError as error:
+            # The next process will deliver these again, under the same ids.
+            self.counters["errors"] += 1
+            self._engine.log("spool:acknowledge", "the spool could not forget delivered events (%s)", error)
+        if spool is not self._own and not any(self._counts[spool.path, name] for name in self._names):
+            self._let_go(spool)
+
+    def _let_go(self, spool: Spool) -> None:
+        with self._engine.lock:
+            if spool not in self._adopted or spool in self._reading.values():
+                return
+            self._adopted.remove(spool)
+        spool.close()
+
+    def add_dead(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters on disk, for ``flag-analytics dead-letters``."""
+        try:
+            with self._drain_lock:
+                self._open_own().add_dead(letters)
+        except SpoolError as error:
+            self.counters["errors"] += 1
+            self._engine.log("spool:dead", "dead letters could not be written to the spool (%s)", error)
+
+    def _spools(self) -> list[Spool]:
+        with self._engine.lock:
+            return [*self._adopted, *([self._own] if self._own is not None else [])]
+
+    def finish(self) -> None:
+        """Make the rest durable and close the files; called without the engine's lock."""
+        self._stopped = True
+        self._wanted.set()
+        self.drain()
+        if self._drain_lock.acquire(timeout=FINISH_SECONDS):
+            try:
+                for spool in self._spools():
+                    spool.close()
+            finally:
+                self._drain_lock.release()
+
+
+def _identity(name: str, sinks: Sequence[str]) -> str:
+    """Return what tells one application's spools from another's: the program, its folder, and its sinks."""
+    return "\0".join([name, os.path.abspath(sys.argv[0] if sys.argv else ""), os.getcwd(), *sorted(sinks)])
