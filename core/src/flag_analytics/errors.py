@@ -94,7 +94,7 @@ class DeliveryError(FlagAnalyticsError):
         self.code = code
 
 
-class SinkUnavailable(DeliveryError):
+class SinkUnavailable(DeliveryError):  # noqa: N818 - it says what the sink is
     """Nothing of the batch was stored and a later attempt may succeed: the same batch is tried again."""
 
 
@@ -102,5 +102,5 @@ class CommitUnknown(SinkUnavailable):
     """The connection was lost after the batch was sent: it may be stored, and is tried again under the same ids."""
 
 
-class BadBatch(DeliveryError):
+class BadBatch(DeliveryError):  # noqa: N818 - it says what the batch is
     """The backend refused the content, and would again: the bad events are found by bisection and set aside."""

@@ -25,8 +25,8 @@ __all__ = ["Delivery"]
 class Delivery:
     """Delivers events to a set of sinks, loses none without counting it, and never blocks or breaks its caller.
 
-    A sink with ``write`` gets batches on a worker of its own; one with ``record_nowait`` gets each event at once, in the
-    caller's thread. No thread is started before there is something to deliver. In a forked child a delivery is as
+    A sink with ``write`` gets batches on a worker of its own; one with ``record_nowait`` gets each event at once, in
+    the caller's thread. No thread is started before there is something to deliver. In a forked child a delivery is as
     new: it has no events, threads or connections of the parent's.
 
     Args:
@@ -35,8 +35,8 @@ class Delivery:
         sink_options: Settings of single sinks, in place of ``options`` and of a sink's own ``delivery`` attribute.
         freezer: Brings events into normal form; by default one of this delivery's own.
         name: Tells this delivery's spools from others' in the same directory for state.
-        on_dead_letters: Called with a sink's name, an error's class and the events that were given up. A bound method is
-            held weakly.
+        on_dead_letters: Called with a sink's name, an error's class and the events that were given up. A bound method
+            is held weakly.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ def _weakly(
     """Return a callback that does not keep its object alive: a worker thread holds it as long as it runs."""
     if callback is None or not hasattr(callback, "__self__"):
         return callback
-    reference = weakref.WeakMethod(callback)  # type: ignore[type-var]
+    reference = weakref.WeakMethod(callback)
 
     def call(sink: str, error: str, letters: Sequence[DeadLetter]) -> None:
         method = reference()

@@ -268,9 +268,7 @@ class Engine:
             if self._report is None:
                 left = self.intake.take_inbox()
                 for machine in self.machines:
-                    machine.accepted += len(left)
-                    machine.dropped["closed"] += len(left)
-                    machine.close()
+                    machine.close(len(left))
                 self.intake.in_transit = 0
                 lost = any(machine.progress()[2] for machine in self.machines)
                 spooled = any(machine.spooled for machine in self.machines)

@@ -25,7 +25,7 @@ class FileLock:
 
     def acquire(self) -> bool:
         """Take the lock without waiting; return whether it was free."""
-        key = os.path.abspath(self.path)
+        key = self._key()
         if key in _held:
             return False
         try:
@@ -46,16 +46,19 @@ class FileLock:
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
-        _held.discard(os.path.abspath(self.path))
+        _held.discard(self._key())
         if unlink and sys.platform != "win32":
             self._unlink()
         os.close(fd)
         if unlink and sys.platform == "win32":
             self._unlink()
 
+    def _key(self) -> str:
+        return str(self.path.resolve())
+
     def _unlink(self) -> None:
         try:
-            os.unlink(self.path)
+            self.path.unlink()
         except OSError:
             return  # somebody else's by now, or a read-only directory
 

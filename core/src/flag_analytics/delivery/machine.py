@@ -1,4 +1,4 @@
-"""The delivery of one sink as a state machine: queue, frozen batches, retry, bisection, ledger. No thread, clock or socket.
+"""The delivery of one sink as a state machine: queue, batches, retry, bisection, ledger. No thread, clock or socket.
 
 Whoever drives it (``worker``) holds the lock, passes in monotonic times, does what ``poll`` returns, and reports
 what came of it::
@@ -490,11 +490,16 @@ class SinkMachine:
         if self._retry_at is not None and now - self._attempted_at >= 1.0:
             self._retry_at = now
 
-    def close(self) -> None:
-        """Give up what is in memory, as dropped: closed. What came out of the spool stays there."""
+    def close(self, unqueued: int) -> None:
+        """Give up what is in memory, as dropped: closed; ``unqueued`` events never came as far as the queue.
+
+        What came out of the spool stays there.
+        """
         self._closed = True
         from_spool = self._round is not None and self._round.last_seq is not None
-        lost = len(self._queue)
+        self.accepted += unqueued
+        self._entered += unqueued
+        lost = len(self._queue) + unqueued
         if from_spool:
             self.spooled += self._in_flight
         else:

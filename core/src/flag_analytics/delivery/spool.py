@@ -370,7 +370,7 @@ def set_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.corrupt-{stamp}-{time.time_ns() % 1_000_000:06d}")
     for suffix in ("", "-wal", "-shm"):
         try:
-            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+            Path(f"{path}{suffix}").replace(f"{aside}{suffix}")
         except OSError:
             continue  # there is no such part, or the directory is read-only: then it cannot be adopted either
     return aside
@@ -433,6 +433,6 @@ def _free_bytes(directory: Path) -> int:
 def _unlink_all(path: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         try:
-            os.unlink(f"{path}{suffix}")
+            Path(f"{path}{suffix}").unlink()
         except OSError:
             continue  # already gone with the last connection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -249,4 +248,4 @@ class SpoolWorker:
 
 def _identity(name: str, sinks: Sequence[str]) -> str:
     """Return what tells one application's spools from another's: the program, its folder, and its sinks."""
-    return "\0".join([name, os.path.abspath(sys.argv[0] if sys.argv else ""), os.getcwd(), *sorted(sinks)])
+    return "\0".join([name, str(Path(sys.argv[0] if sys.argv else "").resolve()), str(Path.cwd()), *sorted(sinks)])

@@ -147,7 +147,7 @@ class SinkWorker:
 
     async def _write(self, batch: Batch) -> None:
         error = await self._attempt(lambda: self._sink.write(batch))
-        now, wall, jitter = time.monotonic(), time.time(), random.random()  # noqa: S311 - a pause, not a secret
+        now, wall, jitter = time.monotonic(), time.time(), random.random()
         with self._engine.lock:
             if error is None:
                 resolved = self._machine.stored(now, wall, jitter)
@@ -165,7 +165,7 @@ class SinkWorker:
     async def _ping(self) -> None:
         error = await self._attempt(self._sink.ping)
         with self._engine.lock:
-            resolved = self._machine.pinged(error is None, time.monotonic(), random.random())  # noqa: S311
+            resolved = self._machine.pinged(error is None, time.monotonic(), random.random())
         await self._settle(resolved)
 
     def _load(self, limit: int) -> None:
@@ -177,7 +177,7 @@ class SinkWorker:
         except SpoolError as error:
             self._engine.log(f"{machine.name}:spool", "%s: the spool cannot be read (%s)", machine.name, error)
             with self._engine.lock:
-                machine.load_failed(time.monotonic(), random.random())  # noqa: S311 - a pause, not a secret
+                machine.load_failed(time.monotonic(), random.random())
             return
         with self._engine.lock:
             machine.lose_spooled(loaded.unreadable)
@@ -306,7 +306,7 @@ def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks, timeout=0.2))
         loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), 0.2))
-    except BaseException:  # noqa: S110 - the thread ends here; a sink's left-overs cannot be helped further
+    except BaseException:  # the thread ends here; a sink's left-overs cannot be helped further
         pass
     finally:
         loop.close()
