@@ -99,7 +99,7 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(dist, ignore_errors=True)
     session.run_install("uv", "build", "--quiet", "--all-packages", f"--out-dir={dist}")
     session.run_install("uv", "build", "--quiet", EXAMPLE, f"--out-dir={dist}")
-    session.run("python", "tests/packaging/check_wheels.py", str(dist), *session.posargs)
+    session.run("python", "tests/wheels/check_wheels.py", str(dist), *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,35 @@
+"""How Sphinx builds the documentation: offline, and with every warning an error."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "flag-analytics"
+author = "The flag-analytics authors"
+copyright = "2026, The flag-analytics authors"  # noqa: A001 - the name is Sphinx's
+version = release = importlib.metadata.version("flag-analytics")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "options_table"]
+exclude_patterns = ["_build", "_ext"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
+
+# Without a network there is no inventory of other projects' names: only references to our own must resolve.
+nitpick_ignore_regex = [("py:.*", r"(?!flag_analytics).*")]
+
+html_theme = "furo"
+html_title = "flag-analytics"
+html_copy_source = False
+html_show_sourcelink = False

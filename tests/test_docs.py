@@ -1,0 +1,148 @@
+"""Everything a user can name is described: hooks, options, errors, reasons, public names, commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import attrs
+import flag_analytics
+import pytest
+from flag_analytics import errors, hookspecs
+from flag_analytics.delivery import DeliveryOptions
+from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def load(name):
+    """Return a module of the documentation's own extensions, which are in no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / "_ext" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+attributes = load("attributes")
+BACKENDS = dict(attributes.backends())
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
+EVERYTHING = "\n".join(PAGES.values())
+
+
+def hooks():
+    return {name: function for name, function in vars(hookspecs).items() if name.startswith("flag_analytics_")}
+
+
+def documented_hooks():
+    return dict(re.findall(r"^## `(\w+)\((.*)\)`$", PAGES["reference/hooks.md"], re.MULTILINE))
+
+
+def test_every_hook_is_documented_and_no_other():
+    assert documented_hooks().keys() == hooks().keys()
+
+
+@pytest.mark.parametrize("name", hooks())
+def test_a_hook_is_documented_with_the_parameters_it_has(name):
+    assert documented_hooks()[name] == ", ".join(inspect.signature(hooks()[name]).parameters)
+
+
+@pytest.mark.parametrize("name", hooks())
+def test_a_hookspec_is_one_sentence(name):
+    text = inspect.getdoc(hooks()[name])
+    assert text.endswith(".")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("path", BACKENDS)
+def test_a_backends_options_are_in_the_configuration_guide(path):
+    assert f"```{{options}} {path}\n" in PAGES["guides/configuration.md"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(backend.options, id=path) for path, backend in BACKENDS.items()]
+    + [pytest.param(DeliveryOptions, id="delivery")],
+)
+def test_every_option_is_described_in_its_class(options):
+    described = attributes.described(options)
+    assert {field.name for field in attrs.fields(options) if field.init} == described.keys()
+
+
+def test_the_reader_of_docstrings_finds_every_entry():
+    class Example:
+        """One.
+
+        Attributes:
+            first: A thing
+                in two lines: of them.
+            second, third: Others.
+
+        Raises:
+            ValueError: never.
+        """
+
+    assert attributes.described(Example) == {
+        "first": "A thing in two lines: of them.",
+        "second": "Others.",
+        "third": "Others.",
+    }
+
+
+def test_every_error_is_drawn_in_the_tree():
+    classes = {name for name, thing in vars(errors).items() if isinstance(thing, type) and issubclass(thing, Exception)}
+    drawn = set(re.findall(r"^\s*(?:[│ ]*[├└]── )?(\w+)", inspect.getdoc(errors), re.MULTILINE))
+    assert classes <= drawn
+    assert classes <= set(errors.__all__)
+
+
+def test_every_field_of_an_event_is_described():
+    described = attributes.described(FlagEvaluationEvent)
+    assert list(described) == [*FlagEvaluationEvent.__struct_fields__]
+
+
+def test_every_change_of_the_normal_form_is_listed():
+    from flag_analytics import normal_form
+
+    source = inspect.getsource(normal_form)
+    counted = set(re.findall(r'changes\["(\w+)"\]', source)) | set(re.findall(r"Counter\((\w+)=1\)", source))
+    table = inspect.getdoc(normal_form).split("=" * 10)[2:]
+    listed = set(re.findall(r"\w+", " ".join(line[:18] for part in table for line in part.splitlines())))
+    assert counted <= listed
+
+
+def test_every_reason_is_an_upper_case_word():
+    assert all(reason.value == reason.name for reason in EvaluationReason)
+
+
+@pytest.mark.parametrize("name", sorted(set(flag_analytics.__all__)))
+def test_every_public_name_can_be_imported_and_is_explained(name):
+    thing = getattr(flag_analytics, name)
+    if isinstance(thing, type) or callable(thing):
+        assert inspect.getdoc(thing), f"{name} has no docstring"
+
+
+def test_every_plugin_has_a_page():
+    plugins = {path.parent.name for path in DOCS.parent.glob("plugins/*/pyproject.toml")}
+    assert {
+        name.removeprefix("backends/").removesuffix(".md") for name in PAGES if name.startswith("backends/")
+    } == plugins
+
+
+def test_every_page_is_reachable():
+    listed = set(re.findall(r"^([\w/]+)$", PAGES["index.md"], re.MULTILINE))
+    assert {name.removesuffix(".md") for name in PAGES} - {"index"} <= listed
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_between_pages_lead_somewhere(name):
+    here = (DOCS / name).parent
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", PAGES[name])
+    assert not [target for target in targets if not (here / target).exists()]
+
+
+def test_links_of_the_readme_lead_somewhere():
+    root = DOCS.parent
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", (root / "README.md").read_text("utf-8"))
+    assert not [target for target in targets if not (root / target).exists()]
