@@ -1,0 +1,197 @@
+"""``OTelAnalyticsExporter``: the exporter applications hold, one delivery engine over one ``OTelSink``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from flag_analytics.delivery import Delivery, DeliveryOptions, DeliveryStats
+from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.protocols import Outcome
+from opentelemetry._logs import Logger
+from opentelemetry.metrics import Counter, Histogram, Meter
+from opentelemetry.trace import Tracer
+
+from .options import OTelOptions, Parent, Semconv
+from .shaping import AttributeMapper, EventMutator
+from .sink import OTelSink
+
+__all__ = ["Instrumented", "OTelAnalyticsExporter", "create_exporter_from_hook"]
+
+_SINK = "otel"
+
+
+class Instrumented(Protocol):
+    """What an exporter can share tracer and meter with: our ``OTelHook``, litestar-flags' own, or one like them."""
+
+    @property
+    def tracer(self) -> Tracer: ...
+
+    @property
+    def meter(self) -> Meter: ...
+
+
+class OTelAnalyticsExporter:
+    """Exports evaluation events as OpenTelemetry spans, log records and metrics.
+
+    ``record`` costs the caller one queue; the SDK's work is done on a thread of its own. Without an SDK nothing is
+    queued at all: such events are counted as ``filtered``.
+
+    Args:
+        tracer: A tracer; by default the global provider's, by ``tracer_name``, whenever that provider is set.
+        meter: A meter; by default likewise.
+        otel_hook: A hook whose tracer and meter are used instead of the two above.
+        logger: A logger of OpenTelemetry's logs API for ``semconv="stable"``; by default likewise.
+        batch_size: The most events in one batch; 0 for each event on its own, at once.
+        flush_interval: Seconds an event waits at most for its batch to fill; 0 for no timer.
+        delivery: Further settings of the delivery engine.
+
+    The others are those of ``OTelOptions``.
+
+    Raises:
+        ValueError: an option is outside its range.
+        TypeError: ``exclude_attributes`` is a single string.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer | None = None,
+        meter: Meter | None = None,
+        otel_hook: Instrumented | None = None,
+        tracer_name: str = "flag_analytics",
+        meter_name: str = "flag_analytics",
+        batch_size: int = 100,
+        flush_interval: float = 30.0,
+        record_values: bool = False,
+        create_spans: bool = True,
+        semconv: Semconv = "legacy",
+        *,
+        logger: Logger | None = None,
+        logger_name: str = "flag_analytics",
+        parent: Parent = "link",
+        attribute_mapper: AttributeMapper | None = None,
+        exclude_attributes: Iterable[str] = (),
+        event_mutator: EventMutator | None = None,
+        max_flags: int = 1_000,
+        max_variants: int = 50,
+        max_attribute_sets: int = 2_000,
+        delivery: DeliveryOptions | None = None,
+    ) -> None:
+        options = OTelOptions(
+            tracer_name=tracer_name,
+            meter_name=meter_name,
+            logger_name=logger_name,
+            batch_size=batch_size,
+            flush_interval=flush_interval,
+            record_values=record_values,
+            create_spans=create_spans,
+            semconv=semconv,
+            parent=parent,
+            attribute_mapper=attribute_mapper,
+            exclude_attributes=exclude_attributes,
+            event_mutator=event_mutator,
+            max_flags=max_flags,
+            max_variants=max_variants,
+            max_attribute_sets=max_attribute_sets,
+            delivery=delivery or DeliveryOptions(),
+        )
+        if otel_hook is not None:
+            tracer, meter = otel_hook.tracer, otel_hook.meter
+        self._sink = OTelSink(options, tracer=tracer, meter=meter, logger=logger)
+        self._delivery = Delivery({_SINK: self._sink}, options.engine_options(), name="otel")
+        self._closed = False
+
+    @property
+    def tracer(self) -> Tracer:
+        return self._sink.tracer
+
+    @property
+    def meter(self) -> Meter:
+        return self._sink.meter
+
+    @property
+    def logger(self) -> Logger:
+        return self._sink.logger
+
+    @property
+    def events_recorded_counter(self) -> Counter:
+        return self._sink.instruments.events_recorded
+
+    @property
+    def batch_size_histogram(self) -> Histogram:
+        return self._sink.instruments.batch_size
+
+    @property
+    def buffer_size(self) -> int:
+        """Events that wait to be emitted."""
+        return self._delivery.stats().sinks[_SINK].pending
+
+    def record_nowait(self, event: Any) -> Outcome:
+        """Take one event, ours or one with the same attributes; never raises, never waits."""
+        if not self._closed and not self._sink.listening():
+            return self._delivery.refuse(Outcome.FILTERED)
+        return self._delivery.record_nowait(event)
+
+    async def record(self, event: FlagEvaluationEvent) -> None:
+        """Take one event; never waits for OpenTelemetry."""
+        self.record_nowait(event)
+
+    def record_sync(self, event: FlagEvaluationEvent) -> None:
+        """Take one event and return when it is emitted, with all that waited before it; for up to 5 seconds."""
+        if self.record_nowait(event):
+            self._delivery.flush_sync(5.0)
+
+    async def record_batch(self, events: Iterable[FlagEvaluationEvent]) -> None:
+        """Take several events and return when they are emitted."""
+        for event in events:
+            self.record_nowait(event)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Return when what was recorded before is handed to OpenTelemetry; flushing the providers is their owner's."""
+        await self._delivery.flush()
+
+    async def close(self) -> None:
+        """Flush and release the thread; further events are refused and counted. Providers stay open."""
+        self._closed = True
+        await self._delivery.close()
+
+    def flush_sync(self, timeout: float = 30.0) -> None:
+        """``flush`` for code without an event loop; for up to ``timeout`` seconds."""
+        self._delivery.flush_sync(timeout)
+
+    def close_sync(self, timeout: float | None = None) -> None:
+        """``close`` for code without an event loop; by default for as long as the delivery settings say."""
+        self._closed = True
+        self._delivery.close_sync(timeout)
+
+    def stats(self) -> DeliveryStats:
+        """Return the ledger; events that nobody listened for are refused as ``filtered``."""
+        return self._delivery.stats()
+
+    def failures(self) -> dict[str, int]:
+        """Return what was dropped, changed or went wrong between the queue and OpenTelemetry, by kind."""
+        return self._sink.failures()
+
+    def health(self) -> dict[str, Any]:
+        """Return the state of the delivery, whether an SDK listens, and the failures; does no I/O."""
+        return {**self._delivery.health(), "listening": self._sink.listening(), "failures": self.failures()}
+
+
+def create_exporter_from_hook(
+    otel_hook: Instrumented,
+    batch_size: int = 100,
+    flush_interval: float = 30.0,
+    record_values: bool = False,
+    create_spans: bool = True,
+    **options: Any,
+) -> OTelAnalyticsExporter:
+    """Return an exporter that shares the hook's tracer and meter; ``options`` are the exporter's own."""
+    return OTelAnalyticsExporter(
+        otel_hook=otel_hook,
+        batch_size=batch_size,
+        flush_interval=flush_interval,
+        record_values=record_values,
+        create_spans=create_spans,
+        **options,
+    )

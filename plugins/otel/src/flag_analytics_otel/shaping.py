@@ -1,0 +1,90 @@
+"""What users may change about what is emitted: attributes added, left out, or the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import attrs
+from flag_analytics.normal_form import FrozenEvent
+
+from .attributes import checked_value
+from .tally import Tally
+
+__all__ = ["AttributeMapper", "EventMutator", "Shape", "Telemetry"]
+
+
+@attrs.define
+class Telemetry:
+    """One span or log record about to be emitted; an event mutator may change its name and attributes.
+
+    ``attributes`` hold text, booleans, numbers and sequences of one of these; a log record's
+    ``feature_flag.result.value`` also mappings.
+    """
+
+    signal: Literal["span", "log"] = attrs.field(on_setattr=attrs.setters.frozen)
+    name: str
+    attributes: dict[str, Any]
+    event: FrozenEvent = attrs.field(on_setattr=attrs.setters.frozen)
+
+
+AttributeMapper = Callable[[FrozenEvent], Mapping[str, Any]]
+EventMutator = Callable[[Telemetry], "Telemetry | None"]
+
+
+@attrs.define
+class Shape:
+    """Applies the user's attribute options, in this order: mapper, exclude list, mutator.
+
+    User code is guarded and its failures are counted in ``tally``: a mapper that raises adds nothing, an attribute the
+    SDK could not take is left out, and what a raising mutator saw is not emitted, since it may have been there to
+    take out what must not leave.
+    """
+
+    mapper: AttributeMapper | None
+    exclude: frozenset[str]
+    mutator: EventMutator | None
+    tally: Tally
+
+    def __call__(self, telemetry: Telemetry) -> Telemetry | None:
+        """Return what to emit, or None for nothing."""
+        if self.mapper is not None:
+            self._map(telemetry)
+        for name in self.exclude:
+            telemetry.attributes.pop(name, None)
+        if self.mutator is None:
+            return telemetry
+        try:
+            changed = self.mutator(telemetry)
+            if changed is None:
+                self.tally.add("dropped_by_mutator")
+                return None
+            return self._checked(changed, telemetry)
+        except Exception:
+            self.tally.add("mutator_failed")
+            return None
+
+    def _map(self, telemetry: Telemetry) -> None:
+        assert self.mapper is not None
+        try:
+            for name, value in self.mapper(telemetry.event).items():
+                self._set(telemetry.attributes, name, value)
+        except Exception:
+            self.tally.add("mapper_failed")
+
+    def _checked(self, changed: Telemetry, original: Telemetry) -> Telemetry:
+        """Return what the mutator made, with only such attributes as the SDK can take."""
+        attributes: dict[str, Any] = {}
+        for name, value in changed.attributes.items():
+            if isinstance(value, Mapping):  # a flag's value
+                attributes[str(name)] = value
+            else:
+                self._set(attributes, name, value)
+        return Telemetry(original.signal, str(changed.name), attributes, original.event)
+
+    def _set(self, attributes: dict[str, Any], name: Any, value: Any) -> None:
+        checked = checked_value(value)
+        if checked is None or not isinstance(name, str) or not name:
+            self.tally.add("attribute_refused")
+        else:
+            attributes[name] = checked

@@ -1,0 +1,68 @@
+"""A real OpenTelemetry SDK that keeps what it is given, never set as the process's own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+
+@attrs.define
+class Sdk:
+    """Tracer, meter and logger, and what they produced."""
+
+    tracer_provider: TracerProvider
+    meter_provider: MeterProvider
+    logger_provider: LoggerProvider
+    _spans: InMemorySpanExporter
+    _metrics: InMemoryMetricReader
+    _logs: InMemoryLogRecordExporter
+
+    def emitters(self) -> dict[str, Any]:
+        return {
+            "tracer": self.tracer_provider.get_tracer("test"),
+            "meter": self.meter_provider.get_meter("test"),
+            "logger": self.logger_provider.get_logger("test"),
+        }
+
+    def spans(self) -> list[Any]:
+        return list(self._spans.get_finished_spans())
+
+    def logs(self) -> list[Any]:
+        return [record.log_record for record in self._logs.get_finished_logs()]
+
+    def metrics(self) -> dict[str, Any]:
+        data = self._metrics.get_metrics_data()
+        if data is None:
+            return {}
+        return {
+            metric.name: metric
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def points(self, name: str) -> list[Any]:
+        metric = self.metrics().get(name)
+        return [] if metric is None else list(metric.data.data_points)
+
+
+@pytest.fixture
+def sdk() -> Iterator[Sdk]:
+    spans, metrics, logs = InMemorySpanExporter(), InMemoryMetricReader(), InMemoryLogRecordExporter()
+    tracer_provider = TracerProvider(shutdown_on_exit=False)
+    tracer_provider.add_span_processor(SimpleSpanProcessor(spans))
+    logger_provider = LoggerProvider(shutdown_on_exit=False)
+    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    meter_provider = MeterProvider([metrics], shutdown_on_exit=False)
+    yield Sdk(tracer_provider, meter_provider, logger_provider, spans, metrics, logs)
+    tracer_provider.shutdown()
+    meter_provider.shutdown()
+    logger_provider.shutdown()

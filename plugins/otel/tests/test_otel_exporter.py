@@ -1,0 +1,289 @@
+"""The exporter applications hold: the reference's interface over the delivery engine."""
+
+import inspect
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.protocols import AnalyticsExporter, BatchSink, Outcome
+from flag_analytics_otel import (
+    OTelAnalyticsExporter,
+    OTelHook,
+    OTelOptions,
+    OTelSink,
+    create_exporter_from_hook,
+    plugin,
+)
+from flag_analytics_otel.listening import logger_ear, meter_ear, tracer_ear
+from litestar_flags import EvaluationContext, FeatureFlagClient
+from litestar_flags.analytics.exporters import otel as reference
+from litestar_flags.contrib.otel import OTelHook as ReferenceHook
+from litestar_flags.models import FeatureFlag
+from litestar_flags.storage.memory import MemoryStorageBackend
+from litestar_flags.types import FlagStatus, FlagType
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.metrics import NoOpMeter
+from opentelemetry.trace import NoOpTracer
+
+MOMENT = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+
+
+def evaluated(flag_key: str = "checkout", **extra: Any) -> FlagEvaluationEvent:
+    return FlagEvaluationEvent(MOMENT, flag_key, True, EvaluationReason.STATIC, **extra)
+
+
+def keys(sdk: Any) -> list[str]:
+    return [span.attributes["feature_flag.key"] for span in sdk.spans()]
+
+
+@pytest.mark.parametrize("name", ["OTelAnalyticsExporter", "create_exporter_from_hook"])
+def test_parameters_and_defaults_are_the_references_in_its_order(name):
+    ours = inspect.signature(globals()[name]).parameters
+    theirs = inspect.signature(getattr(reference, name)).parameters
+    assert list(ours)[: len(theirs)] == list(theirs)
+    for parameter in theirs.values():
+        if not parameter.name.endswith("_name"):
+            assert ours[parameter.name].default == parameter.default
+
+
+def test_everything_public_of_the_reference_is_here():
+    theirs = {name for name in vars(reference.OTelAnalyticsExporter) if not name.startswith("_")}
+    assert theirs <= set(dir(OTelAnalyticsExporter))
+
+
+async def test_what_was_recorded_is_emitted_when_flush_returns(sdk):
+    exporter = OTelAnalyticsExporter(**sdk.emitters())
+    assert isinstance(exporter, AnalyticsExporter)
+    await exporter.record(evaluated("a"))
+    assert exporter.record_nowait(evaluated("b")) is Outcome.ACCEPTED
+    await exporter.flush()
+    assert keys(sdk) == ["a", "b"]
+    assert exporter.buffer_size == 0
+    await exporter.close()
+
+
+async def test_close_emits_what_waits_and_refuses_what_comes_after(sdk):
+    exporter = OTelAnalyticsExporter(**sdk.emitters())
+    await exporter.record(evaluated("a"))
+    await exporter.close()
+    await exporter.close()
+    assert exporter.record_nowait(evaluated("b")) is Outcome.CLOSED
+    await exporter.record(evaluated("c"))
+    assert keys(sdk) == ["a"]
+    stats = exporter.stats()
+    assert (stats.recorded, stats.accepted, stats.refused) == (3, 1, {"closed": 2})
+    assert stats.balanced()
+
+
+async def test_a_full_batch_goes_without_being_asked_and_a_part_of_one_waits(sdk):
+    exporter = OTelAnalyticsExporter(batch_size=3, flush_interval=0, **sdk.emitters())
+    for n in range(5):
+        await exporter.record(evaluated(f"f{n}"))
+    await exporter.flush()
+    sizes = sdk.points("feature_flag.analytics.batch_size")[0]
+    assert (sizes.count, sizes.sum) == (2, 5)
+    await exporter.close()
+
+
+async def test_batch_size_zero_emits_each_event_on_its_own(sdk):
+    exporter = OTelAnalyticsExporter(batch_size=0, **sdk.emitters())
+    for n in range(4):
+        await exporter.record(evaluated(f"f{n}"))
+    await exporter.flush()
+    sizes = sdk.points("feature_flag.analytics.batch_size")[0]
+    assert (sizes.count, sizes.sum) == (4, 4)
+    assert keys(sdk) == ["f0", "f1", "f2", "f3"]
+    await exporter.close()
+
+
+def test_record_sync_returns_when_the_event_is_emitted(sdk):
+    exporter = OTelAnalyticsExporter(**sdk.emitters())
+    exporter.record_sync(evaluated())
+    assert keys(sdk) == ["checkout"]
+    exporter.record_nowait(evaluated("second"))
+    exporter.flush_sync()
+    assert keys(sdk) == ["checkout", "second"]
+    exporter.close_sync()
+
+
+async def test_record_batch_returns_when_the_events_are_emitted(sdk):
+    exporter = OTelAnalyticsExporter(**sdk.emitters())
+    await exporter.record_batch([evaluated("a"), evaluated("b")])
+    assert keys(sdk) == ["a", "b"]
+    await exporter.close()
+
+
+async def test_the_span_is_linked_to_the_callers_trace(sdk):
+    exporter = OTelAnalyticsExporter(**sdk.emitters())
+    with sdk.emitters()["tracer"].start_as_current_span("request") as request:
+        await exporter.record(evaluated())
+    await exporter.close()
+    made = next(span for span in sdk.spans() if span.name != "request")
+    assert [link.context.span_id for link in made.links] == [request.get_span_context().span_id]
+
+
+@pytest.mark.parametrize("make", [create_exporter_from_hook, lambda hook: OTelAnalyticsExporter(otel_hook=hook)])
+async def test_an_exporter_shares_tracer_and_meter_with_a_hook(sdk, make):
+    emitters = sdk.emitters()
+    hook = OTelHook(emitters["tracer"], emitters["meter"])
+    exporter = make(hook)
+    assert exporter.tracer is hook.tracer
+    assert exporter.meter is hook.meter
+    await exporter.record(evaluated())
+    await exporter.close()
+    assert keys(sdk) == ["checkout"]
+
+
+async def test_the_references_own_hook_is_shared_just_as_well(sdk):
+    emitters = sdk.emitters()
+    exporter = create_exporter_from_hook(ReferenceHook(emitters["tracer"], emitters["meter"]), semconv="legacy")
+    await exporter.record(evaluated())
+    await exporter.close()
+    assert keys(sdk) == ["checkout"]
+
+
+async def test_events_are_filtered_where_nobody_listens_and_the_ledger_says_so():
+    exporter = OTelAnalyticsExporter(NoOpTracer(), NoOpMeter("none"))
+    assert exporter.record_nowait(evaluated()) is Outcome.FILTERED
+    await exporter.record(evaluated())
+    stats = exporter.stats()
+    assert (stats.recorded, stats.accepted, stats.refused) == (2, 0, {"filtered": 2})
+    assert stats.balanced()
+    assert exporter.health()["listening"] is False
+    await exporter.close()
+
+
+async def test_the_litestar_flags_client_takes_it_as_its_collector(sdk):
+    storage = MemoryStorageBackend()
+    await storage.create_flag(
+        FeatureFlag(key="dark", name="dark", flag_type=FlagType.BOOLEAN, status=FlagStatus.ACTIVE, default_enabled=True)
+    )
+    exporter = OTelAnalyticsExporter(**sdk.emitters())
+    client = FeatureFlagClient(storage, analytics_collector=exporter)
+    assert await client.get_boolean_value("dark", context=EvaluationContext(targeting_key="u")) is True
+    await exporter.close()
+    (span,) = sdk.spans()
+    assert span.attributes["feature_flag.key"] == "dark"
+    assert span.attributes["feature_flag.targeting_key"] == "u"
+
+
+def run(code: str, *blocked: str) -> str:
+    """Run code in a process of its own, where the global providers are nobody else's."""
+    block = "".join(f"import sys; sys.modules[{name!r}] = None\n" for name in blocked)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_without_an_sdk_nothing_is_queued_and_no_thread_starts():
+    said = run(
+        """
+        import threading
+        from datetime import UTC, datetime
+        from flag_analytics.events import FlagEvaluationEvent
+        from flag_analytics_otel import OTelAnalyticsExporter, OTelHook
+        for semconv in ("legacy", "stable", "both"):
+            exporter = OTelAnalyticsExporter(semconv=semconv)
+            exporter.record_nowait(FlagEvaluationEvent(datetime.now(UTC), "f", True, "STATIC"))
+            print(exporter.stats().refused, threading.active_count())
+            exporter.record_sync(FlagEvaluationEvent(datetime.now(UTC), "f", True, "STATIC"))
+        hook = OTelHook(semconv="both")
+        hook.end_evaluation_span(hook.start_evaluation_span("f"), None)
+        """,
+        "opentelemetry.sdk",
+        "opentelemetry.semconv",
+        "openfeature",
+        "litestar_flags",
+    )
+    assert said.splitlines() == ["{'filtered': 1} 1"] * 3
+
+
+@pytest.mark.parametrize("semconv", ["legacy", "stable"])
+def test_providers_that_are_set_later_are_noticed(semconv):
+    said = run(
+        f"""
+        import asyncio
+        from datetime import UTC, datetime
+        from flag_analytics.events import FlagEvaluationEvent
+        from flag_analytics_otel import OTelAnalyticsExporter
+        from opentelemetry import trace, _logs
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        from opentelemetry.sdk._logs import LoggerProvider
+        from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+
+        async def main():
+            exporter = OTelAnalyticsExporter(semconv={semconv!r})
+            await exporter.record(FlagEvaluationEvent(datetime.now(UTC), "before", True, "STATIC"))
+            spans, logs = InMemorySpanExporter(), InMemoryLogRecordExporter()
+            provider = TracerProvider()
+            provider.add_span_processor(SimpleSpanProcessor(spans))
+            trace.set_tracer_provider(provider)
+            loggers = LoggerProvider()
+            loggers.add_log_record_processor(SimpleLogRecordProcessor(logs))
+            _logs.set_logger_provider(loggers)
+            await exporter.record(FlagEvaluationEvent(datetime.now(UTC), "after", True, "STATIC"))
+            await exporter.close()
+            emitted = [*spans.get_finished_spans(), *(record.log_record for record in logs.get_finished_logs())]
+            print([one.attributes["feature_flag.key"] for one in emitted], exporter.stats().refused)
+
+        asyncio.run(main())
+        """
+    )
+    assert said == "['after'] {'filtered': 1}"
+
+
+def test_an_sdk_that_is_switched_off_is_no_listener():
+    said = run(
+        """
+        import os
+        os.environ["OTEL_SDK_DISABLED"] = "true"
+        from datetime import UTC, datetime
+        from flag_analytics.events import FlagEvaluationEvent
+        from flag_analytics_otel import OTelAnalyticsExporter
+        from opentelemetry import trace, metrics
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.metrics import MeterProvider
+        trace.set_tracer_provider(TracerProvider())
+        metrics.set_meter_provider(MeterProvider())
+        exporter = OTelAnalyticsExporter()
+        print(exporter.record_nowait(FlagEvaluationEvent(datetime.now(UTC), "f", True, "STATIC")).value)
+        """
+    )
+    assert said == "filtered"
+
+
+def test_the_provider_slots_that_are_read_directly_exist_and_agree_with_the_getters():
+    for ear, get in (
+        (tracer_ear(trace.get_tracer("t")), trace.get_tracer_provider),
+        (meter_ear(metrics.get_meter("t")), metrics.get_meter_provider),
+        (logger_ear(_logs.get_logger("t")), _logs.get_logger_provider),
+    ):
+        assert hasattr(ear._slot_owner, ear._slot)
+        slow = type(ear)(ear.emitter, ear._slot_owner, "no_such_slot", get, ear._get_emitter)
+        assert ear() is slow() is False
+
+
+def test_the_plugin_offers_a_sink_with_its_own_delivery_settings():
+    (backend,) = plugin.flag_analytics_register_exporters()
+    sink = backend.create(backend.options(batch_size=7, flush_interval=2.0))
+    assert isinstance(sink, OTelSink)
+    assert isinstance(sink, BatchSink)
+    assert (sink.delivery.batch_size, sink.delivery.flush_interval_seconds) == (7, 2.0)
+
+
+def test_zero_batch_size_and_zero_interval_are_mapped_to_the_engine():
+    assert OTelOptions(batch_size=0).engine_options().batch_size == 1
+    assert OTelOptions(batch_size=0).engine_options().flush_interval_seconds == 0.0
+    assert OTelOptions(flush_interval=0).engine_options().flush_interval_seconds > 1e6
