@@ -1,0 +1,311 @@
+"""One pipeline: events in, processors over them, every configured collector and exporter behind one delivery engine.
+
+::
+
+    async with open_pipeline() as pipeline:       # or `with`, in code without an event loop
+        pipeline.record_nowait(event)
+        metrics = await pipeline.aggregator.get_flag_metrics("my_flag")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from .collector_sink import CollectorSink
+from .config import Plan, PlannedProcessor, PlannedSink, Source, read_config
+from .delivery import DeadLetter, Delivery, DeliveryOptions, DeliveryReport, DeliveryStats
+from .delivery.engine import run_inline
+from .errors import PluginError, SourceError
+from .masking import masked_cause, message_of
+from .processing import Processing
+from .protocols import BatchSink, EventSource, InlineSink, Outcome, Processor
+from .registry import Registry, default_registry
+
+if TYPE_CHECKING:
+    from .aggregator import AnalyticsAggregator
+
+__all__ = ["Pipeline", "open_pipeline"]
+
+_CLOSE_TIMEOUT_SECONDS = 5.0
+
+
+class Pipeline:
+    """Takes evaluation events and delivers each to every collector and exporter.
+
+    Made by ``open_pipeline``. Use it as a context manager, ``async with`` or ``with``, or call ``close``. Every method
+    is safe from any thread and any number of event loops.
+
+    Attributes:
+        record_nowait: Takes one event: ``FlagEvaluationEvent`` or any object with the same attributes. Returns an
+            ``Outcome``: accepted, or why not. Never raises, never waits for a backend.
+        collectors: What the collector backends created, by name in configuration.
+        exporters: What the exporter backends created, by name in configuration.
+    """
+
+    record_nowait: Callable[[Any], Outcome]
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        *,
+        collectors: Mapping[str, Any],
+        exporters: Mapping[str, Any],
+        processors: Sequence[tuple[str, Processor]] = (),
+        plugins: Sequence[str] = (),
+        registry: Registry | None = None,
+    ) -> None:
+        self.collectors = dict(collectors)
+        self.exporters = dict(exporters)
+        self._delivery = delivery
+        self._plugins = tuple(plugins)
+        self._registry = registry or default_registry()
+        self._aggregator: AnalyticsAggregator | None = None
+        self._to_announce = ["closing"]
+        # Bound here, once: without processors an event costs what the delivery engine costs, and nothing more.
+        self.record_nowait = Processing(processors, delivery).record_nowait if processors else delivery.record_nowait
+
+    async def record(self, event: Any) -> None:
+        """Take one event, as ``record_nowait``; never waits, and never raises for an event."""
+        self.record_nowait(event)
+
+    async def flush(self, timeout: float = 30.0) -> DeliveryReport:
+        """Wait, at most ``timeout`` seconds, until all that was recorded before is stored; the report is true if so."""
+        return await self._delivery.flush(timeout)
+
+    def flush_sync(self, timeout: float = 30.0) -> DeliveryReport:
+        """``flush`` for callers without an event loop."""
+        return self._delivery.flush_sync(timeout)
+
+    async def close(self, timeout: float | None = None) -> DeliveryReport:
+        """Refuse further events, deliver what waits within ``timeout`` seconds, close every backend.
+
+        Every caller gets the same report, however often it is called. The default timeout is the configuration's
+        ``delivery.close_timeout_seconds``.
+        """
+        self._announce_closing()
+        return await self._delivery.close(timeout)
+
+    def close_sync(self, timeout: float | None = None) -> DeliveryReport:
+        """``close`` for callers without an event loop."""
+        self._announce_closing()
+        return self._delivery.close_sync(timeout)
+
+    def stats(self) -> DeliveryStats:
+        """Return the ledger: what became of every event, by sink and by reason. Does no I/O."""
+        stats = self._delivery.stats()
+        future = self._count_future()
+        return stats if future is None else _with_future(stats, future)
+
+    def health(self) -> dict[str, Any]:
+        """Return ``status`` (``ok``, ``degraded``, ``closed``) and the state and role of each sink; no I/O."""
+        health = self._delivery.health()
+        for name, sink in health["sinks"].items():
+            sink["role"] = "collector" if name in self.collectors else "exporter"
+        return health
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """Return the latest events that backends refused for good, at most 1,000."""
+        return self._delivery.dead_letters()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._delivery.closed
+
+    @property
+    def aggregator(self) -> AnalyticsAggregator:
+        """Metrics over the first collector that can be asked about its events.
+
+        Raises:
+            SourceError: no collector keeps events that can be read back.
+        """
+        if self._aggregator is None:
+            from .aggregator import AnalyticsAggregator
+
+            self._aggregator = AnalyticsAggregator(self._event_source())
+        return self._aggregator
+
+    def _event_source(self) -> EventSource:
+        for collector in self.collectors.values():
+            try:
+                return self._registry.event_source_for(collector)
+            except SourceError:
+                continue
+        names = ", ".join(self.collectors) or "none"
+        raise SourceError(
+            f"no collector of this pipeline can be asked about its events (collectors: {names}): "
+            "add one that keeps them, for example [collectors.memory]"
+        )
+
+    def _count_future(self) -> int | None:
+        """Return how many events are dated in the future, as far as sources in memory can tell without waiting."""
+        counts = []
+        for collector in self.collectors.values():
+            if isinstance(collector, EventSource) and isinstance(collector, InlineSink):
+                try:
+                    counts.append(run_inline(collector.count_future(datetime.now(UTC))))
+                except Exception:
+                    pass  # the ledger is not worth less for a source that does not answer
+        return sum(counts) if counts else None
+
+    def _announce_closing(self) -> None:
+        try:
+            self._to_announce.pop()  # one step, so that of several callers only one announces
+        except IndexError:
+            return
+        self._registry.pipeline_closing(self, self._plugins)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close_sync()
+
+    def __repr__(self) -> str:
+        names = ", ".join([*self.collectors, *self.exporters])
+        return f"<Pipeline to {names}{' (closed)' if self.closed else ''}>"
+
+
+def open_pipeline(
+    source: Source | Plan = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    registry: Registry | None = None,
+    name: str = "pipeline",
+) -> Pipeline:
+    """Return an open pipeline of what configuration describes. Connects to nothing yet.
+
+    Args:
+        source: A mapping, the path of a TOML file, a ``Plan``, or None; see ``flag_analytics.config``.
+        environ: The environment, by default that of the process.
+        registry: Where plugins come from, by default those that are installed.
+        name: Tells the spools of this pipeline from those of others in the same directory.
+
+    Raises:
+        ConfigError: everything that is wrong with the configuration, before anything is created.
+        PluginError: a backend could not be created; those that were are closed again.
+    """
+    registry = registry or default_registry()
+    plan = source if isinstance(source, Plan) else read_config(source, environ=environ, registry=registry)
+    created: dict[str, Any] = {}
+    try:
+        for planned in plan.sinks:
+            created[planned.name] = _create(planned, f"{planned.role}s.{planned.name}", plan.secrets)
+        sinks = {planned.name: _as_sink(planned, created[planned.name]) for planned in plan.sinks}
+        processors = [(planned.name, _create_processor(planned, plan.secrets)) for planned in plan.processors]
+        delivery = Delivery(
+            sinks,
+            plan.delivery_options(),
+            sink_options={
+                planned.name: plan.sink_options(planned, _wish(sinks[planned.name])) for planned in plan.sinks
+            },
+            name=name,
+            on_dead_letters=partial(_tell_of_dead_letters, registry, plan.plugins),
+        )
+    except BaseException:
+        _close_all(created.values())
+        raise
+    pipeline = Pipeline(
+        delivery,
+        collectors={planned.name: created[planned.name] for planned in plan.sinks if planned.role == "collector"},
+        exporters={planned.name: created[planned.name] for planned in plan.sinks if planned.role == "exporter"},
+        processors=processors,
+        plugins=plan.plugins,
+        registry=registry,
+    )
+    registry.pipeline_started(pipeline, plan.plugins)
+    return pipeline
+
+
+def _create(planned: PlannedSink | PlannedProcessor, path: str, secrets: frozenset[str]) -> Any:
+    problem: BaseException | None = None
+    result: Any = None
+    try:
+        result = planned.backend.create(planned.options)
+    except (Exception, SystemExit) as error:
+        problem = error
+    if problem is not None:
+        # Raised out here, so that the words of the backend, which may quote a secret, are not in the chain.
+        raise PluginError(f"{path} could not be created: {message_of(problem, secrets)}") from masked_cause(
+            problem, secrets
+        )
+    if inspect.isawaitable(result):
+        close = getattr(result, "close", None)
+        if callable(close):
+            close()
+        raise PluginError(f"{path}: create of backend {planned.backend.name!r} returned an awaitable, expected a value")
+    return result
+
+
+def _create_processor(planned: PlannedProcessor, secrets: frozenset[str]) -> Processor:
+    processor = _create(planned, f"processor {planned.name}", secrets)
+    if not callable(processor):
+        raise PluginError(f"processor {planned.name}: create returned {type(processor).__name__}, expected a callable")
+    call = type(processor).__call__ if not inspect.isroutine(processor) else processor
+    if inspect.iscoroutinefunction(call):
+        raise PluginError(f"processor {planned.name} is async; processors are plain functions: write `def`")
+    return cast("Processor", processor)
+
+
+def _as_sink(planned: PlannedSink, created: Any) -> BatchSink | InlineSink:
+    if callable(getattr(created, "write", None)):
+        return cast("BatchSink", created)
+    if callable(getattr(created, "record_nowait", None)):
+        return cast("InlineSink", created)
+    if all(callable(getattr(created, method, None)) for method in ("record", "flush", "close")):
+        return CollectorSink(created)
+    raise PluginError(
+        f"{planned.role}s.{planned.name}: create of backend {planned.backend.name!r} returned "
+        f"{type(created).__name__}, expected an object with write and close, or with record, flush and close"
+    )
+
+
+def _wish(sink: Any) -> DeliveryOptions | None:
+    wish = getattr(sink, "delivery", None)
+    return wish if isinstance(wish, DeliveryOptions) else None
+
+
+def _tell_of_dead_letters(
+    registry: Registry, plugins: Sequence[str], sink: str, error: str, letters: Sequence[DeadLetter]
+) -> None:
+    registry.delivery_failed(sink, error, letters, plugins)
+
+
+def _close_all(created: Iterable[Any]) -> None:
+    """Close what was created before something failed, in a thread: there may be a loop in this one, or none."""
+
+    async def close_each() -> None:
+        for one in created:
+            try:
+                result = one.close()
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                pass  # what is reported is why the pipeline could not be opened
+
+    thread = threading.Thread(target=lambda: asyncio.run(close_each()), name="flag-analytics-close", daemon=True)
+    thread.start()
+    thread.join(_CLOSE_TIMEOUT_SECONDS)
+
+
+def _with_future(stats: DeliveryStats, future: int) -> DeliveryStats:
+    import attrs
+
+    return attrs.evolve(stats, future_events=future)

@@ -1,0 +1,83 @@
+"""Runs the processors of a pipeline over each event, before the delivery engine sees it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .delivery import Delivery
+from .events import FlagEvaluationEvent
+from .normal_form import FrozenEvent
+from .protocols import Outcome, Processor
+
+__all__ = ["Processing", "as_event"]
+
+logger = logging.getLogger("flag_analytics.pipeline")
+
+_LOG_PAUSE_SECONDS = 60.0
+_UNKNOWN: dict[str, Any] = {"timestamp": None, "flag_key": "", "value": None, "reason": "UNKNOWN"}
+
+
+class Processing:
+    """Takes events for a delivery through processors, in order. Holds no reference to the pipeline it belongs to.
+
+    Args:
+        processors: Their names in configuration, and what they do.
+        delivery: Where events go, and where those that do not are counted.
+    """
+
+    __slots__ = ("_delivery", "_log_next", "_names", "_processors")
+
+    def __init__(self, processors: Sequence[tuple[str, Processor]], delivery: Delivery) -> None:
+        self._names = tuple(name for name, _ in processors)
+        self._processors = tuple(process for _, process in processors)
+        self._delivery = delivery
+        self._log_next = 0.0
+
+    def record_nowait(self, event: Any) -> Outcome:
+        """Process one event and hand it on; an event that breaks a processor is dropped and counted. Never raises."""
+        step = 0
+        try:
+            if event.__class__ is not FlagEvaluationEvent:
+                event = as_event(event)
+            for process in self._processors:
+                event = process(event)
+                if event is None:
+                    return self._delivery.refuse(Outcome.FILTERED)
+                if event.__class__ is not FlagEvaluationEvent:
+                    raise _unusable(event)
+                step += 1
+        except (Exception, SystemExit) as error:
+            self._log(step, error)
+            return self._delivery.refuse(Outcome.ERROR)
+        return self._delivery.record_nowait(event)
+
+    def _log(self, step: int, error: BaseException) -> None:
+        now = time.monotonic()
+        if now >= self._log_next:
+            self._log_next = now + _LOG_PAUSE_SECONDS
+            name = self._names[step] if step < len(self._names) else "?"
+            logger.warning("processor %s raised %s: the event is dropped", name, type(error).__name__)
+
+
+def as_event(event: Any) -> FlagEvaluationEvent:
+    """Return an event of this project's class with the attributes of any object; what it lacks gets its default."""
+    if event.__class__ is FrozenEvent:
+        thawed: FlagEvaluationEvent = event.thaw()
+        return thawed
+    fields = dict(_UNKNOWN)
+    for name in FlagEvaluationEvent.__struct_fields__:
+        try:
+            fields[name] = getattr(event, name)
+        except Exception:
+            pass  # missing, or its property raises: the default stands
+    return FlagEvaluationEvent(**fields)
+
+
+def _unusable(result: Any) -> TypeError:
+    if inspect.iscoroutine(result):
+        result.close()  # else Python warns of a coroutine that was never awaited
+    return TypeError(f"a processor returned {type(result).__name__}, expected FlagEvaluationEvent or None")

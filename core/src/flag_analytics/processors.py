@@ -1,0 +1,170 @@
+"""The built-in processors: what can be hashed, removed or sampled before any sink sees an event.
+
+A processor runs in the caller's thread for every event. One that raises drops the event: privacy fails closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+
+from .events import FlagEvaluationEvent
+from .normal_form import MAX_DEPTH, normal_key
+from .protocols import Backend, Processor
+
+__all__ = ["BUILT_IN", "HashTargetingKey", "Redact", "Sample", "hash_targeting_key", "redact", "sample"]
+
+_SAMPLE_SPACE = float(2**64)
+
+
+def _not_empty(_: Any, attribute: attrs.Attribute[Any], value: Sequence[Any]) -> None:
+    if not all(value):
+        raise ValueError(f"{attribute.name!r} must not hold an empty name")
+
+
+@attrs.frozen(kw_only=True)
+class HashTargetingKey:
+    """Options of ``hash_targeting_key``: targeting keys become hexadecimal digits of a keyed BLAKE2b (RFC 7693).
+
+    Attributes:
+        salt: The key of the hash. Without one, whoever knows the possible targeting keys can find out which they are;
+            with another one, the same user counts as another.
+        length: How many hexadecimal digits are kept. Of a million users, two share 16 digits with a probability of
+            3e-8, and 32 digits never.
+    """
+
+    salt: str = attrs.field(default="", repr=False, metadata={"secret": True})
+    length: int = attrs.field(default=32, validator=[attrs.validators.ge(16), attrs.validators.le(64)])
+
+
+@attrs.frozen(kw_only=True)
+class Redact:
+    """Options of ``redact``: context attributes, and the value, are removed.
+
+    Attributes:
+        attributes: Names of context attributes; dots lead into nested tables (``address.street``) and through lists.
+        value: Whether the flag's value is removed too, leaving None.
+        replacement: What stands in place of what was removed; by default nothing.
+    """
+
+    attributes: tuple[str, ...] = attrs.field(default=(), validator=_not_empty)
+    value: bool = False
+    replacement: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """Options of ``sample``: only some events are kept, with ``sample_rate`` on them to count back.
+
+    The same user is always in, or always out, for the same flag, in every process; an event without a targeting key
+    is drawn by its own id.
+
+    Attributes:
+        rate: The ratio of events kept, above 0 and at most 1.
+        flag_keys: The flags it is about; by default all.
+    """
+
+    rate: float = attrs.field(validator=[attrs.validators.gt(0), attrs.validators.le(1)])
+    flag_keys: tuple[str, ...] = ()
+
+
+def hash_targeting_key(options: HashTargetingKey) -> Processor:
+    """Return the processor that replaces every targeting key by its hash."""
+    # BLAKE2b takes a key of up to 64 bytes: a longer salt goes in as its own hash.
+    salt = options.salt.encode("utf-8", "surrogatepass")
+    key = salt if len(salt) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(salt).digest()
+    length = options.length
+    keyed = hashlib.blake2b(key=key, digest_size=(length + 1) // 2, person=b"targeting_key")
+
+    def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent:
+        if event.targeting_key is None or event.targeting_key == "":
+            return event
+        digest = keyed.copy()
+        digest.update(normal_key(event.targeting_key).encode())
+        return msgspec.structs.replace(event, targeting_key=digest.hexdigest()[:length])
+
+    return process
+
+
+def redact(options: Redact) -> Processor:
+    """Return the processor that removes context attributes."""
+    replace = _remover(options.replacement)
+    paths = options.attributes
+
+    def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent:
+        context: Any = event.context_attributes
+        for path in paths:
+            context = _without(context, path, replace)
+        if context is event.context_attributes and not options.value:
+            return event
+        value = options.replacement if options.value else event.value
+        return msgspec.structs.replace(event, context_attributes=context, value=value)
+
+    return process
+
+
+def sample(options: Sample) -> Processor:
+    """Return the processor that keeps some events and drops the others."""
+    rate = options.rate
+    flag_keys = frozenset(map(normal_key, options.flag_keys))
+    below = rate * _SAMPLE_SPACE
+
+    def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
+        flag_key = normal_key(event.flag_key)
+        if flag_keys and flag_key not in flag_keys:
+            return event
+        unit = normal_key(event.targeting_key or event.event_id)
+        # The length keeps ("ab", "c") apart from ("a", "bc").
+        text = f"{len(flag_key)}:{flag_key}{unit}".encode()
+        drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"sample").digest(), "big")
+        if drawn >= below:
+            return None
+        before: Any = event.sample_rate
+        known = before if isinstance(before, int | float) and 0.0 < before <= 1.0 else 1.0
+        return msgspec.structs.replace(event, sample_rate=rate * known)
+
+    return process
+
+
+BUILT_IN: Mapping[str, Backend] = {
+    "hash_targeting_key": Backend("hash_targeting_key", HashTargetingKey, hash_targeting_key),
+    "redact": Backend("redact", Redact, redact),
+    "sample": Backend("sample", Sample, sample),
+}
+"""The processors that need no plugin, by their ``type``."""
+
+
+def _remover(replacement: str | None) -> Callable[[dict[Any, Any], Any], None]:
+    def remove(table: dict[Any, Any], key: Any) -> None:
+        if replacement is None:
+            del table[key]
+        else:
+            table[key] = replacement
+
+    return remove
+
+
+def _without(node: Any, path: str, replace: Callable[[dict[Any, Any], Any], None], depth: int = MAX_DEPTH) -> Any:
+    """Return ``node`` without what is at ``path``: what changes is copied, the caller's objects stay as they are."""
+    if depth < 0:
+        return None  # nor would the normal form keep anything nested that deeply
+    if isinstance(node, list | tuple):
+        return [_without(item, path, replace, depth - 1) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    first, _, rest = path.partition(".")
+    copy: dict[Any, Any] | None = None
+    for key, item in node.items():
+        # As the normal form will write it: a number as a key is stored as text.
+        name = key if isinstance(key, str) else str(key)
+        if name == path:
+            copy = dict(node) if copy is None else copy
+            replace(copy, key)
+        elif rest and name == first:
+            copy = dict(node) if copy is None else copy
+            copy[key] = _without(item, rest, replace, depth - 1)
+    return node if copy is None else copy
