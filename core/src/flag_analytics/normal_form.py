@@ -30,7 +30,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
@@ -60,6 +61,10 @@ _AHEAD = timedelta(minutes=5)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_NAMESPACE = uuid.UUID("9d1f2a34-7c52-5f7e-9a53-0a4c8f4f5b6e")
 
+_ID_CHARS = 36
+_BACKSLASH = ord("\\")
+
+_fields_of: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -130,7 +135,7 @@ class FrozenEvent(msgspec.Struct, frozen=True):
 def normal_key(key: Any) -> str:
     """Return the form under which a key is stored, so that a question about a flag finds what was recorded of it."""
     if key.__class__ is str and len(key) <= MAX_KEY_CHARS and key.isprintable():
-        return cast("str", key)
+        return key
     return _Normaliser().key(key) or ""
 
 
@@ -164,67 +169,94 @@ class Freezer:
         """Return the normal form of ``event``: ours, a frozen one, or any object with the same attributes.
 
         Never raises for anything an event can hold. The common case (plain text, a flat context of scalars, a UTC
-        time) takes the straight line below; whatever does not fit it goes through ``_Normaliser``.
+        time) takes the straight line of ``_freeze_plain``; whatever does not fit it goes through ``_Normaliser``.
         """
         if event.__class__ is FlagEvaluationEvent:
-            frozen = self._freeze_plain(event)
+            try:
+                frozen = self._freeze_plain(event)
+            except Exception:  # whatever a hostile value raises there, the normaliser takes apart piece by piece
+                frozen = None
             if frozen is not None:
                 return frozen
         elif event.__class__ is FrozenEvent:
-            return cast("FrozenEvent", event)
+            return event
         return self._freeze_any(event)
 
-    def _freeze_plain(self, event: FlagEvaluationEvent) -> FrozenEvent | None:
-        timestamp = event.timestamp
-        flag_key = event.flag_key
-        variant = event.variant
-        targeting_key = event.targeting_key
-        duration = event.evaluation_duration_ms
-        context = event.context_attributes
-        event_id = event.event_id
-        try:
-            reason = _PLAIN_REASONS.get(event.reason) or event.reason
-            text = flag_key + reason + (variant or "") + (targeting_key or "")
-            if (
-                timestamp.tzinfo is not UTC
-                or len(text) > MAX_KEY_CHARS
-                or not text.isprintable()
-                or flag_key.__class__ is not str
-                or reason.__class__ is not str
-                or not (variant is None or variant.__class__ is str)
-                or not (targeting_key is None or targeting_key.__class__ is str)
-                or duration.__class__ is not float
-                or not 0.0 <= duration < math.inf
-                or event_id.__class__ is not str
-                or len(event_id) != 36
-                or event.sample_rate != 1.0
-                or not _is_plain(event.value)
-                or not (
-                    event.error_type is event.error_message is event.flag_version is None
-                    and event.flag_set_id is event.provider_name is None
-                    and event.kind == "evaluation"
-                    or _has_plain_extras(event)
-                )
-            ):
-                return None
-            if context:
-                for attribute in context.values():
-                    if not _is_plain(attribute):
-                        return None
-                context_json = _encode(context)
-                if b"\\u0000" in context_json:
+    def _freeze_plain(self, event: FlagEvaluationEvent) -> FrozenEvent | None:  # noqa: C901 - one straight line
+        """Return the event's normal form if nothing needs to be changed for it, else None.
+
+        This is the caller's cost of every recorded event. What looks roundabout here was measured: one ``astuple`` is
+        cheaper than sixteen attributes, one f-string than three sums, a byte's ``in`` than a search for an escape.
+        """
+        (
+            timestamp,
+            flag_key,
+            value,
+            reason,
+            variant,
+            targeting_key,
+            context,
+            duration,
+            event_id,
+            error_type,
+            error_message,
+            flag_version,
+            flag_set_id,
+            provider_name,
+            kind,
+            sample_rate,
+        ) = _fields_of(event)
+        if reason.__class__ is EvaluationReason:
+            reason = _PLAIN_REASONS[reason]
+        if (
+            flag_key.__class__ is not str
+            or reason.__class__ is not str
+            or not (variant is None or variant.__class__ is str)
+            or not (targeting_key is None or targeting_key.__class__ is str)
+            or event_id.__class__ is not str
+            or len(event_id) != _ID_CHARS
+            or timestamp.tzinfo is not UTC
+            or duration.__class__ is not float
+            or not 0.0 <= duration < math.inf
+            or sample_rate != 1.0
+        ):
+            return None
+        text = f"{flag_key}{reason}{variant}{targeting_key}"
+        if not (
+            error_type is None
+            and provider_name is None
+            and flag_version is None
+            and error_message is None
+            and flag_set_id is None
+            and kind == "evaluation"
+        ):
+            for extra in (error_type, error_message, flag_version, flag_set_id, provider_name):
+                if not (extra is None or extra.__class__ is str):
                     return None
-            else:
-                context_json = b"{}"
-            value_json = _encode(event.value)
-        except Exception:  # whatever a hostile value raises here, the normaliser takes apart attribute by attribute
+            if kind not in _KINDS or kind.__class__ is not str:
+                return None
+            text = f"{text}{error_type}{error_message}{flag_version}{flag_set_id}{provider_name}"
+        if len(text) > MAX_KEY_CHARS or "\0" in text or not (text.isascii() or text.isprintable()):
+            return None
+        if value is not True and value is not False and not _is_plain(value):
+            return None
+        value_json = _encode(value)
+        context_json = b"{}"
+        if context:
+            for attribute in context.values():
+                if attribute.__class__ is not str and not _is_plain(attribute):
+                    return None
+            context_json = _encode(context)
+        if _BACKSLASH in context_json or _BACKSLASH in value_json:  # perhaps an escaped NUL
             return None
         size = _OVERHEAD_BYTES + len(text) + len(value_json) + len(context_json)
-        if size > MAX_EVENT_BYTES or b"\\u0000" in value_json:
+        if size > MAX_EVENT_BYTES:
             return None
         received_at = self._clock()
-        _, oldest, newest = self._horizon if received_at < self._horizon[0] else self._new_horizon(received_at)
-        if timestamp > newest or timestamp < oldest:
+        horizon = self._horizon
+        if received_at >= horizon[0]:
+            horizon = self._new_horizon(received_at)
+        if not horizon[1] <= timestamp <= horizon[2]:
             self._count(Counter(clock_skew=1))
         return FrozenEvent(
             timestamp,
@@ -236,12 +268,12 @@ class Freezer:
             context_json,
             duration,
             event_id,
-            event.error_type,
-            event.error_message,
-            event.flag_version,
-            event.flag_set_id,
-            event.provider_name,
-            event.kind,
+            error_type,
+            error_message,
+            flag_version,
+            flag_set_id,
+            provider_name,
+            kind,
             1.0,
             received_at,
             size,
@@ -275,28 +307,10 @@ def _is_plain(value: Any) -> bool:
     if kind is str or kind is bool or value is None:
         return True
     if kind is int:
-        return _MIN_INT <= value <= _MAX_INT
+        return bool(_MIN_INT <= value <= _MAX_INT)
     if kind is float:
-        return math.isfinite(value)
+        return bool(math.isfinite(value))
     return False
-
-
-def _has_plain_extras(event: FlagEvaluationEvent) -> bool:
-    total = 0
-    for text in (
-        event.error_type,
-        event.error_message,
-        event.flag_version,
-        event.flag_set_id,
-        event.provider_name,
-        event.kind,
-    ):
-        if text is None:
-            continue
-        if text.__class__ is not str or not text.isprintable():
-            return False
-        total += len(text)
-    return total <= MAX_KEY_CHARS and event.kind in _KINDS
 
 
 class _Normaliser:
@@ -330,9 +344,9 @@ class _Normaliser:
         flag_key, reason, variant, targeting_key, error_type, error_message, version, set_id, provider = texts
         return FrozenEvent(
             self.timestamp(self._read(event, "timestamp", None), received_at),
-            cast("str", flag_key),
+            flag_key,
             value_json,
-            cast("str", reason),
+            reason,
             variant,
             targeting_key,
             context_json,
@@ -393,8 +407,8 @@ class _Normaliser:
         if text is None:
             return None
         if not isinstance(text, str):
-            if text.__class__ is int or text.__class__ is uuid.UUID:  # ids that a SDK did not turn into text
-                return str(text) if text.__class__ is uuid.UUID or abs(text) < 10**100 else self._type_name(text)
+            if type(text) is uuid.UUID or (type(text) is int and text.bit_length() < 300):
+                return str(text)  # an id that an SDK did not turn into text
             return self._type_name(text)
         try:
             # A str subclass may override anything: ask str itself for the characters.
@@ -487,7 +501,7 @@ class _Normaliser:
             for key, item in value.items():
                 pairs[self._member_name(key)] = self.value(item, depth - 1)
             return pairs
-        if isinstance(value, list | tuple | Set):
+        if isinstance(value, list | tuple | AbstractSet):
             if depth == 0:
                 self.changes["depth"] += 1
                 return None

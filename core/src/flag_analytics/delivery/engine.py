@@ -112,10 +112,12 @@ class Engine:
         )
         self.lock = self.intake.lock
         self.room_freed = threading.Condition(self.lock)
+        self.offer = self.intake.offer
+        """Gives a frozen event to every sink."""
         self.blocking = any(machine.options.policy == "block" for machine in self.machines)
+        if self.blocking or self.inline:
+            self.offer = self._offer
         self.spool = SpoolWorker(self) if spooling else None
-        self.intake.idle.update(self.machines)
-        self.intake.spool_idle = spooling
 
     def _wake_spool(self) -> None:
         if self.spool is not None:
@@ -127,8 +129,7 @@ class Engine:
 
     # --- events in
 
-    def offer(self, event: FrozenEvent) -> Outcome:
-        """Give a frozen event to every sink."""
+    def _offer(self, event: FrozenEvent) -> Outcome:
         if self.blocking and not self.intake.has_room(event.size) and not _runs_a_loop():
             self._hold_caller(event.size)
         outcome = self.intake.offer(event)

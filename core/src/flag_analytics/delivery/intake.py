@@ -48,92 +48,120 @@ class Intake:
         self.accepted = 0
         self.refused: Counter[str] = Counter()
         self.closed = False
-        self.idle: set[SinkMachine] = set()
-        """Machines whose workers sleep until an event arrives."""
-        self.filling: set[SinkMachine] = set()
-        """Machines whose workers sleep until a batch is full or due."""
-        self.spool_idle = False
+        self.asleep = True
+        """Whether somebody is to be woken by the next event."""
         self.in_transit = 0
         """Events on their way from the inbox to the spool."""
+        self._idle: set[SinkMachine] = set(self.machines)
+        self._filling: set[SinkMachine] = set()
         self._inbox: list[FrozenEvent] = []
         self._inbox_bytes = 0
         self._busy = False
         self._spooling = spooling
-        self._max_events = max_events
-        self._max_bytes = max_bytes
         self._wake = wake
         self._wake_spool = wake_spool
         self._chunk = min([CHUNK_EVENTS, *(machine.options.batch_size for machine in self.machines)])
-        self._hand_over_at = 1
+        self._most_events, self._most_bytes = max_events, max_bytes
+        if not spooling:
+            self._measure_room()
 
     def offer(self, event: FrozenEvent) -> Outcome:
         """Take one event for every sink that has room for it."""
-        with self.lock:
+        self.lock.acquire()  # the with statement would cost twice as much
+        try:
             if self.closed:
                 self.refused["closed"] += 1
                 return Outcome.CLOSED
-            if self._spooling and not self._inbox_has_room(event.size):
+            size = event.size
+            if (
+                len(self._inbox) >= self._most_events or self._inbox_bytes + size > self._most_bytes
+            ) and not self._make_room(size):
                 self.refused["overflow"] += 1
                 return Outcome.OVERFLOW
             self._inbox.append(event)
-            self._inbox_bytes += event.size
-            if (
-                (len(self._inbox) >= self._hand_over_at or self._inbox_bytes >= CHUNK_BYTES)
-                and not self._spooling
-                and not self._busy
-                and not self.hand_over()
-            ):
-                self.refused["overflow"] += 1
-                return Outcome.OVERFLOW
+            self._inbox_bytes += size
             self.accepted += 1
-            if self.idle or self.spool_idle:
+            if self.asleep:
                 self._wake_sleepers()
             return Outcome.ACCEPTED
+        finally:
+            self.lock.release()
 
-    def _inbox_has_room(self, size: int) -> bool:
-        return len(self._inbox) + self.in_transit < self._max_events and self._inbox_bytes + size <= self._max_bytes
+    def _make_room(self, size: int) -> bool:
+        """Empty the inbox into the queues; return whether one more event of this size has a place, else count it."""
+        if self._busy:  # called from inside a hand-over, by a finaliser or a signal handler
+            return True
+        if self._spooling:
+            return False
+        self.hand_over()
+        if any(machine.fits(size) for machine in self.machines):
+            return True
+        for machine in self.machines:
+            machine.refuse()
+        return False
+
+    def sleep(self, machine: SinkMachine, *, filling: bool) -> None:
+        """Note that a worker sleeps: until an event arrives, or (``filling``) until a batch is full or due."""
+        if filling:
+            self._filling.add(machine)
+        else:
+            self._idle.add(machine)
+            self.asleep = not self._spooling
+
+    def awake(self, machine: SinkMachine) -> None:
+        """Note that a machine's worker is up."""
+        self._idle.discard(machine)
+        self._filling.discard(machine)
+
+    def sleep_spool(self) -> None:
+        """Note that the spool's thread sleeps until an event arrives."""
+        self.asleep = self._spooling
 
     def _wake_sleepers(self) -> None:
+        self.asleep = False
         if self._spooling:
-            self.spool_idle = False
             self._wake_spool()
-            return
-        for machine in self.idle:
-            self._wake(machine)
-        self.idle.clear()
+        else:
+            self._wake_idle()
 
-    def hand_over(self) -> int:
-        """Hand the inbox to every queue; return how many of its events the roomiest one took (1 for an empty inbox)."""
+    def _wake_idle(self) -> None:
+        for machine in self._idle:
+            self._wake(machine)
+        self._idle.clear()
+
+    def hand_over(self) -> None:
+        """Hand the inbox to every queue."""
         if self._spooling or not self._inbox or self._busy:
-            return 1
+            return
         self._busy = True
         try:
             events, size = self._inbox, self._inbox_bytes
             self._inbox, self._inbox_bytes = [], 0
-            taken = max([machine.take_in(events, size) for machine in self.machines], default=len(events))
+            for machine in self.machines:
+                machine.take_in(events, size)
             self._measure_room()
         finally:
             self._busy = False
         self._wake_full()
-        return taken
 
     def _wake_full(self) -> None:
-        for machine in [machine for machine in self.filling if machine.batch_is_full]:
-            self.filling.discard(machine)
+        for machine in [machine for machine in self._filling if machine.batch_is_full]:
+            self._filling.discard(machine)
             self._wake(machine)
 
     def _measure_room(self) -> None:
-        """Let a chunk gather only as far as some queue surely takes all of it; else every event is decided at once."""
-        room = max([machine.room(CHUNK_BYTES + MAX_EVENT_BYTES) for machine in self.machines], default=CHUNK_EVENTS)
-        self._hand_over_at = max(1, min(self._chunk, room))
+        """Let a chunk gather as far as the roomiest queue surely takes it all; beyond that, each event is weighed."""
+        events, size = max([machine.room() for machine in self.machines], default=(CHUNK_EVENTS, CHUNK_BYTES))
+        self._most_events = min(self._chunk, events)
+        self._most_bytes = min(CHUNK_BYTES, size)
 
     def has_room(self, size: int) -> bool:
         """Return whether every queue could take one more event of this size."""
         with self.lock:
             if self._spooling:
-                return self._inbox_has_room(size)
+                return len(self._inbox) < self._most_events and self._inbox_bytes + size <= self._most_bytes
             self.hand_over()
-            return all(machine.room(size) for machine in self.machines)
+            return all(machine.fits(size) for machine in self.machines)
 
     # --- the spool's side
 
@@ -159,9 +187,7 @@ class Intake:
         for machine in self.machines:
             machine.add_spooled(count)
         self._wake_full()
-        for machine in self.idle:
-            self._wake(machine)
-        self.idle.clear()
+        self._wake_idle()
 
     def not_spooled(self, events: Sequence[FrozenEvent]) -> None:
         """Keep events in memory that the spool could not take."""
@@ -170,12 +196,11 @@ class Intake:
         for machine in self.machines:
             machine.take_in(events, size, overflow="spool_full")
         self._wake_full()
-        for machine in self.idle:
-            self._wake(machine)
-        self.idle.clear()
+        self._wake_idle()
 
     def stop_spooling(self) -> None:
         """From here on events are kept in memory only: there is no spool to write to."""
         self._spooling = False
+        self.asleep = bool(self._idle)
         self._measure_room()
         self.hand_over()

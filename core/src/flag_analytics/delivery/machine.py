@@ -164,13 +164,25 @@ class SinkMachine:
 
     # --- events in
 
-    def room(self, reserve_bytes: int) -> int:
-        """Return how many events would surely be taken, if they weigh no more than ``reserve_bytes`` together."""
+    def room(self) -> tuple[int, int]:
+        """Return how many more events, and bytes, would surely be taken."""
         if self.options.policy == "drop_oldest":
-            return self.options.max_events
-        if self._queued_bytes + self._in_flight_bytes + reserve_bytes > self.options.max_bytes:
-            return 0
-        return max(0, self.options.max_events - len(self._queue) - self._in_flight)
+            return self.options.max_events, self.options.max_bytes
+        return (
+            self.options.max_events - len(self._queue) - self._in_flight,
+            self.options.max_bytes - self._queued_bytes - self._in_flight_bytes,
+        )
+
+    def fits(self, size: int) -> bool:
+        """Return whether one more event of this size would be taken now."""
+        if self.options.policy == "drop_oldest":
+            return size <= self.options.max_bytes
+        return self._has_place(size)
+
+    def refuse(self) -> None:
+        """Count an event for which there is no room."""
+        self.accepted += 1
+        self.dropped["overflow"] += 1
 
     def take_in(self, events: Sequence[FrozenEvent], size: int, overflow: str = "overflow") -> int:
         """Queue events that weigh ``size`` bytes together; return how many of them were taken."""
@@ -213,12 +225,12 @@ class SinkMachine:
     def _take_in_newest(self, events: Sequence[FrozenEvent], overflow: str) -> int:
         taken = 0
         for event in events:
-            while self._queue and not self._fits(event):
+            while self._queue and not self._has_place(event.size):
                 self._queued_bytes -= self._queue.popleft().size
                 self.dropped[overflow] += 1
                 self._left += 1
                 self._lost += 1
-            if not self._fits(event):  # the batch in flight alone fills the bound
+            if not self._has_place(event.size):  # the batch in flight alone fills the bound
                 self.dropped[overflow] += 1
                 continue
             self._queue.append(event)
@@ -227,10 +239,10 @@ class SinkMachine:
             taken += 1
         return taken
 
-    def _fits(self, event: FrozenEvent) -> bool:
+    def _has_place(self, size: int) -> bool:
         return (
             len(self._queue) + self._in_flight < self.options.max_events
-            and self._queued_bytes + self._in_flight_bytes + event.size <= self.options.max_bytes
+            and self._queued_bytes + self._in_flight_bytes + size <= self.options.max_bytes
         )
 
     def add_spooled(self, count: int, *, recovered: bool = False) -> None:

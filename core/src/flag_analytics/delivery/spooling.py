@@ -83,7 +83,8 @@ class SpoolWorker:
     def _wait_for_events(self) -> None:
         with self._engine.lock:
             idle = not self._engine.intake.waiting
-            self._engine.intake.spool_idle = idle
+            if idle:
+                self._engine.intake.sleep_spool()
             self._wanted.clear()
         closing = self._engine.close_deadline is not None
         if idle:

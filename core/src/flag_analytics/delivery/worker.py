@@ -79,7 +79,7 @@ class SinkWorker:
             self._thread.start()
         except RuntimeError:  # no thread to be had, or the interpreter is ending: the next event tries again
             self._thread = None
-            self._engine.intake.idle.add(self._machine)
+            self._engine.intake.sleep(self._machine, filling=False)
             if self._engine.intake.closed:
                 self.done = True
 
@@ -120,7 +120,7 @@ class SinkWorker:
             action = machine.poll(now)
             if isinstance(action, Wait):
                 self._woken.clear()
-                (engine.intake.idle if action.until is None else engine.intake.filling).add(machine)
+                engine.intake.sleep(machine, filling=action.until is not None)
         if isinstance(action, Write):
             await self._write(action.batch)
         elif isinstance(action, Load):
@@ -142,8 +142,7 @@ class SinkWorker:
         except TimeoutError:
             pass  # the time has come
         with self._engine.lock:
-            self._engine.intake.idle.discard(self._machine)
-            self._engine.intake.filling.discard(self._machine)
+            self._engine.intake.awake(self._machine)
 
     async def _write(self, batch: Batch) -> None:
         error = await self._attempt(lambda: self._sink.write(batch))
