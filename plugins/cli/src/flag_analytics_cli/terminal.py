@@ -1,0 +1,48 @@
+"""Where output goes: results to standard output, everything else to standard error; colour only where it belongs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+
+__all__ = ["can_draw", "diagnostics", "note", "prepare_streams", "results"]
+
+_PIPE_WIDTH = 120
+"""What fits where there is no terminal to ask for its width, and COLUMNS is not set."""
+
+
+def results() -> Console:
+    """Return the console for results. Keys and values are shown as they are: no markup, no emoji codes, no links."""
+    return _console(stderr=False)
+
+
+def diagnostics() -> Console:
+    """Return the console for progress, notes and problems."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in console._environ:  # noqa: SLF001 - rich has no other word for it
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def note(text: str, style: str = "dim") -> None:
+    """Say something that is not a result."""
+    diagnostics().print(text, style=style, soft_wrap=True)
+
+
+def can_draw(console: Console) -> bool:
+    """Return whether the output can show block characters."""
+    return console.encoding.lower().startswith("utf")
+
+
+def prepare_streams() -> None:
+    """Make the standard streams spell out what their encoding has no character for, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
