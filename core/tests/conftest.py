@@ -8,7 +8,6 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-
 from flag_analytics.registry import Registry
 
 

@@ -1,0 +1,531 @@
+"""Plugins: found by metadata, loaded by name, each failure isolated and explained."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import subprocess
+import sys
+import threading
+from textwrap import dedent
+
+import pytest
+from flag_analytics.errors import PluginError, PluginNotInstalledError, SourceError
+from flag_analytics.registry import Registry
+
+COLLECTOR = """
+    import attrs
+    from flag_analytics import Backend, hookimpl
+
+    @attrs.frozen
+    class Options:
+        path: str = "events"
+
+    @hookimpl
+    def flag_analytics_register_collectors():
+        return [Backend("files", Options, lambda options: object())]
+"""
+READER = """
+    from flag_analytics import hookimpl
+
+    class Source:
+        def __init__(self, session): self.session = session
+        async def summarise(self, flag_keys, window, **options): return {}
+        async def list_flags(self, window, **options): return []
+        async def count_steps(self, flag_key, window, step_seconds, **options): return {}
+        async def count_future(self, now): return 0
+
+    @hookimpl
+    def flag_analytics_event_source(source):
+        return Source(source) if type(source).__name__.endswith("Session") else None
+"""
+BROKEN = "raise RuntimeError('no such library: libacme.so.3')"
+
+
+def error_of(registry, name):
+    with pytest.raises(PluginError) as caught:
+        registry.load(name)
+    return str(caught.value)
+
+
+# --- finding
+
+
+def test_finding_plugins_imports_none_of_them(site):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": BROKEN})
+    registry = site.registry()
+    (plugin,) = registry.installed()["files"]
+    assert (plugin.name, plugin.module, plugin.distribution, plugin.version) == (
+        "files",
+        "acme_files",
+        "acme-files",
+        "1.2",
+    )
+    assert "acme_files" not in sys.modules
+
+
+def test_names_are_sorted_whatever_the_order_on_disk(site):
+    for name in ("zeta", "alpha", "mid"):
+        site.add(f"acme-{name}", points={name: f"acme_{name}"})
+    assert list(site.registry().installed()) == ["alpha", "mid", "zeta"]
+
+
+def test_entry_points_of_other_groups_are_not_plugins(site):
+    site.add("acme-files", points={"files": "acme_files"})
+    assert "x" not in site.registry().installed()
+
+
+def test_damaged_metadata_of_one_distribution_hides_no_other_plugin(site, caplog):
+    site.add("acme-files", points={"files": "acme_files"})
+    (site.path / "bad_dist-1.0.dist-info").mkdir()
+    (site.path / "bad_dist-1.0.dist-info" / "entry_points.txt").write_bytes(b"[flag_analytics]\n\xff\xfe=\xff")
+    assert "files" in site.registry().installed()
+
+
+def test_a_second_copy_of_a_distribution_further_on_the_path_is_not_another_plugin(site, tmp_path):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
+    other = type(site)(tmp_path / "other")
+    other.path.mkdir()
+    other.add("Acme.Files", points={"files": "acme_files"}, version="0.9")
+    registry = Registry([str(site.path), str(other.path)])
+    assert [plugin.version for plugin in registry.installed()["files"]] == ["1.2"]
+    assert registry.load("files").__name__ == "acme_files"
+
+
+def test_a_plugin_that_is_installed_later_is_found_without_a_restart(site):
+    registry = site.registry()
+    with pytest.raises(PluginNotInstalledError):
+        registry.load("files")
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
+    assert registry.load("files").__name__ == "acme_files"
+
+
+# --- loading: every failure has its own sentence
+
+
+@pytest.mark.parametrize("name", ["database", "memory", "otel", "prometheus"])
+def test_a_known_backend_that_is_missing_is_named_with_its_pip_install_line(site, name):
+    with pytest.raises(PluginNotInstalledError, match=f"run `pip install flag-analytics-{name}`") as caught:
+        site.registry().load(name)
+    assert isinstance(caught.value, ImportError)
+
+
+def test_a_misspelled_plugin_is_told_what_was_meant_and_what_is_installed(site):
+    site.add("acme-files", points={"files": "acme_files"})
+    message = error_of(site.registry(), "flies")
+    assert "'flies'" in message
+    assert "did you mean 'files'?" in message
+    assert "installed are: files" in message
+
+
+def test_a_misspelled_backend_that_is_not_installed_either_is_told_how_to_install_it(site):
+    message = error_of(site.registry(), "promethues")
+    assert "did you mean 'prometheus'?" in message
+    assert "pip install flag-analytics-prometheus" in message
+
+
+def test_two_distributions_with_one_name_are_an_error_only_once_the_name_is_used(site):
+    site.add("acme-files", points={"files": "acme_files", "fine": "acme_fine"}, modules={"acme_fine": COLLECTOR})
+    site.add("other-files", points={"files": "other_files"}, version="3.0")
+    registry = site.registry()
+    registry.load("fine")
+    message = error_of(registry, "files")
+    assert "acme-files 1.2" in message
+    assert "other-files 3.0" in message
+    assert "uninstall" in message
+
+
+def test_a_plugin_whose_import_raises_names_its_distribution_and_the_reason(site):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": BROKEN})
+    with pytest.raises(PluginError, match="libacme") as caught:
+        site.registry().load("files")
+    assert "plugin 'files' of acme-files 1.2" in str(caught.value)
+    assert "RuntimeError: no such library" in str(caught.value)
+    assert "RuntimeError" in str(caught.value.__cause__)
+    assert caught.value.__cause__.__traceback__ is not None
+
+
+def test_a_plugin_whose_own_dependency_is_missing_is_not_called_missing_itself(site):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": "import no_such_driver_at_all"})
+    with pytest.raises(PluginError, match="no_such_driver_at_all") as caught:
+        site.registry().load("files")
+    assert not isinstance(caught.value, PluginNotInstalledError)
+
+
+def test_a_plugin_that_exits_does_not_end_the_application(site):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": "import sys; sys.exit(3)"})
+    assert "SystemExit: 3" in error_of(site.registry(), "files")
+
+
+def test_a_plugin_that_prints_when_imported_does_not_spoil_standard_output(site, capsys):
+    site.add(
+        "acme-files", points={"files": "acme_files"}, modules={"acme_files": "print('loading…')\n" + dedent(COLLECTOR)}
+    )
+    site.registry().load("files")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "loading…" in captured.err
+
+
+def test_a_plugin_that_hangs_is_given_up_and_standard_output_comes_back(site, capsys):
+    module = "import threading; threading.current_thread().gate = gate = threading.Event(); gate.wait(30)"
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
+    message = error_of(site.registry(import_timeout_seconds=0.05), "files")
+    assert "has not ended after 0.05 seconds" in message
+    print("still here")
+    assert capsys.readouterr().out == "still here\n"
+    (thread,) = (thread for thread in threading.enumerate() if thread.name.endswith("acme_files"))
+    thread.gate.set()
+    thread.join()
+
+
+def test_an_application_may_open_its_pipeline_while_its_own_package_is_still_being_imported(site):
+    package = site.path / "acme_app"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        dedent(f"""
+        from flag_analytics.registry import Registry
+        Registry([{str(site.path)!r}], import_timeout_seconds=5).load("own")
+        """)
+    )
+    (package / "plugin.py").write_text(dedent(COLLECTOR))
+    site.add("acme-app", points={"own": "acme_app.plugin"})
+    import acme_app
+
+    assert acme_app.plugin.Options().path == "events"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("x = 1", "no function marked with @hookimpl"),
+        ("def flag_analytics_register_collectors(): return []", "no function marked with @hookimpl"),
+        (
+            "from flag_analytics import hookimpl\n@hookimpl\ndef flag_analytics_register_colectors(): return []",
+            "did you mean flag_analytics_register_collectors?",
+        ),
+        (
+            "from flag_analytics import hookimpl\n@hookimpl\nasync def flag_analytics_register_collectors(): return []",
+            "is async; hooks are plain functions",
+        ),
+        (
+            "from flag_analytics import hookimpl\n@hookimpl\ndef flag_analytics_register_collectors(options): return []",
+            "options",
+        ),
+        (
+            "from flag_analytics import hookimpl\n"
+            "@hookimpl(wrapper=True)\ndef flag_analytics_register_collectors(): return (yield)",
+            "is a wrapper",
+        ),
+    ],
+)
+def test_a_module_that_is_no_proper_plugin_is_refused_and_can_be_repaired(site, source, expected):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": source})
+    site.add("good", points={"good": "good_plugin"}, modules={"good_plugin": COLLECTOR})
+    registry = site.registry()
+    for _ in range(2):  # the second time is no different: nothing of a refused plugin stays behind
+        message = error_of(registry, "files")
+        assert expected in message
+        assert "acme-files 1.2" in message
+    assert registry.load("good").__name__ == "good_plugin"
+
+
+def test_an_entry_point_that_names_an_object_in_place_of_a_module_is_refused(site):
+    site.add("acme-files", points={"files": "acme_files:Plugin"}, modules={"acme_files": "class Plugin: pass"})
+    assert "must name a module" in error_of(site.registry(), "files")
+
+
+def test_one_module_under_two_names_is_loaded_under_both(site):
+    site.add("acme-files", points={"files": "acme_files", "jsonl": "acme_files"}, modules={"acme_files": COLLECTOR})
+    registry = site.registry()
+    assert registry.load("files") is registry.load("jsonl")
+    assert registry.backend("collector", "jsonl").name == "files"
+
+
+def test_a_secret_in_the_words_of_a_broken_plugin_is_masked_in_the_whole_chain(site):
+    module = """
+        try:
+            raise ValueError("cannot open postgresql://app:CANARY@db/x?password=CANARY2")
+        except ValueError as error:
+            raise RuntimeError("no connection to https://u:CANARY@h/") from error
+    """
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
+    with pytest.raises(PluginError) as caught:
+        site.registry().load("files")
+    error = caught.value
+    words = []
+    while error is not None:
+        words += [repr(error), pickle.dumps(error).decode("latin-1")]
+        error = error.__cause__ or error.__context__
+    assert len(words) == 6
+    assert not any("CANARY" in text for text in words)
+
+
+# --- backends
+
+
+def test_a_backend_is_found_by_the_name_of_its_entry_point(site):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
+    backend = site.registry().backend("collector", "files")
+    assert backend.name == "files"
+    assert backend.options().path == "events"
+
+
+def test_a_collector_that_is_named_as_an_exporter_is_told_its_table(site):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
+    with pytest.raises(PluginError, match=r"is no exporter but a collector: use \[collectors\.files\]"):
+        site.registry().backend("exporter", "files")
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        ("None", "returned NoneType, expected a sequence of Backend"),
+        ("['files']", "expected a sequence of Backend"),
+        ("[Backend('files', dict, print)]", "whose options are not an attrs class"),
+        ("[Backend('files', Options, 5)]", "whose create is not a plain function"),
+        ("[Backend('files', Options, create)]", "whose create is not a plain function"),
+        ("create(None)", "returned an awaitable"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("exit(4)", "SystemExit"),
+        ("[Backend('a', Options, print), Backend('b', Options, print)]", "offers the collectors 'a', 'b' and none"),
+        ("[]", "offers no collector"),
+    ],
+)
+def test_a_hook_that_returns_rubbish_is_refused_with_what_was_expected(site, returned, expected):
+    module = f"""
+        import attrs
+        from flag_analytics import Backend, hookimpl
+
+        @attrs.frozen
+        class Options: pass
+
+        async def create(options): pass
+
+        @hookimpl
+        def flag_analytics_register_collectors(): return {returned}
+    """
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
+    with pytest.raises(PluginError, match="acme-files 1.2") as caught:
+        site.registry().backend("collector", "files")
+    assert expected in str(caught.value)
+
+
+def test_a_registration_hook_is_called_once(site):
+    module = """
+        from flag_analytics import hookimpl
+        calls = []
+
+        @hookimpl
+        def flag_analytics_register_collectors():
+            calls.append(1)
+            return []
+    """
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
+    registry = site.registry()
+    for _ in range(2):
+        with pytest.raises(PluginError, match="offers no collector"):
+            registry.backend("collector", "files")
+    assert registry.load("files").calls == [1]
+
+
+# --- life cycle
+
+
+def test_a_plugin_that_raises_in_a_hook_does_not_silence_the_others(site, caplog):
+    listener = """
+        from flag_analytics import hookimpl
+        heard = []
+
+        @hookimpl
+        def flag_analytics_pipeline_started(pipeline): heard.append(pipeline)
+
+        @hookimpl
+        def flag_analytics_delivery_failed(error, sink): heard.append((sink, error))
+    """
+    raising = """
+        from flag_analytics import hookimpl
+
+        @hookimpl
+        def flag_analytics_pipeline_started(pipeline): raise ValueError("CANARY")
+
+        @hookimpl
+        def flag_analytics_delivery_failed(sink): raise SystemExit("CANARY")
+    """
+    for name, source in (("a", listener), ("b", raising), ("c", listener)):
+        site.add(f"acme-{name}", points={name: f"acme_{name}"}, modules={f"acme_{name}": source})
+    registry = site.registry()
+    with caplog.at_level(logging.DEBUG):
+        registry.pipeline_started("pipeline", ["a", "b", "c"])
+        registry.delivery_failed("memory", "ValueError", [], ["a", "b", "c"])
+    assert registry.load("a").heard == registry.load("c").heard == ["pipeline", ("memory", "ValueError")]
+    assert "plugin 'b' failed in flag_analytics_pipeline_started" in caplog.text
+    assert "acme_b.py:5" in caplog.text
+    assert "CANARY" not in caplog.text
+
+
+def test_a_hook_is_called_for_the_plugins_of_the_pipeline_only(site):
+    module = """
+        from flag_analytics import hookimpl
+        heard = []
+
+        @hookimpl
+        def flag_analytics_pipeline_closing(pipeline): heard.append(pipeline)
+    """
+    site.add("acme", points={"a": "acme_a", "b": "acme_b"}, modules={"acme_a": module, "acme_b": module})
+    registry = site.registry()
+    registry.load("b")
+    registry.pipeline_closing("pipeline", ["a"])
+    assert registry.load("a").heard == ["pipeline"]
+    assert registry.load("b").heard == []
+
+
+def test_commands_of_healthy_plugins_are_added_though_another_one_is_broken(site):
+    module = """
+        from flag_analytics import hookimpl
+
+        @hookimpl
+        def flag_analytics_cli(app): app.append(__name__)
+    """
+    site.add("acme", points={"a": "acme_a", "b": "acme_b"}, modules={"acme_a": module, "acme_b": BROKEN})
+    commands = []
+    (problem,) = site.registry().add_commands(commands)
+    assert commands == ["acme_a"]
+    assert "plugin 'b' of acme 1.2" in str(problem)
+
+
+# --- event sources
+
+
+def session_of(module):
+    return type("AsyncSession", (), {"__module__": module})()
+
+
+def test_an_object_that_answers_by_itself_loads_no_plugin(site):
+    site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": READER}, requires=("acme-db",))
+    registry = site.registry()
+    source = registry.event_source_for(_source(site, registry))
+    assert registry.event_source_for(source) is source
+    facade = type("Facade", (), {"event_source": source, "__module__": "nowhere"})()
+    assert site.registry().event_source_for(facade) is source
+
+
+def _source(site, registry):
+    return registry.event_source_for(session_of("acme_db.orm"))
+
+
+def test_a_plugin_is_asked_about_objects_of_a_package_that_it_depends_on(site):
+    site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": READER}, requires=("Acme.DB>=2",))
+    site.add("bystander", points={"bystander": "bystander"}, modules={"bystander": BROKEN})
+    session = session_of("acme_db.orm")
+    assert site.registry().event_source_for(session).session is session
+    assert "bystander" not in sys.modules
+
+
+def test_a_subclass_in_the_application_is_recognised_by_what_it_derives_from(site):
+    site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": READER}, requires=("acme-db",))
+    session = type("OurSession", (type(session_of("acme_db.orm")),), {"__module__": "application.db"})()
+    assert site.registry().event_source_for(session).session is session
+
+
+def test_a_plugin_that_is_loaded_is_asked_about_anything(site):
+    site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": READER})
+    registry = site.registry()
+    with pytest.raises(SourceError):
+        registry.event_source_for(session_of("unrelated"))
+    registry.load("reader")
+    assert registry.event_source_for(session_of("unrelated")).session
+
+
+def test_an_object_that_nobody_knows_is_named_with_what_was_expected(site):
+    with pytest.raises(SourceError, match=r"cannot read events from somewhere\.AsyncSession: expected") as caught:
+        site.registry().event_source_for(session_of("somewhere"))
+    assert isinstance(caught.value, TypeError)
+
+
+def test_a_database_session_without_the_database_plugin_is_told_what_to_install(site):
+    with pytest.raises(SourceError, match="pip install flag-analytics-database"):
+        site.registry().event_source_for(session_of("sqlalchemy.ext.asyncio.session"))
+
+
+def test_a_broken_plugin_that_should_have_known_the_object_is_named(site):
+    site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": BROKEN}, requires=("acme-db",))
+    with pytest.raises(SourceError, match="plugin 'reader' of acme-reader 1.2 cannot be imported"):
+        site.registry().event_source_for(session_of("acme_db"))
+
+
+# --- the list
+
+
+def test_the_list_says_what_is_installed_selected_and_loaded_without_importing_anything(site):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
+    site.add("acme-bad", points={"bad": "acme_bad"}, modules={"acme_bad": BROKEN})
+    registry = site.registry()
+    assert [(line.name, line.state, line.selected, line.roles) for line in registry.status({"bad"})] == [
+        ("bad", "installed", True, ()),
+        ("files", "installed", False, ()),
+    ]
+    registry.load("files")
+    assert registry.status()[1].state == "ok"
+    assert registry.status()[1].roles == ("collector",)
+
+
+def test_probing_finds_the_broken_ones_and_why(site):
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR + READER})
+    site.add("acme-bad", points={"bad": "acme_bad"}, modules={"acme_bad": BROKEN})
+    site.add("other-bad", points={"twice": "one"})
+    site.add("third-bad", points={"twice": "two"})
+    bad, files, *twice = site.registry().status(probe=True)
+    assert (bad.state, bad.distribution) == ("broken", "acme-bad")
+    assert "libacme" in bad.problem
+    assert (files.state, files.roles, files.problem) == ("ok", ("collector", "event source"), None)
+    assert [line.distribution for line in twice] == ["other-bad", "third-bad"]
+    assert all(line.state == "broken" for line in twice)
+
+
+def test_two_distributions_with_one_name_are_broken_in_the_list_without_probing(site):
+    site.add("other-bad", points={"twice": "one"})
+    site.add("third-bad", points={"twice": "two"})
+    assert {line.state for line in site.registry().status()} == {"broken"}
+
+
+# --- the process
+
+
+def test_many_threads_that_load_one_plugin_get_one_module(site):
+    site.add(
+        "acme-files",
+        points={"files": "acme_files"},
+        modules={"acme_files": "import time; time.sleep(0.02)\n" + dedent(COLLECTOR)},
+    )
+    registry = site.registry()
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(registry.backend("collector", "files"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(map(id, found))) == 1
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+def test_a_child_forked_while_a_plugin_is_being_loaded_can_load_plugins(site):
+    site.add("slow", points={"slow": "slow_plugin"}, modules={"slow_plugin": "import time; time.sleep(30)"})
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
+    program = f"""
+        import os, sys, threading, time
+        sys.path.insert(0, {str(site.path)!r})
+        from flag_analytics.registry import Registry
+        registry = Registry([{str(site.path)!r}])
+        threading.Thread(target=lambda: registry.load("slow"), daemon=True).start()
+        while "slow_plugin" not in sys.modules:
+            time.sleep(0.001)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if registry.load("files") else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os._exit(0)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(program)], timeout=20, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
