@@ -79,7 +79,8 @@ def test_damaged_metadata_of_one_distribution_hides_no_other_plugin(site, caplog
     site.add("acme-files", points={"files": "acme_files"})
     (site.path / "bad_dist-1.0.dist-info").mkdir()
     (site.path / "bad_dist-1.0.dist-info" / "entry_points.txt").write_bytes(b"[flag_analytics]\n\xff\xfe=\xff")
-    assert "files" in site.registry().installed()
+    assert list(site.registry().installed()) == ["files"]
+    assert "the metadata of a distribution cannot be read: UnicodeDecodeError" in caplog.text
 
 
 def test_a_second_copy_of_a_distribution_further_on_the_path_is_not_another_plugin(site, tmp_path):
@@ -172,7 +173,7 @@ def test_a_plugin_that_hangs_is_given_up_and_standard_output_comes_back(site, ca
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
     message = error_of(site.registry(import_timeout_seconds=0.05), "files")
     assert "has not ended after 0.05 seconds" in message
-    print("still here")
+    sys.stdout.write("still here\n")
     assert capsys.readouterr().out == "still here\n"
     (thread,) = (thread for thread in threading.enumerate() if thread.name.endswith("acme_files"))
     thread.gate.set()
@@ -201,26 +202,19 @@ def test_an_application_may_open_its_pipeline_while_its_own_package_is_still_bei
         ("x = 1", "no function marked with @hookimpl"),
         ("def flag_analytics_register_collectors(): return []", "no function marked with @hookimpl"),
         (
-            "from flag_analytics import hookimpl\n@hookimpl\ndef flag_analytics_register_colectors(): return []",
+            "@hookimpl\ndef flag_analytics_register_colectors(): pass",
             "did you mean flag_analytics_register_collectors?",
         ),
-        (
-            "from flag_analytics import hookimpl\n@hookimpl\nasync def flag_analytics_register_collectors(): return []",
-            "is async; hooks are plain functions",
-        ),
-        (
-            "from flag_analytics import hookimpl\n@hookimpl\ndef flag_analytics_register_collectors(options): return []",
-            "options",
-        ),
-        (
-            "from flag_analytics import hookimpl\n"
-            "@hookimpl(wrapper=True)\ndef flag_analytics_register_collectors(): return (yield)",
-            "is a wrapper",
-        ),
+        ("@hookimpl\ndef flag_analytics_xyz(): pass", "there is no hook flag_analytics_xyz"),
+        ("@hookimpl\ndef quite_another_thing(): pass", "known are flag_analytics_cli"),
+        ("@hookimpl\nasync def flag_analytics_register_collectors(): pass", "is async; hooks are plain functions"),
+        ("@hookimpl\ndef flag_analytics_register_collectors(extra): pass", "extra"),
+        ("@hookimpl(wrapper=True)\ndef flag_analytics_register_collectors(): yield", "is a wrapper"),
     ],
 )
 def test_a_module_that_is_no_proper_plugin_is_refused_and_can_be_repaired(site, source, expected):
-    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": source})
+    module = f"from flag_analytics import hookimpl\n{source}"
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
     site.add("good", points={"good": "good_plugin"}, modules={"good_plugin": COLLECTOR})
     registry = site.registry()
     for _ in range(2):  # the second time is no different: nothing of a refused plugin stays behind
@@ -306,7 +300,7 @@ def test_a_hook_that_returns_rubbish_is_refused_with_what_was_expected(site, ret
         def flag_analytics_register_collectors(): return {returned}
     """
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
-    with pytest.raises(PluginError, match="acme-files 1.2") as caught:
+    with pytest.raises(PluginError, match=r"acme-files 1\.2") as caught:
         site.registry().backend("collector", "files")
     assert expected in str(caught.value)
 
@@ -450,7 +444,7 @@ def test_a_database_session_without_the_database_plugin_is_told_what_to_install(
 
 def test_a_broken_plugin_that_should_have_known_the_object_is_named(site):
     site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": BROKEN}, requires=("acme-db",))
-    with pytest.raises(SourceError, match="plugin 'reader' of acme-reader 1.2 cannot be imported"):
+    with pytest.raises(SourceError, match=r"plugin 'reader' of acme-reader 1\.2 cannot be imported"):
         site.registry().event_source_for(session_of("acme_db"))
 
 
