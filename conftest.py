@@ -92,6 +92,11 @@ def _enter(namespace: dict[str, Any]) -> None:
 
 def _leave(namespace: dict[str, Any]) -> None:
     namespace["__runner__"].close()
+    if "openfeature.api" in sys.modules:
+        # What an example adds to the SDK is there for the whole process.
+        api = sys.modules["openfeature.api"]
+        api.clear_hooks()
+        api.clear_providers()
     os.chdir(namespace["__came_from__"])
     namespace["__directory__"].cleanup()
 

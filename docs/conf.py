@@ -26,8 +26,9 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 
-# Without a network there is no inventory of other projects' names: only references to our own must resolve.
-nitpick_ignore_regex = [("py:.*", r"(?!flag_analytics).*")]
+# Without a network there is no inventory of other projects' names. Of our own, private ones and the modules inside a
+# backend are not described; every other reference must resolve.
+nitpick_ignore_regex = [("py:.*", pattern) for pattern in (r"(?!flag_analytics).*", r".*\._\w+", r"flag_analytics_.*")]
 
 html_theme = "furo"
 html_title = "flag-analytics"

@@ -18,7 +18,10 @@ class OptionsTable(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        cls = _options_class(self.arguments[0])
+        name = self.arguments[0]
+        cls = _options_class(name)
+        if cls is None:
+            raise self.error(f"no backend and no class is called {name}; backends: {', '.join(dict(backends()))}")
         texts = described(cls)
         rows = []
         for field in attrs.fields(cls):
@@ -32,12 +35,15 @@ class OptionsTable(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(table))
 
 
-def _options_class(name: str) -> type[Any]:
-    for path, backend in backends():
-        if path == name:
-            return backend.options
+def _options_class(name: str) -> type[Any] | None:
+    known = dict(backends())
+    if name in known:
+        return known[name].options
     module, _, cls = name.rpartition(".")
-    return getattr(importlib.import_module(module), cls)
+    try:
+        return getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError):
+        return None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

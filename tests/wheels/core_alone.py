@@ -18,7 +18,7 @@ for name in ("InMemoryAnalyticsCollector", "DatabaseAnalyticsCollector", "Promet
         sys.exit(f"{name} came from nowhere")
 
 try:
-    flag_analytics.open_pipeline({"collectors": {"memory": {}}}).__enter__()
+    flag_analytics.open_pipeline({"collectors": {"memory": {}}})
 except errors.FlagAnalyticsError as error:
     assert "pip install" in str(error), error
 else:
