@@ -1,6 +1,3 @@
-# /// script
-# dependencies = ["nox>=2026.10.20", "uv"]
-# ///
 """The gate, one session each; `nox` alone runs what every change must pass.
 
 Sessions need a Python, pip and the package index, and nothing else.
@@ -8,6 +5,8 @@ Sessions need a Python, pip and the package index, and nothing else.
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -16,6 +15,7 @@ import nox
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["lint", "typing", "docs", "build"]
 
@@ -27,6 +27,13 @@ EXAMPLE = "examples/third_party_jsonl"
 PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 """Tried in turn; those that are not on this machine are skipped."""
 PEERS = ["launchdarkly-server-sdk", "litestar-flags[database,prometheus]", "opentelemetry-sdk", "posthog"]
+
+_PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+if _PYENV.is_dir():
+    # pyenv's commands answer for the selected versions only, unless told of the others.
+    _selected = os.environ.get("PYENV_VERSION", "").split(":")
+    _versions = sorted(path.name for path in _PYENV.iterdir() if re.fullmatch(r"3\.1[1-9]\.\d+", path.name))
+    os.environ["PYENV_VERSION"] = ":".join(dict.fromkeys(filter(None, [*_selected, *_versions])))
 
 
 def _sync(session: nox.Session, *groups: str) -> None:
