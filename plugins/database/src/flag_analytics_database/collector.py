@@ -1,0 +1,183 @@
+"""``DatabaseAnalyticsCollector``: the reference's collector, a delivery and a store in one object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from flag_analytics.delivery import Delivery, DeliveryOptions, DeliveryReport, DeliveryStats
+from flag_analytics.errors import SinkUnavailable
+from flag_analytics.protocols import EventFilter, Outcome, Window
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from .engine import from_options, like_engine
+from .options import DatabaseOptions
+from .reading import EventStream
+from .store import DatabaseStore
+
+__all__ = ["DatabaseAnalyticsCollector"]
+
+_NAME = "database"
+
+
+class DatabaseAnalyticsCollector:
+    """Keeps evaluation events in SQLite, PostgreSQL, MySQL or MariaDB. Create it with ``create`` or ``from_engine``.
+
+    Recording costs about a microsecond and never waits; one worker writes batches in the background. ``stats()`` tells
+    what became of every event. It is an event source too: ``AnalyticsAggregator(collector)``.
+
+    Attributes:
+        batch_size: The most events in one write.
+        flush_interval_seconds: The longest an event waits for its batch to fill, in seconds.
+        event_source: Answers the aggregator's questions.
+    """
+
+    def __init__(self, store: DatabaseStore, delivery: DeliveryOptions | None = None) -> None:
+        """Make a collector of a store; ``delivery`` replaces every setting of how events get there."""
+        self.event_source = store
+        self.batch_size = store.options.batch_size
+        self.flush_interval_seconds = store.options.flush_interval_seconds
+        self._delivery = Delivery({_NAME: store}, delivery or store.delivery, name=_NAME)
+
+    @classmethod
+    async def create(
+        cls,
+        connection_string: str,
+        batch_size: int = 100,
+        flush_interval_seconds: float = 5.0,
+        create_tables: bool = True,
+        echo: bool = False,
+        *,
+        options: DatabaseOptions | None = None,
+        delivery: DeliveryOptions | None = None,
+        **engine_kwargs: Any,
+    ) -> DatabaseAnalyticsCollector:
+        """Return a collector for a database. It connects with the first event: one that is down delays nothing.
+
+        Args:
+            connection_string: An SQLAlchemy URL, such as ``sqlite+aiosqlite:///analytics.db``.
+            batch_size: The most events in one write.
+            flush_interval_seconds: The longest an event waits for its batch to fill.
+            create_tables: Create the tables where they are missing.
+            echo: Log every statement.
+            options: Further settings; the five arguments above count, whatever it says of them.
+            delivery: Settings of the delivery engine (queue limits, durability, …), in place of the defaults.
+            **engine_kwargs: Further arguments of SQLAlchemy's ``create_async_engine``, or single settings of
+                ``DatabaseOptions`` by their names, such as ``retention_days=90``.
+
+        Raises:
+            ValueError: a setting cannot be used.
+            PluginNotInstalledError: the database's driver is missing; the message holds the ``pip install`` line.
+            SinkUnavailable: the database does not answer, where ``require_database`` is set.
+        """
+        known = {field.name for field in attrs.fields(DatabaseOptions)}
+        settings = {name: engine_kwargs.pop(name) for name in list(engine_kwargs) if name in known}
+        given = {} if options is None else attrs.asdict(options, recurse=False)
+        given |= settings | {
+            "connection_string": connection_string,
+            "batch_size": batch_size,
+            "flush_interval_seconds": flush_interval_seconds,
+            "create_tables": create_tables,
+            "echo": echo,
+        }
+        given["engine"] = {**given.get("engine", {}), **engine_kwargs}
+        checked = DatabaseOptions(**given)
+        return await cls._ready(DatabaseStore(checked, from_options(checked)), delivery)
+
+    @classmethod
+    async def from_engine(
+        cls,
+        engine: AsyncEngine,
+        batch_size: int = 100,
+        flush_interval_seconds: float = 5.0,
+        create_tables: bool = True,
+        *,
+        delivery: DeliveryOptions | None = None,
+        **settings: Any,
+    ) -> DatabaseAnalyticsCollector:
+        """Return a collector for the database of an application's own engine.
+
+        It takes over the engine's URL and connection arguments; the connections are its own, since those of an
+        asynchronous pool belong to the loop that made them.
+
+        Args:
+            engine: The application's engine; it is not used any further.
+            batch_size: The most events in one write.
+            flush_interval_seconds: The longest an event waits for its batch to fill.
+            create_tables: Create the tables where they are missing.
+            delivery: Settings of the delivery engine, in place of the defaults.
+            **settings: Further settings of ``DatabaseOptions`` by their names.
+
+        Raises:
+            ValueError: the database is not supported, or lives in the memory of one connection.
+        """
+        options = DatabaseOptions(
+            connection_string=engine.url.render_as_string(hide_password=True),
+            batch_size=batch_size,
+            flush_interval_seconds=flush_interval_seconds,
+            create_tables=create_tables,
+            **settings,
+        )
+        return await cls._ready(
+            DatabaseStore(options, like_engine(engine, options.statement_timeout_seconds)), delivery
+        )
+
+    @classmethod
+    async def _ready(cls, store: DatabaseStore, delivery: DeliveryOptions | None) -> DatabaseAnalyticsCollector:
+        if store.options.require_database and not await store.answers():
+            await store.close_reading()
+            raise SinkUnavailable("the database does not answer: start it, or leave require_database out")
+        return cls(store, delivery)
+
+    async def record(self, event: Any) -> None:
+        """Take one event; never waits for the database and never raises. What is refused is counted in ``stats()``."""
+        self._delivery.record_nowait(event)
+
+    def record_nowait(self, event: Any) -> Outcome:
+        """Take one event from any thread; return whether it was accepted, or why not."""
+        return self._delivery.record_nowait(event)
+
+    async def flush(self) -> None:
+        """Return when what was recorded before is stored, or cannot be for now; ``stats()`` tells which."""
+        await self._delivery.flush()
+
+    async def flush_report(self, timeout: float = 30.0) -> DeliveryReport:
+        """Flush for at most ``timeout`` seconds; the report is true if everything recorded before is stored."""
+        return await self._delivery.flush(timeout)
+
+    async def close(self) -> None:
+        """Store what is waiting and release every connection; further events are refused and counted."""
+        await self.close_report()
+
+    async def close_report(self, timeout: float | None = None) -> DeliveryReport:
+        """Close within ``timeout`` seconds; every caller gets the same report of what was achieved."""
+        report = await self._delivery.close(timeout)
+        await self.event_source.close_reading()
+        return report
+
+    async def health_check(self) -> bool:
+        """Return whether the database answers; waits at most the time it takes to connect and to ask."""
+        return await self.event_source.answers()
+
+    async def get_buffer_size(self) -> int:
+        """Return how many events are accepted and not stored yet."""
+        return sum(sink.pending for sink in self._delivery.stats().sinks.values())
+
+    def get_events(
+        self,
+        flag_key: str | None = None,
+        limit: int | None = None,
+        *,
+        window: Window | None = None,
+        where: EventFilter | None = None,
+    ) -> EventStream:
+        """Return stored events by time: await it for a list, or iterate over it; see ``DatabaseStore.get_events``."""
+        return self.event_source.get_events(flag_key, limit, window=window, where=where)
+
+    def stats(self) -> DeliveryStats:
+        """Return the ledger: what became of every event since the start."""
+        return self._delivery.stats()
+
+    def health(self) -> dict[str, Any]:
+        """Return how delivery is doing, without any I/O."""
+        return self._delivery.health()

@@ -1,0 +1,207 @@
+"""Engines: the right driver for a URL, a deadline on every wait, and nothing secret in any text."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from flag_analytics.errors import PluginNotInstalledError
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
+
+from .options import DatabaseOptions
+
+__all__ = ["EngineMaker", "family_of", "from_options", "like_engine", "masked", "parse_url"]
+
+_ASYNC_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+    "mysql": "mysql+asyncmy",
+    "mariadb": "mariadb+asyncmy",
+}
+_EXTRAS = {"asyncpg": "postgresql", "asyncmy": "mysql", "aiomysql": "aiomysql", "aiosqlite": "sqlite"}
+
+
+@attrs.frozen(eq=False)
+class EngineMaker:
+    """Makes engines for one database: one for the writer, one for questions, in each process and loop anew."""
+
+    url: URL = attrs.field(repr=False)
+    family: str
+    make: Callable[[bool], AsyncEngine] = attrs.field(repr=False)
+    """Takes whether connections are kept in a pool."""
+
+    def for_writing(self) -> AsyncEngine:
+        """Return an engine without a pool: the writer keeps its one connection itself, and a ping is always fresh."""
+        return self.make(False)
+
+    def for_reading(self) -> AsyncEngine:
+        """Return an engine with a small pool for questions."""
+        return self.make(True)
+
+
+def parse_url(connection_string: str) -> URL:
+    """Return the URL with an async driver.
+
+    Raises:
+        ValueError: it is no URL, or of a database that is not supported; the message does not show it.
+    """
+    try:
+        url = make_url(connection_string)
+    except ArgumentError:
+        raise ValueError(
+            "connection_string is not a database URL: expected for example sqlite:///analytics.db "
+            "or postgresql://user:password@host/database"
+        ) from None
+    driver = _ASYNC_DRIVERS.get(url.drivername)
+    if driver is not None:
+        url = url.set(drivername=driver)
+    if family_of(url.get_backend_name()) is None:
+        raise ValueError(
+            f"connection_string is of type {url.get_backend_name()!r}: expected sqlite, postgresql, mysql or mariadb"
+        )
+    return url
+
+
+def family_of(backend: str) -> str | None:
+    """Return ``sqlite``, ``postgresql`` or ``mysql`` (MariaDB speaks its SQL), or None for any other database."""
+    return {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}.get(backend)
+
+
+def masked(url: URL) -> str:
+    """Return the URL without user, password and query string: what a log may show of it."""
+    return f"{url.drivername}://{url.host or ''}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
+def from_options(options: DatabaseOptions) -> EngineMaker:
+    """Return what makes engines for a configuration; opens nothing, but the driver must be importable.
+
+    Raises:
+        ValueError: the connection string cannot be used.
+        PluginNotInstalledError: its driver is missing; the message holds the ``pip install`` line.
+    """
+    url = parse_url(options.connection_string)
+    family = family_of(url.get_backend_name())
+    assert family is not None
+    if family == "sqlite" and _is_in_memory(url):
+        url = _shared_memory(url)
+    _check_driver(url)
+    given = dict(options.engine)
+    connect_args = {**_connect_args(url, options), **given.pop("connect_args", {})}
+
+    def make(pooled: bool) -> AsyncEngine:
+        arguments = dict(given) if pooled else _without_pool(given)
+        arguments.setdefault("hide_parameters", True)
+        if pooled:
+            arguments.setdefault("poolclass", AsyncAdaptedQueuePool)
+            arguments.setdefault("pool_pre_ping", True)
+        else:
+            arguments["poolclass"] = NullPool
+        engine = create_async_engine(url, echo=options.echo, connect_args=connect_args, **arguments)
+        _prepare_connections(engine, family, options.statement_timeout_seconds)
+        return engine
+
+    make(False)  # finds a wrong argument now and not in the delivery thread
+    return EngineMaker(url, family, make)
+
+
+def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> EngineMaker:
+    """Return what makes engines for the database of an application's engine, with its URL and connection arguments.
+
+    The application's pool is left alone: an async pool is bound to the loop that made its connections.
+
+    Raises:
+        ValueError: the database is not supported, or lives in the memory of the application's own connection.
+    """
+    url = engine.url
+    family = family_of(url.get_backend_name())
+    if family is None:
+        raise ValueError(f"engine is of type {url.get_backend_name()!r}: expected sqlite, postgresql, mysql or mariadb")
+    if family == "sqlite" and _is_in_memory(url):
+        raise ValueError("engine is an in-memory SQLite database, which no other connection can see: use a file")
+    connect = engine.sync_engine.pool._creator  # noqa: SLF001 - the one place that knows the connection arguments
+
+    def make(pooled: bool) -> AsyncEngine:
+        pool = {"poolclass": AsyncAdaptedQueuePool, "pool_pre_ping": True} if pooled else {"poolclass": NullPool}
+        copy = create_async_engine(url, hide_parameters=True, creator=connect, **pool)
+        _prepare_connections(copy, family, statement_timeout_seconds)
+        return copy
+
+    return EngineMaker(url, family, make)
+
+
+def _check_driver(url: URL) -> None:
+    try:
+        url.get_dialect(_is_async=True).import_dbapi()
+    except NoSuchModuleError:
+        raise ValueError(
+            f"connection_string names the driver {url.get_driver_name()!r}, which SQLAlchemy does not know: "
+            f"expected {', '.join(sorted(_EXTRAS))} or leave it out"
+        ) from None
+    except ImportError:
+        driver = url.get_driver_name()
+        extra = _EXTRAS.get(driver)
+        line = f"flag-analytics-database[{extra}]" if extra else driver
+        raise PluginNotInstalledError(
+            f"the database driver {driver!r} is not installed: pip install '{line}'"
+        ) from None
+
+
+def _without_pool(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in arguments.items()
+        if not name.startswith("pool_") and name not in {"poolclass", "pool", "max_overflow"}
+    }
+
+
+def _connect_args(url: URL, options: DatabaseOptions) -> dict[str, Any]:
+    """Return deadlines for connecting and for statements, in each driver's own terms."""
+    driver = url.get_driver_name()
+    connect, statement = options.connect_timeout_seconds, options.statement_timeout_seconds
+    if driver == "asyncpg":
+        return {"timeout": connect, "command_timeout": max(statement, options.query_timeout_seconds)}
+    if driver in {"asyncmy", "aiomysql"}:
+        return {"connect_timeout": max(1, round(connect)), "charset": "utf8mb4"}
+    if driver == "aiosqlite":
+        # Below the deadline of the whole attempt, so that a locked database is reported as that.
+        return {"timeout": statement * 0.9}
+    return {}
+
+
+def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_seconds: float) -> None:
+    if family != "sqlite":
+        return
+
+    def prepare(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        # A writer and any number of readers at once; a power cut may lose the last commits but corrupts nothing.
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute(f"PRAGMA busy_timeout={int(statement_timeout_seconds * 900)}")
+        cursor.execute("PRAGMA cache_size=-32768")
+        cursor.execute("PRAGMA wal_autocheckpoint=10000")
+        # In a database shared in memory a reader would otherwise fail while the writer writes.
+        cursor.execute("PRAGMA read_uncommitted=1")
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", prepare)
+
+
+def _is_in_memory(url: URL) -> bool:
+    database = url.database or ""
+    return database in {"", ":memory:"} or "mode=memory" in database or url.query.get("mode") == "memory"
+
+
+def _shared_memory(url: URL) -> URL:
+    """Return the URL of a database in memory that all connections of this process share."""
+    if url.query.get("cache") == "shared":
+        return url
+    name = f"file:flag-analytics-{uuid.uuid4().hex}"
+    return url.set(database=name, query={**url.query, "mode": "memory", "cache": "shared", "uri": "true"})

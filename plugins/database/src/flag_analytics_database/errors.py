@@ -1,0 +1,143 @@
+"""What a driver's exception means for a batch, said in codes only: a driver's own words may quote event content.
+
+==================================================  =============================================================
+what happened                                       what the delivery engine hears
+==================================================  =============================================================
+SQLSTATE class 22 or 23, 54000; MySQL's and         ``BadBatch``: the content is refused, find the bad events
+SQLite's equivalents; values no driver can bind
+the connection was lost, or time ran out, while     ``CommitUnknown``: it may be stored, try again under the
+the batch was being stored                          same ids
+anything else: refused connections, locks, missing  ``SinkUnavailable``: nothing is stored, try again later
+tables or permissions, full disks
+==================================================  =============================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from typing import Any
+
+from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
+
+__all__ = ["SchemaOutdated", "code_of", "delivery_error", "is_lost_connection"]
+
+_BAD_STATES = ("22", "23")
+_TOO_BIG_STATES = frozenset({"54000"})
+"""PostgreSQL: a row that fits no index page; the row is at fault, not the server."""
+
+_BAD_MYSQL = frozenset(
+    {
+        1048,  # column cannot be null
+        1153,  # packet bigger than max_allowed_packet
+        1264,  # out of range
+        1265,  # data truncated
+        1292,  # incorrect value
+        1300,  # invalid character string
+        1366,  # incorrect string value
+        1367,  # illegal value found during parsing
+        1406,  # data too long
+        1690,  # out of range in an expression
+        3140,  # invalid JSON text
+        3854,  # cannot convert string
+        4025,  # constraint failed (MariaDB)
+    }
+)
+_LOST_MYSQL = frozenset({2006, 2013, 2014, 2027, 2055})
+
+_BAD_SQLITE = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
+
+_UNBINDABLE = (OverflowError, UnicodeError, TypeError, ValueError)
+"""What drivers raise on the client's side for a value that no column can take."""
+
+
+class SchemaOutdated(SinkUnavailable):
+    """The tables are of another version than this release needs: run ``flag-analytics db upgrade``."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="schema")
+
+
+def delivery_error(error: BaseException, *, sent: bool) -> DeliveryError:
+    """Return what ``error`` means for a batch; ``sent`` says whether the batch may have reached the database.
+
+    The result carries a code and no text of the driver. Raise it ``from None``.
+    """
+    if isinstance(error, DeliveryError):
+        return error
+    cause = _driver_error(error)
+    code = code_of(cause)
+    if _is_bad_content(cause):
+        return BadBatch("the database refused the content", code=code)
+    if sent and (isinstance(cause, TimeoutError) or is_lost_connection(cause)):
+        return CommitUnknown("the connection was lost while the batch was being stored", code=code)
+    return SinkUnavailable("the database cannot store the batch now", code=code)
+
+
+def code_of(error: BaseException) -> str:
+    """Return the SQLSTATE, the server's or SQLite's error code, or the errno's name; else the exception's class."""
+    cause = _driver_error(error)
+    for name in ("sqlstate", "sqlite_errorname"):
+        value = getattr(cause, name, None)
+        if isinstance(value, str) and value:
+            return value
+    number = _mysql_number(cause)
+    if number is not None:
+        return f"mysql-{number}"
+    if isinstance(cause, TimeoutError):
+        return "timeout"
+    if isinstance(cause, OSError) and cause.errno:
+        return errno.errorcode.get(cause.errno, str(cause.errno))
+    return type(cause).__name__
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether the connection broke without an answer from the server."""
+    cause = _driver_error(error)
+    state = getattr(cause, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith("08")
+    if isinstance(cause, OSError | EOFError):
+        return True
+    number = _mysql_number(cause)
+    if number is not None:
+        return number in _LOST_MYSQL
+    return type(cause).__name__ in {"InterfaceError", "InternalClientError", "ConnectionDoesNotExistError"}
+
+
+def _is_bad_content(error: BaseException) -> bool:
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith(_BAD_STATES) or state in _TOO_BIG_STATES
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None:  # raised by the module itself, not by SQLite: a value that it cannot bind
+            return isinstance(error, sqlite3.DataError | sqlite3.InterfaceError) or "binding" in str(error)
+        return (code & 0xFF) in _BAD_SQLITE
+    number = _mysql_number(error)
+    if number is not None:
+        return number in _BAD_MYSQL
+    if type(error).__name__ in {"DataError", "IntegrityError"}:  # PEP 249's names, whatever the driver
+        return True
+    return isinstance(error, _UNBINDABLE)
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    """Return the driver's own exception inside SQLAlchemy's wrappers."""
+    seen = 0
+    while seen < 5:
+        inner = getattr(error, "orig", None)
+        if not isinstance(inner, BaseException):
+            # SQLAlchemy's adapters raise an emulated DBAPI class from the driver's exception.
+            inner = error.__cause__ if type(error).__module__.startswith("sqlalchemy.") else None
+        if not isinstance(inner, BaseException):
+            return error
+        error, seen = inner, seen + 1
+    return error
+
+
+def _mysql_number(error: BaseException) -> int | None:
+    if type(error).__module__.partition(".")[0] not in {"asyncmy", "aiomysql", "pymysql", "MySQLdb", "mysql"}:
+        return None
+    args: tuple[Any, ...] = error.args
+    return args[0] if args and isinstance(args[0], int) else None

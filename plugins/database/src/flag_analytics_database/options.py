@@ -1,0 +1,75 @@
+"""What a user can set for the database collector, checked before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+from flag_analytics.delivery import DeliveryOptions
+
+from .names import DEFAULT_TABLE, check_identifier
+
+__all__ = ["DatabaseOptions"]
+
+_positive: Any = attrs.validators.gt(0)
+
+
+def _identifier(_: Any, field: attrs.Attribute[Any], name: Any) -> None:
+    check_identifier(name, field.name)
+
+
+@attrs.frozen(kw_only=True)
+class DatabaseOptions:
+    """Settings of the database collector. Times are in seconds unless the name says otherwise.
+
+    Attributes:
+        connection_string: An SQLAlchemy URL. ``sqlite:///file.db``, ``postgresql://…``, ``mysql://…`` and
+            ``mariadb://…`` choose the async driver themselves.
+        batch_size: The most events in one write.
+        flush_interval_seconds: The longest an event waits for its batch to fill.
+        create_tables: Create the tables where they are missing.
+        upgrade: Bring an older schema, or a table made by litestar-flags, up to date at start. Without it such a
+            table is refused until ``flag-analytics db upgrade`` has run.
+        require_database: Fail at creation unless the database answers; otherwise a database that is down or slow
+            delays nothing and events wait for it.
+        echo: Log every statement, as SQLAlchemy's ``echo`` does; parameters are hidden.
+        table: The table's name.
+        schema: The schema (PostgreSQL) or database (MySQL) the tables are in; the connection's default without it.
+        retention_days: Events older than this many days are removed; None keeps them for good.
+        prune_interval_seconds: How often old events are looked for while events are written.
+        partition_by: On PostgreSQL, new tables are partitioned by ``month`` or ``day`` and pruned by partitions.
+        connect_timeout_seconds: The longest a connection attempt may take.
+        statement_timeout_seconds: The longest a write may take in the database.
+        query_timeout_seconds: The longest a question may take in the database.
+        engine: Further arguments of SQLAlchemy's ``create_async_engine``.
+    """
+
+    connection_string: str = attrs.field(
+        repr=False, validator=attrs.validators.instance_of(str), metadata={"secret": True}
+    )
+    batch_size: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    flush_interval_seconds: float = attrs.field(default=5.0, validator=attrs.validators.ge(0))
+    create_tables: bool = True
+    upgrade: bool = False
+    require_database: bool = False
+    echo: bool = False
+    table: str = attrs.field(default=DEFAULT_TABLE, validator=_identifier)
+    schema: str | None = attrs.field(default=None, validator=attrs.validators.optional(_identifier))
+    retention_days: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    prune_interval_seconds: float = attrs.field(default=3_600.0, validator=_positive)
+    partition_by: Literal["month", "day"] | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.in_(("month", "day")))
+    )
+    connect_timeout_seconds: float = attrs.field(default=5.0, validator=_positive)
+    statement_timeout_seconds: float = attrs.field(default=10.0, validator=_positive)
+    query_timeout_seconds: float = attrs.field(default=60.0, validator=_positive)
+    engine: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
+
+    def delivery(self) -> DeliveryOptions:
+        """Return how the engine delivers to this database unless told otherwise."""
+        return DeliveryOptions(
+            batch_size=self.batch_size,
+            flush_interval_seconds=self.flush_interval_seconds,
+            attempt_timeout_seconds=self.connect_timeout_seconds + self.statement_timeout_seconds,
+        )

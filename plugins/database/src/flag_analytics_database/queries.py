@@ -1,0 +1,300 @@
+"""The questions an event source answers, as SQL: one statement each, whatever the number of flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from flag_analytics.protocols import EventFilter, Window
+from flag_analytics.summaries import DEFAULT_VARIANT
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Double,
+    Integer,
+    Text,
+    and_,
+    case,
+    cast,
+    distinct,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from .rows import ALL_COLUMNS, micros
+from .schema import KIND_CODES, Tables
+
+__all__ = [
+    "GROUPS",
+    "LATENCY",
+    "USERS",
+    "activity_query",
+    "conditions",
+    "events_query",
+    "future_query",
+    "steps_query",
+    "summary_query",
+]
+
+# SQLAlchemy types a statement by its columns, and not in the same way in 2.0 and 2.1.
+Statement = Any
+
+GROUPS, USERS, LATENCY = range(3)
+"""What a row of ``summary_query`` tells of: its first column."""
+
+
+def conditions(tables: Tables, family: str, window: Window | None, where: EventFilter | None) -> list[Any]:
+    """Return the conditions of a window and a filter."""
+    columns = tables.events.c
+    found: list[Any] = []
+    if window is not None:
+        found.append(columns.timestamp <= micros(window.end))
+        if window.start is not None:
+            found.append(columns.timestamp >= micros(window.start))
+    if where is None:
+        return found
+    kinds = sorted(KIND_CODES[kind] for kind in set(where.kinds) if kind in KIND_CODES)
+    if kinds != sorted(KIND_CODES.values()):
+        found.append(columns.kind.in_(kinds))
+    if where.provider_name is not None:
+        found.append(columns.provider_name == where.provider_name)
+    if where.variant is not None:
+        is_it = columns.variant == where.variant
+        without = or_(columns.variant.is_(None), columns.variant == "")
+        found.append(or_(is_it, without) if where.variant == DEFAULT_VARIANT else is_it)
+    found += [_has_attribute(columns.context_attributes, family, *item) for item in where.required_context().items()]
+    return found
+
+
+def summary_query(
+    tables: Tables,
+    family: str,
+    flag_keys: Sequence[str],
+    window: Window,
+    parts: frozenset[str],
+    percentiles: Sequence[float],
+    where: EventFilter,
+) -> Any:
+    """Return one statement for everything asked about these flags, so that all of it is of the same moment.
+
+    Its rows are (what, flag key, variant, reason, count or rank, first time or how many, duration, percentiles):
+
+    - ``GROUPS``: how many events have this variant and this reason, and since when;
+    - ``USERS``: how many distinct users;
+    - ``LATENCY``: on PostgreSQL the percentiles themselves; elsewhere durations by their rank (from 0) among so many,
+      as far as the percentiles lie between them.
+    """
+    columns = tables.events.c
+    mine = and_(columns.flag_key.in_(flag_keys), *conditions(tables, family, window, where))
+    arms = [_groups(tables, family, parts).where(mine)]
+    if "users" in parts:
+        arms.append(_users(tables, family, mine))
+    if "latency" in parts and percentiles:
+        arms.append((_latency_postgresql if family == "postgresql" else _latency)(tables, family, mine, percentiles))
+    return union_all(*arms) if len(arms) > 1 else arms[0]
+
+
+def _row(
+    family: str,
+    what: int,
+    flag_key: Any,
+    *,
+    variant: Any = None,
+    reason: Any = None,
+    count: Any = None,
+    number: Any = None,
+    duration: Any = None,
+    percentiles: Any = None,
+) -> list[Any]:
+    """Return the columns of one arm of the union, typed so that PostgreSQL can tell what a null is of."""
+    return [
+        literal(what, Integer, literal_execute=True).label("what"),
+        flag_key.label("flag_key"),
+        _or_null(family, variant, Text).label("variant"),
+        _or_null(family, reason, Text).label("reason"),
+        _or_null(family, count, BigInteger).label("tally"),
+        _or_null(family, number, BigInteger).label("number"),
+        _or_null(family, duration, Double).label("duration"),
+        _or_null(family, percentiles, ARRAY(Double)).label("percentiles"),
+    ]
+
+
+def _or_null(family: str, column: Any, kind: Any) -> Any:
+    if column is not None:
+        return column
+    return cast(null(), kind) if family == "postgresql" else null()
+
+
+def _groups(tables: Tables, family: str, parts: frozenset[str]) -> Statement:
+    columns = tables.events.c
+    variant = columns.variant if "variants" in parts else None
+    reason = columns.reason if parts & {"reasons", "errors"} else None
+    dimensions = [column for column in (columns.flag_key, variant, reason) if column is not None]
+    return select(
+        *_row(
+            family,
+            GROUPS,
+            columns.flag_key,
+            variant=variant,
+            reason=reason,
+            count=func.count(),
+            number=func.min(columns.timestamp),
+        )
+    ).group_by(*dimensions)
+
+
+def _users(tables: Tables, family: str, mine: Any) -> Statement:
+    columns = tables.events.c
+    # Distinct first, then counted: databases hash or sort that once, where count(distinct …) is often slower.
+    users = (
+        select(columns.flag_key, columns.targeting_key)
+        .where(mine, columns.targeting_key != "")
+        .distinct()
+        .subquery("users")
+    )
+    return select(*_row(family, USERS, users.c.flag_key, count=func.count())).group_by(users.c.flag_key)
+
+
+def _latency_postgresql(tables: Tables, family: str, mine: Any, percentiles: Sequence[float]) -> Statement:
+    columns = tables.events.c
+    ratios = cast(literal([percent / 100 for percent in percentiles], ARRAY(Double)), ARRAY(Double))
+    at = func.percentile_cont(ratios).within_group(columns.evaluation_duration_ms)
+    return (
+        select(*_row(family, LATENCY, columns.flag_key, percentiles=at))
+        .where(mine, columns.evaluation_duration_ms > 0)
+        .group_by(columns.flag_key)
+    )
+
+
+def _latency(tables: Tables, family: str, mine: Any, percentiles: Sequence[float]) -> Statement:
+    columns = tables.events.c
+    duration = columns.evaluation_duration_ms
+    ranked = (
+        select(
+            columns.flag_key,
+            duration.label("duration"),
+            (func.row_number().over(partition_by=columns.flag_key, order_by=duration) - 1).label("place"),
+            func.count().over(partition_by=columns.flag_key).label("measured"),
+        )
+        .where(mine, duration > 0)
+        .subquery("ranked")
+    )
+    place, measured = ranked.c.place, ranked.c.measured
+    wanted = []
+    for percent in percentiles:
+        position = literal(percent / 100, Double) * (measured - 1)
+        wanted.append(and_(place >= position - 1, place <= position + 1))
+    return select(
+        *_row(family, LATENCY, ranked.c.flag_key, count=place, number=measured, duration=ranked.c.duration)
+    ).where(or_(*wanted))
+
+
+def activity_query(tables: Tables, family: str, window: Window, where: EventFilter) -> Statement:
+    """Return the statement for (flag key, count, first time, last time) of every flag in the window."""
+    columns = tables.events.c
+    return (
+        select(columns.flag_key, func.count(), func.min(columns.timestamp), func.max(columns.timestamp))
+        .where(*conditions(tables, family, window, where))
+        .group_by(columns.flag_key)
+    )
+
+
+def steps_query(
+    tables: Tables, family: str, flag_key: str, window: Window, step: int, last: int, where: EventFilter
+) -> Statement:
+    """Return the statement for (number, count, errors, users) of every step of ``step`` microseconds with events."""
+    columns = tables.events.c
+    assert window.start is not None
+    since = columns.timestamp - micros(window.start)
+    # Integer division: MySQL's own, since its / gives a rounded decimal.
+    division = "DIV" if family == "mysql" else "/"
+    number = since.op(division, return_type=BigInteger())(_whole(step))
+    events = (
+        select(
+            case((number > last, _whole(last)), else_=number).label("step"),
+            columns.reason,
+            columns.targeting_key,
+        )
+        .where(columns.flag_key == flag_key, *conditions(tables, family, window, where))
+        .subquery("events")
+    )
+    return select(
+        events.c.step,
+        func.count(),
+        func.sum(case((events.c.reason == "ERROR", 1), else_=0)),
+        func.count(distinct(func.nullif(events.c.targeting_key, ""))),
+    ).group_by(events.c.step)
+
+
+def future_query(tables: Tables, now: datetime) -> Statement:
+    """Return the statement that counts events dated after ``now``."""
+    return select(func.count()).select_from(tables.events).where(tables.events.c.timestamp > micros(now))
+
+
+def events_query(tables: Tables, family: str) -> Statement:
+    """Return the statement for whole events, with the columns of ``rows.event_from``."""
+    columns: list[Any] = [tables.events.c[name] for name in ALL_COLUMNS]
+    if family == "postgresql":
+        # As text: some drivers would decode json themselves.
+        columns = [cast(column, Text).label(column.name) if column.name in _JSON else column for column in columns]
+    return select(*columns)
+
+
+_JSON = frozenset({"value", "context_attributes"})
+
+
+def _whole(number: int) -> Any:
+    return literal(number, BigInteger)
+
+
+def _has_attribute(context: Any, family: str, name: str, wanted: Any) -> ColumnElement[bool]:
+    """Return the condition that the context has this attribute with this value, compared as JSON."""
+    if family == "postgresql":
+        document = cast(literal(msgspec.json.encode(wanted).decode(), Text), JSONB)
+        found = cast(context, JSONB).op("->")(literal(name, Text))
+        return found.op("=", is_comparison=True)(document)
+    if family == "sqlite":
+        return _has_attribute_sqlite(context, name, wanted)
+    return _has_attribute_mysql(context, name, wanted)
+
+
+def _has_attribute_sqlite(context: Any, name: str, wanted: Any) -> ColumnElement[bool]:
+    # A path cannot hold every name; the members of the document can be compared with any.
+    member = func.json_each(context).table_valued("key", "type", "atom", "value", name="member")
+    if wanted is None or isinstance(wanted, bool):
+        matches = [member.c.type == msgspec.json.encode(wanted).decode()]
+    elif isinstance(wanted, str):
+        matches = [member.c.type == "text", member.c.atom == literal(wanted, Text)]
+    elif isinstance(wanted, int | float):
+        matches = [member.c.type.in_(("integer", "real")), member.c.atom == literal(wanted)]
+    else:
+        matches = [member.c.value == msgspec.json.encode(wanted).decode()]
+    return exists(select(literal(1)).select_from(member).where(member.c.key == name, *matches))
+
+
+def _has_attribute_mysql(context: Any, name: str, wanted: Any) -> ColumnElement[bool]:
+    path = '$."' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    found = func.json_extract(context, path)
+    kind = func.json_type(found)
+    text = func.json_unquote(found)
+    if wanted is None:
+        return kind == "NULL"
+    if isinstance(wanted, bool):
+        return and_(kind == "BOOLEAN", text == msgspec.json.encode(wanted).decode())
+    if isinstance(wanted, str):
+        return and_(kind == "STRING", text.collate("utf8mb4_bin") == wanted)
+    if not isinstance(wanted, int | float):
+        return text.collate("utf8mb4_bin") == msgspec.json.encode(wanted).decode()
+    as_double = and_(kind.in_(("DOUBLE", "DECIMAL")), cast(text, Double) == literal(float(wanted), Double))
+    if float(wanted).is_integer():
+        return or_(and_(kind.in_(("INTEGER", "UNSIGNED INTEGER")), text == str(int(wanted))), as_double)
+    return as_double

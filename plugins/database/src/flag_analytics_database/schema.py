@@ -1,0 +1,176 @@
+"""The tables: one row for each event, one for each dead letter, and the version of the schema."""
+
+from __future__ import annotations
+
+import uuid
+from functools import lru_cache
+from typing import Any
+
+import attrs
+from sqlalchemy import BigInteger, Column, Double, Index, LargeBinary, MetaData, SmallInteger, String, Table, Text, text
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from .names import DEFAULT_TABLE, check_identifier, derived_name
+
+__all__ = [
+    "KINDS",
+    "KIND_CODES",
+    "EventId",
+    "Tables",
+    "tables_named",
+]
+
+KINDS = ("evaluation", "exposure", "outcome")
+"""The kinds of events by the number they are stored as; nine bytes less in the table and in its index each."""
+KIND_CODES = {kind: code for code, kind in enumerate(KINDS)}
+
+
+class EventId(TypeDecorator[str]):
+    """A UUID as text in Python and as 16 bytes in the database: a native ``uuid`` on PostgreSQL, binary elsewhere."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.UUID(as_uuid=True))
+        if dialect.name in {"mysql", "mariadb"}:
+            return dialect.type_descriptor(mysql.BINARY(16))
+        return dialect.type_descriptor(sqlite.BLOB())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        return uuid.UUID(value) if dialect.name == "postgresql" else bytes.fromhex(value.replace("-", ""))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        if value is None or isinstance(value, str):
+            return value
+        return str(value if isinstance(value, uuid.UUID) else uuid.UUID(bytes=bytes(value)))
+
+
+def _text(characters: int | None, on_postgresql: TypeEngine[Any] | None = None) -> TypeEngine[Any]:
+    """Return text that compares byte by byte on every database, whatever its defaults are.
+
+    On MySQL the character set is forced for each column, since a server's default may fold case and accents, or
+    refuse characters outside the basic plane.
+    """
+    binary = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
+    on_mysql: TypeEngine[Any] = mysql.VARCHAR(characters, **binary) if characters else mysql.MEDIUMTEXT(**binary)
+    plain: TypeEngine[Any] = Text()
+    return (
+        plain.with_variant(on_postgresql or postgresql.TEXT(collation="C"), "postgresql")
+        .with_variant(on_mysql, "mysql", "mariadb")
+        .with_variant(sqlite.TEXT(), "sqlite")
+    )
+
+
+class _PlainJson(postgresql.JSON):
+    """``json`` whose values are JSON text on the Python side too."""
+
+    def bind_processor(self, dialect: Dialect) -> None:  # noqa: ARG002 - SQLAlchemy's signature
+        return None
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:  # noqa: ARG002 - SQLAlchemy's signature
+        return None
+
+
+def _json() -> TypeEngine[Any]:
+    """Return JSON that is kept as it was written: PostgreSQL's ``json`` (not ``jsonb``), text elsewhere."""
+    return _text(None, on_postgresql=_PlainJson())
+
+
+@attrs.frozen(eq=False)
+class Tables:
+    """The tables of one installation. Times are whole microseconds since the Unix epoch, UTC, on every database."""
+
+    events: Table
+    dead_letters: Table
+    version: Table
+    metadata: MetaData
+    name: str
+    schema: str | None
+
+    @property
+    def adopted_table(self) -> str:
+        """What a table made by litestar-flags is called while its rows are taken over."""
+        return derived_name(self.name, "litestar_flags")
+
+    @property
+    def lock_name(self) -> str:
+        """What workers that set the tables up agree to lock."""
+        return f"flag_analytics:{self.schema or ''}.{self.name}"
+
+
+@lru_cache(maxsize=64)
+def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partitioned: bool = False) -> Tables:
+    """Return the tables of this name; on PostgreSQL ``partitioned`` by time, which then is a part of the key.
+
+    Raises:
+        ValueError: ``name`` or ``schema`` is no plain identifier.
+    """
+    check_identifier(name, "table")
+    if schema is not None:
+        check_identifier(schema, "schema")
+    metadata = MetaData(schema=schema)
+    options: dict[str, Any] = {"postgresql_partition_by": "RANGE (timestamp)"} if partitioned else {}
+    events = Table(
+        name,
+        metadata,
+        Column("event_id", EventId, primary_key=True, nullable=False),
+        Column("timestamp", BigInteger, primary_key=partitioned, autoincrement=False, nullable=False),
+        Column("received_at", BigInteger, nullable=False),
+        Column("kind", SmallInteger, nullable=False),
+        Column("flag_key", _text(190), nullable=False),
+        Column("reason", _text(190), nullable=False),
+        Column("variant", _text(190)),
+        Column("targeting_key", _text(190)),
+        Column("evaluation_duration_ms", Double, nullable=False),
+        Column("value", _json(), nullable=False),
+        Column("context_attributes", _json(), nullable=False),
+        # What most events leave at its default is not even sent: see ``rows``.
+        Column("sample_rate", Double, nullable=False, server_default=text("1")),
+        Column("error_type", _text(190)),
+        Column("error_message", _text(2_000)),
+        Column("flag_version", _text(190)),
+        Column("flag_set_id", _text(190)),
+        Column("provider_name", _text(190)),
+        **options,
+    )
+    columns = events.c
+    # Everything a flag's metrics are made of, in one index: a question touches the flag's own events only, however
+    # many there are of other flags. PostgreSQL keeps the payload out of the tree's inner pages.
+    payload = [columns.targeting_key, columns.variant, columns.reason, columns.evaluation_duration_ms, columns.kind]
+    Index(
+        derived_name(name, "by_flag"),
+        columns.flag_key,
+        columns.timestamp,
+        *payload,
+    ).ddl_if(callable_=lambda *_, dialect, **__: dialect.name != "postgresql")
+    Index(
+        derived_name(name, "by_flag"),
+        columns.flag_key,
+        columns.timestamp,
+        postgresql_include=[column.name for column in payload],
+    ).ddl_if(dialect="postgresql")
+    Index(derived_name(name, "by_time"), columns.timestamp)
+    dead_letters = Table(
+        derived_name(name, "dead_letters"),
+        metadata,
+        Column("event_id", EventId, primary_key=True, nullable=False),
+        Column("at", BigInteger, nullable=False),
+        Column("sink", _text(190), nullable=False),
+        Column("error", _text(190), nullable=False),
+        Column("code", _text(190), nullable=False),
+        Column("batch_id", _text(190), nullable=False),
+        Column("event", _text(None), nullable=False),
+    )
+    version = Table(
+        derived_name(name, "version"),
+        metadata,
+        # As Alembic makes it.
+        Column("version_num", String(32), primary_key=True, nullable=False),
+    )
+    return Tables(events, dead_letters, version, metadata, name, schema)

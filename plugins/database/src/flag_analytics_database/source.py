@@ -1,0 +1,210 @@
+"""``DatabaseSource``: answers the aggregator's questions by asking the database, over any connection there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
+from flag_analytics.summaries import (
+    DEFAULT_VARIANT,
+    check_percentiles,
+    normal_filter,
+    step_bounds,
+    step_count,
+    step_length,
+)
+from sqlalchemy import Engine, Executable
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from .engine import family_of
+from .queries import GROUPS, USERS, activity_query, future_query, steps_query, summary_query
+from .rows import from_micros
+from .schema import Tables, tables_named
+
+__all__ = ["Ask", "DatabaseSource", "source_of"]
+
+Ask = Callable[[Executable], Awaitable[Sequence[Any]]]
+"""Runs one statement and returns its rows."""
+
+_MICROSECOND_SECONDS = 1_000_000
+_FLAGS_PER_STATEMENT = 1_000
+"""Databases limit the number of parameters; each flag takes up to three."""
+
+
+@attrs.frozen(eq=False)
+class DatabaseSource:
+    """An ``EventSource`` over one table. Every answer is one statement: the database computes, a few rows come back."""
+
+    ask: Ask = attrs.field(repr=False)
+    family: str
+    tables: Tables = attrs.field(factory=tables_named, repr=False)
+
+    async def summarise(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        *,
+        parts: frozenset[str] = PARTS,
+        percentiles: Sequence[float] = (),
+        where: EventFilter | None = None,
+    ) -> Mapping[str, FlagSummary]:
+        """Return a summary for each flag that has events in the window."""
+        percentiles = check_percentiles(percentiles)
+        where = normal_filter(where)
+        drafts: dict[str, _Draft] = {}
+        for keys in _chunks(sorted(set(flag_keys)), _FLAGS_PER_STATEMENT):
+            query = summary_query(self.tables, self.family, keys, window, parts, percentiles, where)
+            for what, flag_key, *row in await self.ask(query):
+                drafts.setdefault(flag_key, _Draft(percentiles)).add(what, *row)
+        return {flag_key: draft.summary(parts) for flag_key, draft in drafts.items()}
+
+    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+        """Return every flag with events in the window, by key."""
+        rows = await self.ask(activity_query(self.tables, self.family, window, normal_filter(where)))
+        found = [FlagActivity(key, count, from_micros(first), from_micros(last)) for key, count, first, last in rows]
+        return sorted(found, key=lambda flag: flag.flag_key)
+
+    async def count_steps(
+        self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
+    ) -> Mapping[int, TimeStep]:
+        """Return, by number, the steps of the window that have events; see ``EventSource.count_steps``."""
+        step = step_length(step_seconds)
+        last = max(0, step_count(window, step) - 1)
+        micros = (step.days * 86_400 + step.seconds) * _MICROSECOND_SECONDS + step.microseconds
+        query = steps_query(self.tables, self.family, flag_key, window, micros, last, normal_filter(where))
+        rows = sorted(
+            (int(number), count, int(errors), users) for number, count, errors, users in await self.ask(query)
+        )
+        return {
+            number: TimeStep(*step_bounds(window, step, number), count, errors, users)
+            for number, count, errors, users in rows
+        }
+
+    async def count_future(self, now: datetime) -> int:
+        """Return how many stored events are dated after ``now``."""
+        ((count,),) = await self.ask(future_query(self.tables, now))
+        return int(count)
+
+
+class _Draft:
+    """One flag's summary while its rows come in, in any order."""
+
+    def __init__(self, percentiles: Sequence[float]) -> None:
+        self._wanted = percentiles
+        self._total = 0
+        self._users = 0
+        self._first: int | None = None
+        self._variants: dict[str, int] = {}
+        self._reasons: dict[str | None, int] = {}
+        self._percentiles: dict[float, float] = {}
+        self._by_rank: dict[int, float] = {}
+        self._measured = 0
+
+    def add(
+        self,
+        what: int,
+        variant: str | None,
+        reason: str | None,
+        count: int | None,
+        number: int | None,
+        duration: float | None,
+        percentiles: Sequence[float] | None,
+    ) -> None:
+        if what == GROUPS:
+            assert count is not None
+            assert number is not None
+            self._total += count
+            self._first = number if self._first is None else min(self._first, number)
+            self._variants[variant or DEFAULT_VARIANT] = self._variants.get(variant or DEFAULT_VARIANT, 0) + count
+            self._reasons[reason] = self._reasons.get(reason, 0) + count
+        elif what == USERS:
+            assert count is not None
+            self._users = count
+        elif percentiles is not None:
+            self._percentiles = dict(zip(self._wanted, percentiles, strict=True))
+        else:
+            assert count is not None
+            assert number is not None
+            assert duration is not None
+            self._by_rank[int(count)] = duration
+            self._measured = int(number)
+
+    def summary(self, parts: frozenset[str]) -> FlagSummary:
+        reasons = {reason: count for reason, count in self._reasons.items() if reason is not None}
+        return FlagSummary(
+            total=self._total,
+            errors=reasons.get("ERROR", 0),
+            unique_users=self._users,
+            variants=self._variants if "variants" in parts else {},
+            reasons=reasons if "reasons" in parts else {},
+            percentiles=self._percentiles or dict(self._interpolated()),
+            first_seen=None if self._first is None else from_micros(self._first),
+        )
+
+    def _interpolated(self) -> Iterator[tuple[float, float]]:
+        """Give the percentiles by linear interpolation between order statistics, as ``summaries.percentile`` does."""
+        if not self._measured:
+            return
+        for percent in self._wanted:
+            position = percent / 100 * (self._measured - 1)
+            below = int(position)
+            fraction = position - below
+            low = self._by_rank[below]
+            yield percent, low + fraction * (self._by_rank[below + 1] - low) if fraction else low
+
+
+def source_of(session_or_engine: Any) -> DatabaseSource | None:
+    """Return a source that asks over an application's own session or engine, or None for any other object.
+
+    It reads the table of the default name. An asynchronous session or engine is used in the caller's loop, a
+    synchronous one in a thread; a session is used in the transaction it is in.
+    """
+    asks: list[tuple[type[Any], Callable[[Any], tuple[Any, Ask]]]] = [
+        (AsyncSession, lambda session: (session.get_bind(), _ask_session(session))),
+        (AsyncEngine, lambda engine: (engine.sync_engine, _ask_engine(engine))),
+        (Session, lambda session: (session.get_bind(), _in_thread(lambda query: session.execute(query).all()))),
+        (Engine, lambda engine: (engine, _in_thread(lambda query: _ask_sync_engine(engine, query)))),
+    ]
+    for kind, ask_of in asks:
+        if isinstance(session_or_engine, kind):
+            bind, ask = ask_of(session_or_engine)
+            family = family_of(bind.dialect.name)
+            return None if family is None else DatabaseSource(ask, family)
+    return None
+
+
+def _ask_session(session: AsyncSession) -> Ask:
+    async def ask(query: Executable) -> Sequence[Any]:
+        return (await session.execute(query)).all()
+
+    return ask
+
+
+def _ask_engine(engine: AsyncEngine) -> Ask:
+    async def ask(query: Executable) -> Sequence[Any]:
+        async with engine.connect() as connection:
+            return (await connection.execute(query)).all()
+
+    return ask
+
+
+def _ask_sync_engine(engine: Engine, query: Executable) -> Sequence[Any]:
+    with engine.connect() as connection:
+        return connection.execute(query).all()
+
+
+def _in_thread(ask: Callable[[Executable], Sequence[Any]]) -> Ask:
+    async def asked(query: Executable) -> Sequence[Any]:
+        return await asyncio.to_thread(ask, query)
+
+    return asked
+
+
+def _chunks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]

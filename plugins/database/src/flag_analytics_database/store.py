@@ -1,0 +1,359 @@
+"""``DatabaseStore``: what the delivery engine writes batches to, and what answers questions about them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from flag_analytics.delivery import DeadLetter, DeliveryOptions
+from flag_analytics.errors import SinkUnavailable
+from flag_analytics.normal_form import normal_key
+from flag_analytics.protocols import PARTS, Batch, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
+from flag_analytics.summaries import normal_filter
+from sqlalchemy import Executable, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from .engine import EngineMaker, from_options
+from .errors import SchemaOutdated, code_of, delivery_error
+from .loop_thread import LoopThread
+from .options import DatabaseOptions
+from .partitions import Period, create_partitions, is_partitioned
+from .reading import EventStream
+from .retention import cutoff, drop_old_partitions, prune, prune_some
+from .schema import tables_named
+from .setup import State, prepare, upgrade
+from .source import DatabaseSource
+from .writers import writer_for
+from .writers.any_driver import insert_once
+
+__all__ = ["DatabaseStore"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("flag_analytics.database")
+
+_inherited: list[object] = []
+"""What a forked child has of its parent's: kept for good, since closing it would speak on the parent's connection."""
+
+
+class DatabaseStore:
+    """A ``BatchSink`` and an ``EventSource`` over one set of tables. Creating it opens nothing.
+
+    Batches are written over one connection that belongs to the delivery worker's loop; questions go over a small pool
+    that lives in a thread of its own, so that they can be asked from any loop, and before or after any delivery.
+    """
+
+    def __init__(self, options: DatabaseOptions, engines: EngineMaker | None = None) -> None:
+        self.options = options
+        self.delivery: DeliveryOptions = options.delivery()
+        self.engines = engines or from_options(options)
+        self.family = self.engines.family
+        self.partition_by: Period | None = options.partition_by if self.family == "postgresql" else None
+        self.tables = tables_named(options.table, options.schema, self.partition_by is not None)
+        self.source = DatabaseSource(self._ask, self.family, self.tables)
+        self.pruned = 0
+        """Events removed by retention since the start."""
+        self._writer = writer_for(self.family, self.engines.url.get_driver_name(), self.tables)
+        self._questions = LoopThread("flag-analytics-database")
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start with no connection: at first, and in a forked child."""
+        self._pid = os.getpid()
+        self._write_engine: AsyncEngine | None = None
+        self._connection: AsyncConnection | None = None
+        self._read_engine: AsyncEngine | None = None
+        self._anchor: AsyncConnection | None = None
+        self._ready = False
+        self._partitioned = False
+        self._prune_at = 0.0
+        self._partitions_at = 0.0
+
+    def _own(self) -> None:
+        if self._pid != os.getpid():
+            _inherited.append((self._write_engine, self._connection, self._read_engine, self._anchor))
+            self._forget()
+
+    def __repr__(self) -> str:
+        return f"DatabaseStore({self.family}, table={self.tables.name!r})"
+
+    # --- the sink: called by the delivery worker, in its loop
+
+    async def open(self) -> None:
+        """Connect and set the tables up as far as the options allow.
+
+        Raises:
+            SinkUnavailable: the database does not answer, or (``SchemaOutdated``) the tables are not usable.
+        """
+        self._own()
+        await self._connected()
+
+    async def write(self, batch: Batch) -> None:
+        """Store the batch in one transaction; ids that are stored already stay as they are."""
+        self._own()
+        connection = await self._connected()
+        try:
+            await asyncio.wait_for(self._writer.write(connection, batch.events), self.options.statement_timeout_seconds)
+        except BaseException as error:
+            await self._disconnect(broken=True)
+            if not isinstance(error, Exception):
+                raise
+            raise delivery_error(error, sent=True) from None
+        await self._keep_house(connection)
+
+    async def ping(self) -> None:
+        """Raise unless the database answers on a fresh connection."""
+        self._own()
+        try:
+            await asyncio.wait_for(_ping(self._writing_engine()), self.options.connect_timeout_seconds)
+        except Exception as error:
+            raise delivery_error(error, sent=False) from None
+
+    async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep refused events in a table of their own, as JSON in plain ASCII."""
+        self._own()
+        connection = await self._connected()
+        rows = [_dead_row(letter) for letter in letters]
+        try:
+            async with asyncio.timeout(self.options.statement_timeout_seconds):
+                await connection.execute(insert_once(self.tables.dead_letters, self.family), rows)
+                await connection.commit()
+        except Exception as error:
+            await self._disconnect(broken=True)
+            raise delivery_error(error, sent=True) from None
+
+    async def close(self) -> None:
+        """Release every connection; a question that is asked afterwards opens a new one."""
+        self._own()
+        await self._disconnect(broken=False)
+        engine, self._write_engine = self._write_engine, None
+        if engine is not None:
+            await engine.dispose()
+        await self.close_reading()
+
+    # --- the source: called from anywhere
+
+    async def summarise(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        *,
+        parts: frozenset[str] = PARTS,
+        percentiles: Sequence[float] = (),
+        where: EventFilter | None = None,
+    ) -> Mapping[str, FlagSummary]:
+        """Return a summary for each flag that has events in the window: one statement for all of them."""
+        return await self.source.summarise(flag_keys, window, parts=parts, percentiles=percentiles, where=where)
+
+    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+        """Return every flag with events in the window, by key."""
+        return await self.source.list_flags(window, where=where)
+
+    async def count_steps(
+        self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
+    ) -> Mapping[int, TimeStep]:
+        """Return, by number, the steps of the window that have events."""
+        return await self.source.count_steps(flag_key, window, step_seconds, where=where)
+
+    async def count_future(self, now: datetime) -> int:
+        """Return how many stored events are dated after ``now``."""
+        return await self.source.count_future(now)
+
+    def get_events(
+        self,
+        flag_key: str | None = None,
+        limit: int | None = None,
+        *,
+        window: Window | None = None,
+        where: EventFilter | None = None,
+    ) -> EventStream:
+        """Return stored events by time: of one flag, the newest ``limit``, in a window, passing a filter.
+
+        Iterate over the result with ``async for`` in flat memory, or await it for a list. Without a filter events of
+        every kind are returned.
+        """
+        return EventStream(
+            self._ask,
+            self.tables,
+            self.family,
+            flag_key=None if flag_key is None else normal_key(flag_key),
+            window=window,
+            where=None if where is None else normal_filter(where),
+            limit=limit,
+        )
+
+    async def answers(self) -> bool:
+        """Return whether the database answers a question."""
+        try:
+            await self._ask(text("SELECT 1"), settle=False)
+        except Exception:
+            return False
+        return True
+
+    async def upgrade(self) -> State:
+        """Bring the tables to the newest version, keeping every row; return what was found."""
+        return await self._with_connection(
+            lambda connection: upgrade(connection, self.tables, self.family, partition_by=self.partition_by)
+        )
+
+    async def prune(self, before: datetime) -> int:
+        """Remove everything dated before ``before``; return how many rows went."""
+        return await self._with_connection(lambda connection: prune(connection, self.tables, self.family, before))
+
+    async def close_reading(self) -> None:
+        """Release the connections that questions go over."""
+        self._own()
+        if self._read_engine is None:
+            return
+
+        async def release() -> None:
+            engine, self._read_engine = self._read_engine, None
+            anchor, self._anchor = self._anchor, None
+            if anchor is not None:
+                await anchor.close()
+            if engine is not None:
+                await engine.dispose()
+
+        await self._questions.run(release())
+        self._questions.stop()
+
+    # --- connections
+
+    def _writing_engine(self) -> AsyncEngine:
+        if self._write_engine is None:
+            self._write_engine = self.engines.for_writing()
+        return self._write_engine
+
+    async def _connected(self) -> AsyncConnection:
+        """Return the writer's connection, with the tables set up."""
+        if self._connection is None:
+            try:
+                async with asyncio.timeout(self.options.connect_timeout_seconds):
+                    self._connection = await self._writing_engine().connect()
+            except Exception as error:
+                raise delivery_error(error, sent=False) from None
+        if not self._ready:
+            try:
+                await self._set_up(self._connection)
+            except BaseException as error:
+                await self._disconnect(broken=True)
+                if isinstance(error, SchemaOutdated):
+                    logger.warning("%s", error)
+                if not isinstance(error, Exception):
+                    raise
+                raise delivery_error(error, sent=False) from None
+            self._ready = True
+        return self._connection
+
+    async def _set_up(self, connection: AsyncConnection) -> None:
+        options = self.options
+        await prepare(
+            connection,
+            self.tables,
+            self.family,
+            create=options.create_tables,
+            may_upgrade=options.upgrade,
+            partition_by=self.partition_by,
+        )
+        self._partitioned = self.family == "postgresql" and await connection.run_sync(is_partitioned, self.tables)
+        await connection.rollback()
+
+    async def _disconnect(self, *, broken: bool) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            if broken:
+                await asyncio.wait_for(connection.invalidate(), 1.0)
+            await asyncio.wait_for(connection.close(), 1.0)
+        except Exception as error:
+            logger.debug("a connection was not closed: %s", code_of(error))
+
+    async def _ask(self, query: Executable, *, settle: bool = True) -> Sequence[Any]:
+        """Run one statement over the pool for questions; ``settle`` sets missing tables up first."""
+
+        async def ask(connection: AsyncConnection) -> Sequence[Any]:
+            return (await connection.execute(query)).all()
+
+        return await self._with_connection(ask, settle=settle)
+
+    async def _with_connection(self, work: Callable[[AsyncConnection], Awaitable[T]], *, settle: bool = False) -> T:
+        self._own()
+
+        async def run() -> T:
+            if self._read_engine is None:
+                self._read_engine = self.engines.for_reading()
+            if settle and not self._ready:
+                async with self._read_engine.connect() as connection:
+                    await self._set_up(connection)
+                self._ready = True
+            async with self._read_engine.connect() as connection:
+                return await work(connection)
+
+        try:
+            return await self._questions.run(asyncio.wait_for(run(), self.options.query_timeout_seconds))
+        except SinkUnavailable:
+            raise
+        except Exception as error:
+            raise SinkUnavailable(f"the database did not answer ({code_of(error)})", code=code_of(error)) from None
+
+    # --- house keeping, between batches
+
+    async def _keep_house(self, connection: AsyncConnection) -> None:
+        """Make partitions ahead of time and remove a few old events; a failure waits for the next time."""
+        now = time.monotonic()
+        try:
+            if self._partitioned and self.partition_by is not None and now >= self._partitions_at:
+                self._partitions_at = now + 3_600
+                await connection.run_sync(create_partitions, self.tables, self.partition_by)
+                await connection.commit()
+            if self.options.retention_days is not None and now >= self._prune_at:
+                await self._prune_a_little(connection, self.options.retention_days)
+        except Exception as error:
+            self._prune_at = now + self.options.prune_interval_seconds
+            logger.warning("old events were not removed: %s", code_of(error))
+            await self._disconnect(broken=True)
+
+    async def _prune_a_little(self, connection: AsyncConnection, retention_days: float) -> None:
+        before = cutoff(retention_days)
+        async with asyncio.timeout(self.options.statement_timeout_seconds):
+            gone = await drop_old_partitions(connection, self.tables, self.family, before)
+            gone += await prune_some(connection, self.tables, self.family, before)
+        self.pruned += gone
+        if gone == 0:
+            self._prune_at = time.monotonic() + self.options.prune_interval_seconds
+
+
+async def _ping(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+def _dead_row(letter: DeadLetter) -> dict[str, Any]:
+    event = letter.event
+    fields = msgspec.structs.asdict(event) | {"value": event.value, "context_attributes": event.context_attributes}
+    for name in ("value_json", "context_json", "size", "received_at", "timestamp"):
+        fields.pop(name)
+    fields["timestamp"] = event.timestamp.isoformat()
+    return {
+        "event_id": event.event_id,
+        "at": int(letter.at * 1_000_000),
+        "sink": letter.sink,
+        "error": letter.error,
+        "code": letter.code,
+        "batch_id": letter.batch_id,
+        "event": _ascii(fields),
+    }
+
+
+def _ascii(fields: dict[str, Any]) -> str:
+    import json
+
+    # Plain ASCII: whatever the database refused about the event's own characters, it takes these.
+    return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))

@@ -1,0 +1,39 @@
+"""How a batch is stored on each database: as fast as its driver allows, and each event id once."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flag_analytics.normal_form import FrozenEvent
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..schema import Tables
+
+__all__ = ["BatchWriter", "writer_for"]
+
+
+class BatchWriter(Protocol):
+    """Stores batches over one connection, each in one transaction."""
+
+    async def write(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
+        """Store all the events or none; an id that is there already stays as it is. Raises what the driver raises."""
+        ...
+
+
+def writer_for(family: str, driver: str, tables: Tables) -> BatchWriter:
+    """Return the fast path of a driver, or the one that works with every driver of the family."""
+    if driver == "asyncpg":
+        from .postgresql import CopyWriter
+
+        return CopyWriter(tables)
+    if driver in {"asyncmy", "aiomysql"}:
+        from .mysql import ValuesWriter
+
+        return ValuesWriter(tables)
+    if driver == "aiosqlite":
+        from .sqlite import ExecuteManyWriter
+
+        return ExecuteManyWriter(tables)
+    from .any_driver import CoreWriter
+
+    return CoreWriter(tables, family)

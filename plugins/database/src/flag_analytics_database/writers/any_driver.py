@@ -1,0 +1,36 @@
+"""Any other driver that SQLAlchemy knows for these databases: its own insert, with the same guarantees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flag_analytics.normal_form import FrozenEvent
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..rows import as_rows
+from ..schema import Tables
+
+__all__ = ["CoreWriter", "insert_once"]
+
+
+class CoreWriter:
+    """SQLAlchemy's insert of many rows in one transaction, skipping ids that are there."""
+
+    def __init__(self, tables: Tables, family: str) -> None:
+        self._statement = insert_once(tables.events, family)
+
+    async def write(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
+        columns, rows = as_rows(events, str)
+        await connection.execute(self._statement, [dict(zip(columns, row, strict=True)) for row in rows])
+        await connection.commit()
+
+
+def insert_once(table: Any, family: str) -> Any:
+    """Return an insert into ``table`` that leaves a row alone whose key is there already."""
+    key = [column.name for column in table.primary_key]
+    if family == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing(index_elements=key)
+    if family == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
+    return mysql.insert(table).on_duplicate_key_update({key[0]: table.c[key[0]]})
