@@ -1,0 +1,191 @@
+"""``PrometheusExporter``: counts flag evaluations, for Prometheus to scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.protocols import Outcome
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from .exposition import CellKey, Exposition, exposition_of
+from .labels import LabelCaps
+from .scrape import ScrapeQuery, ask, read_metrics
+from .series import DEFAULT_DURATION_BUCKETS, Cell, check_buckets
+from .serving import MetricsServer, serve
+
+__all__ = ["PrometheusExporter"]
+
+
+class PrometheusExporter:
+    """Counts evaluations by flag key, reason and variant, their durations, distinct users and errors.
+
+    An exporter touches memory only and is safe from any thread. Exporters with the same registry, prefix and options
+    share their metrics, so that a pipeline can be closed and opened anew.
+
+    Args:
+        registry: Where the metrics are registered; the default is prometheus_client's own ``REGISTRY``.
+        prefix: What metric names start with: ``myapp`` gives ``myapp_feature_flag_evaluations_total``.
+        duration_buckets: Upper bounds of the duration histogram, in seconds.
+        caps: The most label values there can be.
+        aggregator: Where the two gauges are read from whenever a scrape comes; without one they show what this
+            exporter has observed, or what ``update_from_…`` last set.
+        flag_keys: The flags to read from the aggregator; None means those with the most evaluations.
+        window_seconds: The aggregator's window, up to the scrape.
+        timeout_seconds: The longest a scrape waits for the aggregator.
+
+    Raises:
+        ValueError: an option is not usable.
+        MetricsConflictError: the registry has metrics of these names with other options, or of another library.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        prefix: str = "",
+        duration_buckets: Sequence[float] = DEFAULT_DURATION_BUCKETS,
+        *,
+        caps: LabelCaps | None = None,
+        aggregator: Any = None,
+        flag_keys: Sequence[str] | None = None,
+        window_seconds: float = 3600,
+        timeout_seconds: float = 1.0,
+    ) -> None:
+        self.registry = REGISTRY if registry is None else registry
+        self.prefix = prefix
+        self._exposition = exposition_of(self.registry, prefix, check_buckets(duration_buckets), caps or LabelCaps())
+        self._cells = self._exposition.cells
+        self._closed = False
+        self.server: MetricsServer | None = None
+        """What ``serve`` started."""
+        if aggregator is not None:
+            self.read_gauges_from(aggregator, flag_keys, window_seconds=window_seconds, timeout_seconds=timeout_seconds)
+
+    @property
+    def exposition(self) -> Exposition:
+        """What scrapes see, shared by all exporters of this registry and prefix."""
+        return self._exposition
+
+    def record_nowait(self, event: Any) -> Outcome:
+        """Count one event, which may be any object with an event's attributes; never raises, never waits."""
+        # The straight line: labels that are known exactly as they are. Whatever is odd about an event, in its types
+        # or in what it raises when it is read, misses it and is taken apart with care.
+        cell: Cell | None = None
+        seconds = 0.0
+        targeting_key = None
+        try:
+            reason = event.reason
+            if reason.__class__ is EvaluationReason:
+                reason = reason._value_
+            cell = self._cells.get((event.flag_key, reason, event.variant))
+            seconds = event.evaluation_duration_ms / 1000.0
+            targeting_key = event.targeting_key
+            if (
+                seconds.__class__ is not float
+                or not (targeting_key is None or targeting_key.__class__ is str)
+                or getattr(event, "kind", "evaluation") == "outcome"
+            ):
+                cell = None
+        except Exception:
+            cell = None
+        if cell is None:
+            return self._record_with_care(event)
+        cell.add(seconds, targeting_key)
+        return Outcome.ACCEPTED
+
+    def _record_with_care(self, event: Any) -> Outcome:
+        if self._closed:
+            return Outcome.CLOSED
+        try:
+            self._exposition.add(event)
+        except Exception:
+            return Outcome.ERROR
+        return Outcome.ACCEPTED
+
+    async def record(self, event: FlagEvaluationEvent) -> None:
+        """Count one event; never raises, never suspends."""
+        self.record_nowait(event)
+
+    async def record_batch(self, events: Iterable[FlagEvaluationEvent]) -> None:
+        """Count several events."""
+        for event in events:
+            self.record_nowait(event)
+
+    def update_from_metrics(self, flag_key: str, metrics: Any) -> None:
+        """Show this flag's unique users and error rate from ``FlagMetrics``, or from a dict with its names.
+
+        The gauges of the flag show these values until the next update, and no longer what was observed of it.
+        ``error_rate`` is a percentage, 0 to 100; the gauge is a ratio, 0.0 to 1.0.
+
+        Raises:
+            ValueError: a value is not a finite number.
+        """
+        unique_users, error_rate = read_metrics(metrics)
+        self._exposition.set_gauges(flag_key, unique_users, error_rate)
+
+    async def update_from_aggregator(
+        self, aggregator: Any, flag_keys: Sequence[str], window_seconds: float = 3600
+    ) -> None:
+        """Show the gauges of these flags from an ``AnalyticsAggregator``, asked once for all of them.
+
+        Raises:
+            Exception: whatever the aggregator raises; the gauges stay as they were.
+        """
+        answer = await ask(aggregator, list(flag_keys), window_seconds)
+        for flag_key, metrics in answer.items():
+            self.update_from_metrics(flag_key, metrics)
+
+    def read_gauges_from(
+        self,
+        aggregator: Any,
+        flag_keys: Sequence[str] | None = None,
+        *,
+        window_seconds: float = 3600,
+        timeout_seconds: float = 1.0,
+    ) -> None:
+        """Read the gauges from an ``AnalyticsAggregator`` whenever a scrape comes, from now on.
+
+        A scrape waits for it up to ``timeout_seconds``; failures are counted, and the last values stand for five
+        minutes. The aggregator is asked in a thread and an event loop of its own.
+
+        Raises:
+            ValueError: a time is not above 0.
+        """
+        if not (window_seconds > 0 and timeout_seconds > 0):
+            raise ValueError("window_seconds and timeout_seconds must be above 0")
+        before = self._exposition.query
+        most = self._exposition.caps.max_flag_keys
+        self._exposition.query = ScrapeQuery(aggregator, flag_keys, window_seconds, timeout_seconds, most)
+        if before is not None:
+            before.close()
+
+    async def reset_flag_stats(self, flag_key: str) -> None:
+        """Go back to observed values in one flag's gauges."""
+        self._exposition.reset(flag_key)
+
+    async def reset_all_stats(self) -> None:
+        """Go back to observed values in the gauges of all flags."""
+        self._exposition.reset()
+
+    def serve(self, port: int, address: str = "127.0.0.1") -> MetricsServer:
+        """Serve ``/metrics`` from a thread of its own until the exporter is closed; port 0 means any that is free.
+
+        Raises:
+            OSError: the port is taken, or not allowed.
+        """
+        if self.server is None:
+            self.server = serve(self, port, address)
+        return self.server
+
+    async def flush(self) -> None:
+        """Return at once: every event is counted when it is recorded."""
+
+    async def close(self) -> None:
+        """Refuse further events and stop serving. What was counted stays in the registry, as counters must."""
+        self._closed = True
+        self._cells = dict[CellKey, Cell]()
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+        self._exposition.close()
