@@ -203,7 +203,7 @@ def test_an_application_may_open_its_pipeline_while_its_own_package_is_still_bei
         ("def flag_analytics_register_collectors(): return []", "no function marked with @hookimpl"),
         (
             "@hookimpl\ndef flag_analytics_register_colectors(): pass",
-            "did you mean flag_analytics_register_collectors?",
+            "mean flag_analytics_register_collectors?",
         ),
         ("@hookimpl\ndef flag_analytics_xyz(): pass", "there is no hook flag_analytics_xyz"),
         ("@hookimpl\ndef quite_another_thing(): pass", "known are flag_analytics_cli"),

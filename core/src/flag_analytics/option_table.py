@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ _NAMES: Mapping[Any, str] = {
     bytes: "base64 text",
     Any: "anything",
 }
+
+_PLURALS: Mapping[Any, str] = {int: "integers", float: "numbers", Path: "paths"}
 
 
 def read_values(
@@ -54,17 +57,19 @@ def read_values(
         secret = bool(field.metadata.get("secret"))
         for text in _texts_of(raw, all_of_them=secret):
             secrets.update(secret_parts(text))
-        problem = None
+        where = join_path(path, name)
         try:
             values[name] = _converted(raw, annotations[field.name])
-        except (msgspec.ValidationError, ValueError, TypeError, OverflowError):
-            problem = f"expected {_describe(annotations[field.name])}{_got(name, raw, secret=secret)}"
+        except (msgspec.ValidationError, ValueError, TypeError, OverflowError) as error:
+            step, wrong = _innermost(raw, str(error))
+            problem = f"expected {_describe(annotations[field.name])}{_got(name, wrong, secret=secret)}"
             problem += _choice_meant(raw, annotations[field.name]) if not secret else ""
-        else:
-            problem = _refusal(field, values[name], hidden=secret or _hidden(name, raw))
-        if problem:
-            values.pop(name, None)
-            problems.append(ConfigProblem(join_path(path, name), problem + _origin(raw)))
+            problems.append(ConfigProblem(where + step, problem + _origin(wrong)))
+            continue
+        refusal = _refusal(field, values[name], hidden=secret or _hidden(name, raw))
+        if refusal is not None:
+            del values[name]
+            problems.append(ConfigProblem(where, refusal + _origin(raw)))
     return values
 
 
@@ -221,16 +226,27 @@ def _describe(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in arguments)
     if _is_array(annotation):
-        return f"an array of {_describe(arguments[0])}" if arguments else "an array"
+        return f"an array of {_PLURALS.get(arguments[0]) or _describe(arguments[0])}" if arguments else "an array"
     if origin is dict or annotation is dict or origin is typing.get_origin(Mapping[str, Any]):
         return "a table"
-    return _NAMES.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    return _NAMES.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def _is_array(annotation: Any) -> bool:
     if get_origin(annotation) in {Union, types.UnionType}:
         return any(_is_array(part) for part in get_args(annotation))
     return (get_origin(annotation) or annotation) in {list, tuple, set, frozenset, typing.get_origin(Sequence[str])}
+
+
+def _innermost(raw: Any, complaint: str) -> tuple[str, Any]:
+    """Return which member of an array msgspec complains about, as ``[2]``, and the member; else the whole value."""
+    steps = ""
+    found = re.search(r"at `\$((?:\[\d+\])+)", complaint)
+    for index in re.findall(r"\d+", found[1]) if found else ():
+        if not isinstance(raw, list) or int(index) >= len(raw):
+            break
+        steps, raw = f"{steps}[{index}]", raw[int(index)]
+    return steps, raw
 
 
 def _expected(options: type[Any], name: str) -> str:
