@@ -1,0 +1,307 @@
+"""The built-in processors: hashing, redaction and sampling."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import msgspec
+import pytest
+from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.normal_form import Freezer
+from flag_analytics.processors import (
+    BUILT_IN,
+    HashTargetingKey,
+    Redact,
+    Sample,
+    hash_targeting_key,
+    redact,
+    sample,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def event(**changes):
+    return msgspec.structs.replace(
+        FlagEvaluationEvent(NOW, "checkout", True, EvaluationReason.SPLIT, "on", "user-1", {"plan": "pro"}), **changes
+    )
+
+
+# --- hash_targeting_key
+
+
+def hashed(key, **options):
+    return hash_targeting_key(HashTargetingKey(**options))(event(targeting_key=key)).targeting_key
+
+
+def test_the_hash_is_keyed_blake2b_of_the_targeting_key():
+    expected = hashlib.blake2b(b"user-1", key=b"pepper", digest_size=16, person=b"targeting_key").hexdigest()
+    assert hashed("user-1", salt="pepper") == expected
+
+
+def test_nothing_but_the_targeting_key_changes():
+    before = event()
+    after = hash_targeting_key(HashTargetingKey())(before)
+    assert msgspec.structs.replace(after, targeting_key="user-1") == before
+
+
+def test_another_salt_makes_another_hash():
+    assert len({hashed("user-1", salt=salt) for salt in ("", "a", "b", "x" * 64, "x" * 65, "x" * 66, "\ud800")}) == 7
+
+
+@pytest.mark.parametrize("length", [16, 17, 32, 64])
+def test_the_hash_has_as_many_digits_as_asked_for(length):
+    assert len(hashed("user-1", length=length)) == length
+    assert int(hashed("user-1", length=length), 16)
+
+
+@pytest.mark.parametrize("length", [0, 15, 65])
+def test_a_hash_too_short_to_tell_users_apart_or_too_long_is_refused(length):
+    with pytest.raises(ValueError, match="length"):
+        HashTargetingKey(length=length)
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_an_event_without_a_targeting_key_stays_without(key):
+    assert hashed(key) == key
+
+
+def test_the_salt_is_in_no_repr():
+    assert "pepper" not in repr(HashTargetingKey(salt="pepper"))
+
+
+@given(st.text(min_size=1, max_size=400), st.text(min_size=1, max_size=400))
+def test_keys_that_are_stored_alike_hash_alike_and_others_do_not(one, other):
+    stored = [Freezer().freeze(event(targeting_key=key)).targeting_key for key in (one, other)]
+    assert (hashed(one) == hashed(other)) is (stored[0] == stored[1])
+
+
+def test_a_key_that_is_no_text_is_hashed_as_it_would_be_stored():
+    assert hashed(5) == hashed("5")
+
+
+# --- redact
+
+
+def context_after(context, *attributes, **options):
+    return redact(Redact(attributes=attributes, **options))(event(context_attributes=context)).context_attributes
+
+
+@pytest.mark.parametrize(
+    ("context", "attributes", "expected"),
+    [
+        ({"email": "a@b", "plan": "pro"}, ["email"], {"plan": "pro"}),
+        ({"plan": "pro"}, ["email"], {"plan": "pro"}),
+        ({"address": {"street": "x", "city": "y"}}, ["address.street"], {"address": {"city": "y"}}),
+        ({"address": {"street": "x", "city": "y"}}, ["address"], {}),
+        ({"a": {"b": {"c": 1, "d": 2}}}, ["a.b.c", "a.b.d"], {"a": {"b": {}}}),
+        ({"a.b": 1, "a": {"b": 2, "c": 3}}, ["a.b"], {"a": {"c": 3}}),
+        ({"users": [{"email": 1, "id": 2}, {"email": 3}, 5]}, ["users.email"], {"users": [{"id": 2}, {}, 5]}),
+        ({"users": ({"email": 1},)}, ["users.email"], {"users": [{}]}),
+        ({"a": "text"}, ["a.b"], {"a": "text"}),
+        ({"Email": 1}, ["email"], {"Email": 1}),
+        ({1: "x", 2: "y"}, ["1"], {2: "y"}),
+        ({}, ["email"], {}),
+        (None, ["email"], None),
+    ],
+)
+def test_attributes_are_removed_by_name_and_by_path(context, attributes, expected):
+    assert context_after(context, *attributes) == expected
+
+
+def test_a_replacement_stands_where_something_was():
+    context = {"email": "a@b", "address": {"street": "x"}}
+    after = context_after(context, "email", "address.street", "missing", replacement="gone")
+    assert after == {"email": "gone", "address": {"street": "gone"}}
+
+
+def test_the_value_is_removed_only_when_asked_for():
+    assert redact(Redact())(event(value="secret")).value == "secret"
+    assert redact(Redact(value=True))(event(value="secret")).value is None
+    assert redact(Redact(value=True, replacement="x"))(event(value="secret")).value == "x"
+
+
+def test_the_callers_own_context_is_not_changed():
+    context = {"address": {"street": "x", "list": [{"street": "y"}]}}
+    context_after(context, "address.street", "address.list.street")
+    assert context == {"address": {"street": "x", "list": [{"street": "y"}]}}
+
+
+def test_an_event_that_has_nothing_to_hide_is_passed_on_as_it_is():
+    before = event()
+    assert redact(Redact(attributes=("email",)))(before) is before
+
+
+class Attribute(StrEnum):
+    EMAIL = "email"
+
+
+class Frozen(Mapping):
+    def __getitem__(self, key):
+        return {"email": 1, "plan": 2}[key]
+
+    def __iter__(self):
+        return iter(["email", "plan"])
+
+    def __len__(self):
+        return 2
+
+
+def test_keys_and_mappings_of_other_classes_are_redacted_too():
+    assert context_after({Attribute.EMAIL: 1}, "email") == {}
+    assert context_after({"user": Frozen()}, "user.email") == {"user": {"plan": 2}}
+    assert context_after(Frozen(), "email") == {"plan": 2}
+
+
+def test_a_context_that_contains_itself_ends():
+    loop: list = [{"email": 1}]
+    loop.append(loop)
+    assert "email" not in repr(context_after({"a": loop}, "a.email"))
+
+
+def test_an_empty_attribute_name_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        Redact(attributes=("",))
+
+
+names = st.sampled_from(["a", "b", "a.b", "c"])
+nested = st.recursive(
+    st.integers() | st.text(max_size=3),
+    lambda inner: st.dictionaries(names, inner, max_size=3) | st.lists(inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(names, nested, max_size=3), st.sampled_from(["a", "a.b", "b.a.c"]))
+def test_nothing_is_left_at_a_redacted_path_and_redacting_twice_changes_nothing_more(context, path):
+    once = context_after(context, path)
+    assert not list(found_at(once, path))
+    assert context_after(once, path) == once
+
+
+def found_at(node, path):
+    if isinstance(node, list):
+        for item in node:
+            yield from found_at(item, path)
+    elif isinstance(node, dict):
+        if path in node:
+            yield node[path]
+        first, _, rest = path.partition(".")
+        if rest and first in node:
+            yield from found_at(node[first], rest)
+
+
+# --- sample
+
+
+def kept(rate, events, **options):
+    process = sample(Sample(rate=rate, **options))
+    return [after for after in map(process, events) if after is not None]
+
+
+def test_a_rate_of_one_keeps_every_event():
+    events = [event(targeting_key=f"user-{i}") for i in range(200)]
+    assert kept(1.0, events) == events
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
+def test_the_share_that_is_kept_is_the_rate(rate):
+    count = 20_000
+    share = len(kept(rate, [event(targeting_key=f"user-{i}") for i in range(count)])) / count
+    assert abs(share - rate) < 4 * (rate * (1 - rate) / count) ** 0.5
+
+
+def test_a_user_is_always_in_or_always_out_for_one_flag():
+    for i in range(100):
+        assert len({bool(kept(0.5, [event(targeting_key=f"user-{i}", variant=str(j))])) for j in range(5)}) == 1
+
+
+def test_users_are_drawn_anew_for_each_flag():
+    users = [f"user-{i}" for i in range(2_000)]
+    one = {after.targeting_key for after in kept(0.5, [event(targeting_key=user) for user in users])}
+    two = {after.targeting_key for after in kept(0.5, [event(targeting_key=user, flag_key="b") for user in users])}
+    assert 400 < len(one & two) < 600
+
+
+def test_a_smaller_rate_keeps_some_of_what_a_larger_one_keeps():
+    events = [event(targeting_key=f"user-{i}") for i in range(500)]
+    few = {after.targeting_key for after in kept(0.1, events)}
+    many = {after.targeting_key for after in kept(0.6, events)}
+    assert few < many
+
+
+def test_events_without_a_targeting_key_are_drawn_one_by_one():
+    anonymous = [
+        FlagEvaluationEvent(NOW, "checkout", True, "SPLIT", targeting_key=key) for key in ("", None) for _ in range(500)
+    ]
+    assert 350 < len(kept(0.5, anonymous)) < 650
+    assert kept(0.5, anonymous) == kept(0.5, anonymous)
+
+
+def test_what_is_kept_says_how_many_it_stands_for():
+    (after,) = kept(0.999999, [event()])
+    assert after.sample_rate == 0.999999
+    (again,) = kept(0.999999, [event(sample_rate=0.5)])
+    assert again.sample_rate == 0.999999 * 0.5
+    (odd,) = kept(0.999999, [event(sample_rate="often")])
+    assert odd.sample_rate == 0.999999
+
+
+def test_sampling_may_be_limited_to_some_flags():
+    events = [event(flag_key=key, targeting_key=f"user-{i}") for key in ("busy", "quiet") for i in range(100)]
+    left = kept(0.0001, events, flag_keys=("busy",))
+    assert [after.flag_key for after in left if after.flag_key == "quiet"] == ["quiet"] * 100
+    assert all(after.sample_rate == 1.0 for after in left if after.flag_key == "quiet")
+    assert len(left) < 105
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.01, float("nan"), float("inf")])
+def test_a_rate_outside_its_range_is_refused(rate):
+    with pytest.raises(ValueError, match="rate"):
+        Sample(rate=rate)
+
+
+def test_the_draw_is_the_same_in_another_process():
+    program = (
+        "from flag_analytics.processors import Sample, sample\n"
+        "from flag_analytics.events import FlagEvaluationEvent as E\n"
+        "process = sample(Sample(rate=0.5))\n"
+        "print(''.join(str(int(process(E(None, 'checkout', 1, 'SPLIT', targeting_key=f'user-{i}')) is not None))"
+        " for i in range(64)))"
+    )
+    here = "".join(str(len(kept(0.5, [event(targeting_key=f"user-{i}")]))) for i in range(64))
+    for seed in ("1", "2"):
+        environ = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == here
+
+
+# --- all of them
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_built_in_processor_is_named_as_it_is_found(name):
+    assert BUILT_IN[name].name == name
+
+
+scalars = st.none() | st.integers() | st.floats() | st.text() | st.binary()
+hostile = scalars | st.lists(scalars, max_size=2) | st.dictionaries(scalars, scalars, max_size=3)
+
+
+@given(flag_key=hostile, targeting_key=hostile, context=hostile)
+def test_no_field_of_an_event_can_break_a_built_in_processor(flag_key, targeting_key, context):
+    odd = event(flag_key=flag_key, targeting_key=targeting_key, context_attributes=context)
+    for process in (
+        hash_targeting_key(HashTargetingKey()),
+        redact(Redact(attributes=("a.b", "c"), value=True)),
+        sample(Sample(rate=0.5)),
+    ):
+        process(odd)
