@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from flag_analytics.delivery import DeliveryOptions
+from flag_analytics.errors import ConfigError
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.pipeline import open_pipeline
 from flag_analytics.protocols import AnalyticsExporter, BatchSink, Outcome
 from flag_analytics_otel import (
     OTelAnalyticsExporter,
@@ -197,6 +200,7 @@ def test_without_an_sdk_nothing_is_queued_and_no_thread_starts():
             exporter.record_nowait(FlagEvaluationEvent(datetime.now(UTC), "f", True, "STATIC"))
             print(exporter.stats().refused, threading.active_count())
             exporter.record_sync(FlagEvaluationEvent(datetime.now(UTC), "f", True, "STATIC"))
+            exporter.close_sync()
         hook = OTelHook(semconv="both")
         hook.end_evaluation_span(hook.start_evaluation_span("f"), None)
         """,
@@ -221,17 +225,20 @@ def test_providers_that_are_set_later_are_noticed(semconv):
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
         from opentelemetry.sdk._logs import LoggerProvider
-        from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+        from opentelemetry.sdk._logs import export as logs_export
+
+        # Its name before version 1.39 was another.
+        Kept = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
 
         async def main():
             exporter = OTelAnalyticsExporter(semconv={semconv!r})
             await exporter.record(FlagEvaluationEvent(datetime.now(UTC), "before", True, "STATIC"))
-            spans, logs = InMemorySpanExporter(), InMemoryLogRecordExporter()
+            spans, logs = InMemorySpanExporter(), Kept()
             provider = TracerProvider()
             provider.add_span_processor(SimpleSpanProcessor(spans))
             trace.set_tracer_provider(provider)
             loggers = LoggerProvider()
-            loggers.add_log_record_processor(SimpleLogRecordProcessor(logs))
+            loggers.add_log_record_processor(logs_export.SimpleLogRecordProcessor(logs))
             _logs.set_logger_provider(loggers)
             await exporter.record(FlagEvaluationEvent(datetime.now(UTC), "after", True, "STATIC"))
             await exporter.close()
@@ -265,13 +272,14 @@ def test_an_sdk_that_is_switched_off_is_no_listener():
 
 
 def test_the_provider_slots_that_are_read_directly_exist_and_agree_with_the_getters():
-    for ear, get in (
-        (tracer_ear(trace.get_tracer("t")), trace.get_tracer_provider),
-        (meter_ear(metrics.get_meter("t")), metrics.get_meter_provider),
-        (logger_ear(_logs.get_logger("t")), _logs.get_logger_provider),
+    for make, emitter, get in (
+        (tracer_ear, trace.get_tracer("t"), trace.get_tracer_provider),
+        (meter_ear, metrics.get_meter("t"), metrics.get_meter_provider),
+        (logger_ear, _logs.get_logger("t"), _logs.get_logger_provider),
     ):
+        ear = make(emitter)
         assert hasattr(ear._slot_owner, ear._slot)
-        slow = type(ear)(ear.emitter, ear._slot_owner, "no_such_slot", get, ear._get_emitter)
+        slow = type(ear)(emitter, ear._slot_owner, "no_such_slot", get, ear._get_emitter)
         assert ear() is slow() is False
 
 
@@ -283,7 +291,39 @@ def test_the_plugin_offers_a_sink_with_its_own_delivery_settings():
     assert (sink.delivery.batch_size, sink.delivery.flush_interval_seconds) == (7, 2.0)
 
 
+async def test_in_a_pipeline_it_is_chosen_and_set_by_a_file_alone(tmp_path):
+    path = tmp_path / "flag-analytics.toml"
+    path.write_text(
+        '[exporters.otel]\nbatch_size = 7\nsemconv = "both"\nexclude_attributes = ["feature_flag.targeting_key"]\n'
+        "[exporters.otel.delivery]\nmax_events = 100\n"
+    )
+    async with open_pipeline(path) as pipeline:
+        sink = pipeline.exporters["otel"]
+        assert pipeline.record_nowait(evaluated())
+        assert (await pipeline.flush()).complete
+    assert sink.options == OTelOptions(batch_size=7, semconv="both", exclude_attributes=["feature_flag.targeting_key"])
+    assert pipeline.stats().sinks["otel"].delivered == 1
+
+
+async def test_functions_are_options_of_a_mapping(sdk):
+    def mapper(_event: Any) -> dict[str, Any]:
+        return {"app": "shop"}
+
+    async with open_pipeline({"exporters": {"otel": {"attribute_mapper": mapper}}}) as pipeline:
+        assert pipeline.exporters["otel"].options.attribute_mapper is mapper
+
+
+def test_a_misspelled_option_is_refused_with_what_was_meant():
+    with pytest.raises(ConfigError, match="did you mean 'stable'"):
+        open_pipeline({"exporters": {"otel": {"semconv": "stabel"}}})
+
+
 def test_zero_batch_size_and_zero_interval_are_mapped_to_the_engine():
     assert OTelOptions(batch_size=0).engine_options().batch_size == 1
     assert OTelOptions(batch_size=0).engine_options().flush_interval_seconds == 0.0
     assert OTelOptions(flush_interval=0).engine_options().flush_interval_seconds > 1e6
+
+
+def test_further_delivery_settings_stay_as_they_are():
+    options = OTelOptions(batch_size=7, flush_interval=2.0).engine_options(DeliveryOptions(max_events=9))
+    assert (options.max_events, options.batch_size, options.flush_interval_seconds) == (9, 7, 2.0)

@@ -93,12 +93,12 @@ class OTelAnalyticsExporter:
             max_flags=max_flags,
             max_variants=max_variants,
             max_attribute_sets=max_attribute_sets,
-            delivery=delivery or DeliveryOptions(),
         )
         if otel_hook is not None:
             tracer, meter = otel_hook.tracer, otel_hook.meter
         self._sink = OTelSink(options, tracer=tracer, meter=meter, logger=logger)
-        self._delivery = Delivery({_SINK: self._sink}, options.engine_options(), name="otel")
+        self._delivery = Delivery({_SINK: self._sink}, options.engine_options(delivery), name="otel")
+        self._heard = False
         self._closed = False
 
     @property
@@ -128,9 +128,12 @@ class OTelAnalyticsExporter:
 
     def record_nowait(self, event: Any) -> Outcome:
         """Take one event, ours or one with the same attributes; never raises, never waits."""
-        if not self._closed and not self._sink.listening():
-            return self._delivery.refuse(Outcome.FILTERED)
-        return self._delivery.record_nowait(event)
+        if self._heard or self._closed:
+            return self._delivery.record_nowait(event)
+        if self._sink.listening():  # a provider that is set stays set
+            self._heard = True
+            return self._delivery.record_nowait(event)
+        return self._delivery.refuse(Outcome.FILTERED)
 
     async def record(self, event: FlagEvaluationEvent) -> None:
         """Take one event; never waits for OpenTelemetry."""

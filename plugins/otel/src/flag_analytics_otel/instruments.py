@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flag_analytics.normal_form import FrozenEvent
@@ -25,6 +25,10 @@ DURATION_BOUNDARIES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02
 
 _Share = tuple[dict[str, Any], int, Context]
 """What one attribute set gets of a batch, and the trace its exemplar shows."""
+
+
+def _go_on() -> None:
+    pass
 
 
 class Instruments:
@@ -57,13 +61,14 @@ class Instruments:
         self._evaluation_sets = AttributeSets(max_attribute_sets, exclude, tally)
         self._duration_sets = AttributeSets(max_attribute_sets, exclude, tally)
 
-    def record(self, events: Iterable[tuple[FrozenEvent, Context]]) -> None:
-        """Record events with the trace contexts they were recorded in."""
+    def record(self, events: Iterable[tuple[FrozenEvent, Context]], breathe: Callable[[], None] = _go_on) -> None:
+        """Record events with the trace contexts they were recorded in; ``breathe`` is called between them."""
         recorded: dict[int, _Share] = {}
         evaluated: dict[int, _Share] = {}
         size = 0
         for event, context in events:
             size += 1
+            breathe()
             labels = self._labels.of(event)
             self._count(recorded, self._recorded_attributes(labels), context)
             if event.kind != "evaluation":

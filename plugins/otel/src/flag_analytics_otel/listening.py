@@ -6,7 +6,6 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import attrs
 from opentelemetry import _logs, metrics, trace
 from opentelemetry._logs import _internal as _logs_internal
 from opentelemetry.metrics import _internal as _metrics_internal
@@ -19,42 +18,48 @@ _NOOP = (trace.NoOpTracer, metrics.NoOpMeter, _logs.NoOpLogger)
 _UNKNOWN = object()
 
 
-@attrs.define
 class Ear:
     """Answers whether one signal's emitter (a tracer, a meter, a logger) has someone behind it.
 
-    A provider can be set at most once, so a yes is kept; a no is looked at anew each time, for about 100 ns: the slot
-    that holds the provider is read directly, since the public getter reads the environment on each call. Where a
-    version of the API has no such slot, the getter is asked.
+    A provider can be set once in the life of a process, so the answer is final as soon as there is one. Until then it
+    is looked for at each call, for about 100 ns: the slot that holds the provider is read directly, since the public
+    getter reads the environment each time. Where a version of the API has no such slot, the getter is asked.
     """
 
-    emitter: Any
-    _slot_owner: ModuleType
-    _slot: str
-    _get_provider: Callable[[], Any]
-    _get_emitter: str
-    _heard: bool = False
+    def __init__(
+        self, emitter: Any, slot_owner: ModuleType, slot: str, get_provider: Callable[[], Any], get_emitter: str
+    ) -> None:
+        self._slot_owner = slot_owner
+        self._slot = slot
+        self._get_provider = get_provider
+        self._get_emitter = get_emitter
+        self._answer: bool | None = None
+        if not _is_of_the_api(emitter):
+            self._answer = True
+        elif isinstance(emitter, _NOOP):
+            self._answer = False
 
     def __call__(self) -> bool:
-        return self._heard or self._look()
+        answer = self._answer
+        if answer is not None:
+            return answer
+        if getattr(self._slot_owner, self._slot, _UNKNOWN) is None:
+            return False
+        return self._look()
 
     def _look(self) -> bool:
-        kind = self.emitter.__class__
-        if not kind.__module__.startswith(_API_MODULES):
-            self._heard = True
-            return True
-        if issubclass(kind, _NOOP):
-            return False
         provider = getattr(self._slot_owner, self._slot, _UNKNOWN)
-        if provider is None:
-            return False
         if provider is _UNKNOWN:
             provider = self._get_provider()
-        if provider.__class__.__module__.startswith(_API_MODULES):
-            return False
+            if _is_of_the_api(provider) and "Proxy" in type(provider).__name__:
+                return False
         # An SDK that is switched off (OTEL_SDK_DISABLED) hands out emitters that do nothing.
-        self._heard = not isinstance(getattr(provider, self._get_emitter)("flag_analytics"), _NOOP)
-        return self._heard
+        self._answer = not isinstance(getattr(provider, self._get_emitter)("flag_analytics"), _NOOP)
+        return self._answer
+
+
+def _is_of_the_api(thing: Any) -> bool:
+    return type(thing).__module__.startswith(_API_MODULES)
 
 
 def tracer_ear(tracer: trace.Tracer) -> Ear:

@@ -50,7 +50,6 @@ class OTelOptions:
         max_flags: The most flag keys on metrics; further ones are ``__other__``.
         max_variants: The most variants of one flag on metrics; further ones are ``__other__``.
         max_attribute_sets: The most attribute sets of one metric; the last one is ``otel.metric.overflow``.
-        delivery: Further settings of the delivery engine; ``batch_size`` and ``flush_interval`` are set from above.
     """
 
     tracer_name: str = "flag_analytics"
@@ -68,7 +67,6 @@ class OTelOptions:
     max_flags: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
     max_variants: int = attrs.field(default=50, validator=attrs.validators.ge(1))
     max_attribute_sets: int = attrs.field(default=2_000, validator=attrs.validators.ge(2))
-    delivery: DeliveryOptions = attrs.field(factory=DeliveryOptions)
 
     @property
     def spans(self) -> bool:
@@ -78,11 +76,11 @@ class OTelOptions:
     def logs(self) -> bool:
         return self.semconv != "legacy"
 
-    def engine_options(self) -> DeliveryOptions:
-        """Return the settings of the delivery engine that ``batch_size`` and ``flush_interval`` ask for."""
+    def engine_options(self, base: DeliveryOptions | None = None) -> DeliveryOptions:
+        """Return ``base``, or the engine's defaults, changed as ``batch_size`` and ``flush_interval`` ask for."""
         changes: dict[str, Any] = {"batch_size": self.batch_size, "flush_interval_seconds": self.flush_interval}
         if self.batch_size == 0:
             changes = {"batch_size": 1, "flush_interval_seconds": 0.0}
         elif self.flush_interval == 0:
             changes["flush_interval_seconds"] = _NEVER_SECONDS
-        return self.delivery.evolve(**changes)
+        return (base or DeliveryOptions()).evolve(**changes)

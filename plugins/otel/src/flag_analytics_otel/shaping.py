@@ -29,7 +29,7 @@ class Telemetry:
 
 
 AttributeMapper = Callable[[FrozenEvent], Mapping[str, Any]]
-EventMutator = Callable[[Telemetry], "Telemetry | None"]
+EventMutator = Callable[[Telemetry], Telemetry | None]
 
 
 @attrs.define

@@ -26,8 +26,24 @@ SPAN_NAME = "feature_flag.analytics.event"
 
 _SLICE_SECONDS = 0.0005
 _PAUSE_SECONDS = 0.00005
-"""A pause has to be long enough for a waiting thread to wake up: after a mere release of the interpreter lock this
-thread would have it back first, and the host's event loop would wait out the switch interval, 5 ms, each time."""
+
+
+class _Breath:
+    """Leaves room for the host's event loop while much is emitted: called often, it pauses each half millisecond.
+
+    The SDK holds the interpreter lock for tens of microseconds for each span. A pause has to be long enough for a
+    waiting thread to wake up: after a mere release of the lock this thread would have it back first, and the event
+    loop would wait out the interpreter's switch interval, 5 ms, each time. It blocks this thread on purpose: the
+    sink's own event loop has nothing else to do.
+    """
+
+    def __init__(self) -> None:
+        self._pause_at = time.perf_counter() + _SLICE_SECONDS
+
+    def __call__(self) -> None:
+        if time.perf_counter() >= self._pause_at:
+            time.sleep(_PAUSE_SECONDS)
+            self._pause_at = time.perf_counter() + _SLICE_SECONDS
 
 
 class OTelSink:
@@ -77,15 +93,11 @@ class OTelSink:
         return self.tally.counts()
 
     async def write(self, batch: Batch) -> None:
-        """Emit every event. Never raises for an event, so no batch comes twice.
-
-        The SDK holds the interpreter lock for tens of microseconds for each span; a pause after each half
-        millisecond of work leaves room for the host's event loop.
-        """
+        """Emit every event. Never raises for an event, so no batch comes twice."""
         spans = self._spans and self._spans_taken()
         logs = self._logs and self._logs_taken()
         measured: list[tuple[FrozenEvent, Context]] = []
-        pause_at = time.perf_counter() + _SLICE_SECONDS
+        breathe = _Breath()
         for event in batch:
             span_context, context = self._recorded_trace.read(event.traceparent)
             measured.append((event, context))
@@ -93,12 +105,10 @@ class OTelSink:
                 self._guarded(self._emit_span, event, span_context, context)
             if logs and event.kind == "evaluation":
                 self._guarded(self._emit_log, event, span_context, context)
-            if time.perf_counter() >= pause_at:
-                time.sleep(_PAUSE_SECONDS)  # noqa: ASYNC251 - this loop is the sink's own and has nothing else to do
-                pause_at = time.perf_counter() + _SLICE_SECONDS
+            breathe()
         if self._metrics_taken():
             try:
-                self.instruments.record(measured)
+                self.instruments.record(measured, breathe)
             except Exception:
                 self.tally.add("metric_failed", len(measured))
 
