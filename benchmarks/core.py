@@ -61,6 +61,7 @@ def import_time() -> Table:
         [
             Contender("import flag_analytics", _fresh_import("flag_analytics"), most=1),
             Contender("import attrs, pluggy, msgspec", _fresh_import("attrs, pluggy, msgspec"), most=1),
+            Contender("… and all that a first pipeline needs", _fresh_import("flag_analytics.pipeline"), most=1),
         ],
         limits=[Limit("import flag_analytics", at_most=2.0, times="import attrs, pluggy, msgspec")],
         figures=[Figure("backends and test tools imported along", _strangers("flag_analytics"), "modules", at_most=0)],
