@@ -374,6 +374,26 @@ def test_a_hook_is_called_for_the_plugins_of_the_pipeline_only(site):
     assert registry.load("b").heard == []
 
 
+def test_a_module_under_two_names_hears_everything_once(site):
+    module = """
+        from flag_analytics import hookimpl
+        heard = []
+
+        @hookimpl
+        def flag_analytics_pipeline_started(pipeline): heard.append(pipeline)
+
+        @hookimpl
+        def flag_analytics_cli(app): app.append(__name__)
+    """
+    site.add("acme", points={"a": "acme_a", "b": "acme_a"}, modules={"acme_a": module})
+    registry = site.registry()
+    registry.pipeline_started("pipeline", ["a", "b"])
+    assert registry.load("a").heard == ["pipeline"]
+    commands = []
+    assert registry.add_commands(commands) == ()
+    assert commands == ["acme_a"]
+
+
 def test_commands_of_healthy_plugins_are_added_though_another_one_is_broken(site):
     module = """
         from flag_analytics import hookimpl

@@ -198,25 +198,20 @@ class Registry:
 
     def pipeline_started(self, pipeline: Pipeline, plugins: Collection[str]) -> None:
         """Tell the named plugins that a pipeline is open."""
-        self._tell("flag_analytics_pipeline_started", plugins, {"pipeline": pipeline})
+        self._tell("flag_analytics_pipeline_started", plugins, pipeline=pipeline)
 
     def pipeline_closing(self, pipeline: Pipeline, plugins: Collection[str]) -> None:
         """Tell the named plugins that a pipeline is about to flush and close."""
-        self._tell("flag_analytics_pipeline_closing", plugins, {"pipeline": pipeline})
+        self._tell("flag_analytics_pipeline_closing", plugins, pipeline=pipeline)
 
     def delivery_failed(self, sink: str, error: str, events: Sequence[DeadLetter], plugins: Collection[str]) -> None:
         """Tell the named plugins that a sink refused events for good."""
-        self._tell("flag_analytics_delivery_failed", plugins, {"sink": sink, "error": error, "events": events})
+        self._tell("flag_analytics_delivery_failed", plugins, sink=sink, error=error, events=events)
 
     def add_commands(self, app: Any, plugins: Iterable[str] | None = None) -> tuple[PluginError, ...]:
         """Let plugins, by default all that are installed, add their commands; return what went wrong with some."""
-        problems: list[PluginError] = []
-        for name in tuple(self.installed() if plugins is None else plugins):
-            try:
-                self._call("flag_analytics_cli", name, {"app": app})
-            except PluginError as problem:
-                problems.append(problem)
-        return tuple(problems)
+        names = self.installed() if plugins is None else plugins
+        return tuple(self._call_each("flag_analytics_cli", names, app=app).values())
 
     def status(self, selected: Collection[str] = (), *, probe: bool = False) -> tuple[PluginStatus, ...]:
         """Return every plugin with its state, sorted by name; ``probe`` imports all of them to find the broken ones."""
@@ -349,16 +344,25 @@ class Registry:
             results.append(result)
         return results
 
-    def _tell(self, hook: str, plugins: Collection[str], arguments: Mapping[str, Any]) -> None:
-        for name in plugins:
+    def _call_each(self, hook: str, plugins: Iterable[str], **arguments: Any) -> dict[str, PluginError]:
+        """Call a hook of each plugin, once for a module of several names; return what went wrong, by plugin."""
+        problems: dict[str, PluginError] = {}
+        called: list[ModuleType] = []
+        for name in tuple(plugins):
             try:
-                self._call(hook, name, arguments)
+                module = self.load(name)
+                if module not in called:
+                    called.append(module)
+                    self._call(hook, name, arguments)
             except PluginError as problem:
-                cause = problem.__cause__
-                # Which plugin, which hook and where: its words may quote an event or a secret.
-                logger.warning(
-                    "plugin %r failed in %s at %s", name, hook, "its result" if cause is None else place(cause)
-                )
+                problems[name] = problem
+        return problems
+
+    def _tell(self, hook: str, plugins: Collection[str], **arguments: Any) -> None:
+        for name, problem in self._call_each(hook, plugins, **arguments).items():
+            # Which plugin, which hook and where: the words of an exception may quote an event or a secret.
+            at = "its result" if problem.__cause__ is None else place(problem.__cause__)
+            logger.warning("plugin %r failed in %s at %s", name, hook, at)
 
     def _offered(self, role: Role, name: str) -> tuple[Backend, ...]:
         key = (role, name)
