@@ -9,11 +9,14 @@ from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.normal_form import Freezer
 from flag_analytics.protocols import Batch
 from flag_analytics_otel import OTelOptions, OTelSink, Telemetry
-from flag_analytics_otel.attributes import evaluation_times
+from flag_analytics_otel.attributes import checked_value, evaluation_times
+from flag_analytics_otel.sink import _Breath
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.trace import StatusCode
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.metrics import NoOpMeter
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, NoOpTracer, SpanContext, StatusCode, use_span
 
 MOMENT = datetime(2026, 1, 31, 12, 0, 0, 123_457, UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -241,6 +244,75 @@ async def test_attributes_the_sdk_cannot_take_are_left_out_and_counted(sdk, capl
     assert sdk.spans()[0].attributes["fine"] == (1, 2)
     assert sink.failures() == {"attribute_refused": 5}
     assert caplog.records == []
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.binary()
+    | st.just(object()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+    max_leaves=8,
+)
+
+
+@given(ANYTHING)
+def test_whatever_user_code_supplies_otlp_can_encode_what_is_taken(value):
+    checked = checked_value(value)
+    if checked is not None:
+        context = SpanContext(1, 1, is_remote=False)
+        (group,) = encode_spans([ReadableSpan("s", context, attributes={"a": checked})]).resource_spans
+        (attribute,) = group.scope_spans[0].spans[0].attributes
+        assert attribute.value.WhichOneof("value")
+
+
+@given(ANYTHING)
+def test_whatever_a_mutator_makes_of_a_value_is_plain_and_bounded(value):
+    checked = checked_value(value, depth=10)
+    assert (
+        msgspec.json.decode(msgspec.json.encode(checked)) == checked or "nan" in repr(checked) or "inf" in repr(checked)
+    )
+
+
+def test_a_mapping_that_holds_itself_ends_somewhere():
+    endless: dict[str, Any] = {}
+    endless["again"] = endless
+    assert "again" in checked_value(endless, depth=10)
+
+
+async def test_text_subclasses_become_plain_text(sdk):
+    await emit(sdk, event(), attribute_mapper=lambda one: {"reason": EvaluationReason.SPLIT, "odd": "\ud800"})
+    attributes = sdk.spans()[0].attributes
+    assert (attributes["reason"], attributes["reason"].__class__) == ("SPLIT", str)
+    assert attributes["odd"] == "?"
+
+
+def test_a_span_of_somebodys_own_making_costs_an_event_its_trace_and_no_more(sdk):
+    class Odd(NonRecordingSpan):
+        def get_span_context(self) -> Any:
+            raise RuntimeError
+
+    sink = OTelSink(OTelOptions(), **sdk.emitters())
+    with use_span(Odd(INVALID_SPAN_CONTEXT)):
+        assert sink.traceparent() is None
+
+
+async def test_in_a_pipeline_events_nobody_listens_for_are_counted():
+    sink = OTelSink(OTelOptions(), tracer=NoOpTracer(), meter=NoOpMeter("none"))
+    await sink.write(Batch("1", (Freezer().freeze(event()),)))
+    assert sink.failures() == {"unheard": 1}
+
+
+def test_a_flush_pauses_after_each_half_millisecond_of_work():
+    now, pauses = [0.0], []
+    breathe = _Breath(clock=lambda: now[0], sleep=pauses.append)
+    for _ in range(100):
+        now[0] += 0.0003
+        breathe()
+    assert len(pauses) == 50
 
 
 async def test_an_sdk_that_raises_for_one_event_does_not_hold_up_the_others(sdk):

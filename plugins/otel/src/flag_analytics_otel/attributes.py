@@ -144,15 +144,38 @@ def any_value(value: Any) -> Any:
     return value
 
 
-def checked_value(value: Any) -> Any:
-    """Return a value that user code supplied for an attribute, or None if the SDK could not take it.
+def checked_value(value: Any, *, depth: int = 1) -> Any:
+    """Return a value that user code supplied for an attribute, or None if OpenTelemetry could not take it.
 
-    Text, booleans, numbers and sequences of one of these are taken.
+    Taken are text, booleans, 64-bit integers, floats and sequences of one of these, and with a ``depth`` above 1
+    mappings of them. What is refused here would fail much later, in the SDK's exporter, and take the other spans of
+    its batch with it.
     """
-    if value.__class__ in {str, bool, int, float}:
+    if isinstance(value, bool | float):
         return value
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        kinds = {item.__class__ for item in value}
-        if len(kinds) <= 1 and kinds <= {str, bool, int, float}:
-            return list(value)
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**63 else None
+    if isinstance(value, str):
+        return checked_text(value)
+    if depth > 1 and isinstance(value, Mapping):
+        return {checked_text(str(name)): checked_value(item, depth=depth - 1) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return _checked_items(value, depth)
     return None
+
+
+def _checked_items(values: Sequence[Any], depth: int) -> list[Any] | None:
+    if depth > 1:
+        items = [checked_value(item, depth=depth - 1) for item in values]
+        refused = any(item is None and given is not None for item, given in zip(items, values, strict=True))
+    else:  # spans and SDKs before 1.44 know no sequences in sequences, and no null
+        items = [checked_value(item) if isinstance(item, bool | int | float | str) else None for item in values]
+        refused = None in items
+    kinds = {item.__class__ for item in items if item is not None}
+    return None if refused or len(kinds) > 1 else items
+
+
+def checked_text(text: str) -> str:
+    """Return the text as a plain ``str`` that UTF-8 can express."""
+    plain = "".join(text) if type(text) is not str else text
+    return plain if plain.isascii() else plain.encode("utf-8", "replace").decode()

@@ -36,7 +36,8 @@ class Labels:
     """Bounds each label by itself, so that one hostile flag cannot take the place of all the others.
 
     The first ``max_flags`` flag keys and the first ``max_variants`` variants of each are kept; the rest, and reasons
-    and error types outside the known ones, become ``__other__``.
+    and error types outside the known ones, become ``__other__``. No lock is taken: n threads at once may pass a limit
+    by n.
     """
 
     def __init__(self, max_flags: int, max_variants: int, tally: Tally) -> None:

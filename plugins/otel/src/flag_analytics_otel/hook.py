@@ -213,7 +213,7 @@ class OTelHook:
 
     # OpenFeature's hook interface, with the names and the keyword arguments its SDK calls.
 
-    def supports_flag_value_type(self, _flag_type: Any) -> bool:
+    def supports_flag_value_type(self, flag_type: Any) -> bool:  # noqa: ARG002 - the SDK's signature
         return True
 
     @_never_raises(_nothing)
@@ -263,7 +263,7 @@ class OTelHook:
         if self._spans:
             attributes: dict[str, Any] = {KEY: flag_key}
             if flag_type:
-                attributes[FLAG_TYPE] = flag_type
+                attributes[FLAG_TYPE] = normal_key(flag_type)
             if started.targeting_key:
                 attributes[TARGETING_KEY] = started.targeting_key
             span = self._tracer.start_span(SPAN_NAME, kind=SpanKind.INTERNAL, attributes=attributes)

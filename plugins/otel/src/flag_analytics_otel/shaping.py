@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 from flag_analytics.normal_form import FrozenEvent
 
-from .attributes import checked_value
+from .attributes import checked_text, checked_value
 from .tally import Tally
 
 __all__ = ["AttributeMapper", "EventMutator", "Shape", "Telemetry"]
@@ -30,6 +30,9 @@ class Telemetry:
 
 AttributeMapper = Callable[[FrozenEvent], Mapping[str, Any]]
 EventMutator = Callable[[Telemetry], Telemetry | None]
+
+_VALUE_DEPTH = 10
+"""Flag values in normal form are at most 8 deep."""
 
 
 @attrs.define
@@ -76,15 +79,12 @@ class Shape:
         """Return what the mutator made, with only such attributes as the SDK can take."""
         attributes: dict[str, Any] = {}
         for name, value in changed.attributes.items():
-            if isinstance(value, Mapping):  # a flag's value
-                attributes[str(name)] = value
-            else:
-                self._set(attributes, name, value)
-        return Telemetry(original.signal, str(changed.name), attributes, original.event)
+            self._set(attributes, name, value, depth=_VALUE_DEPTH if original.signal == "log" else 1)
+        return Telemetry(original.signal, checked_text(changed.name), attributes, original.event)
 
-    def _set(self, attributes: dict[str, Any], name: Any, value: Any) -> None:
-        checked = checked_value(value)
+    def _set(self, attributes: dict[str, Any], name: Any, value: Any, depth: int = 1) -> None:
+        checked = checked_value(value, depth=depth)
         if checked is None or not isinstance(name, str) or not name:
             self.tally.add("attribute_refused")
         else:
-            attributes[name] = checked
+            attributes[checked_text(name)] = checked

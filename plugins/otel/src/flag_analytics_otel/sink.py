@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from flag_analytics.delivery.options import DeliveryOptions
@@ -37,13 +38,17 @@ class _Breath:
     sink's own event loop has nothing else to do.
     """
 
-    def __init__(self) -> None:
-        self._pause_at = time.perf_counter() + _SLICE_SECONDS
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._pause_at = clock() + _SLICE_SECONDS
 
     def __call__(self) -> None:
-        if time.perf_counter() >= self._pause_at:
-            time.sleep(_PAUSE_SECONDS)
-            self._pause_at = time.perf_counter() + _SLICE_SECONDS
+        if self._clock() >= self._pause_at:
+            self._sleep(_PAUSE_SECONDS)
+            self._pause_at = self._clock() + _SLICE_SECONDS
 
 
 class OTelSink:
@@ -94,6 +99,9 @@ class OTelSink:
 
     async def write(self, batch: Batch) -> None:
         """Emit every event. Never raises for an event, so no batch comes twice."""
+        if not self.listening():
+            self.tally.add("unheard", len(batch))
+            return
         spans = self._spans and self._spans_taken()
         logs = self._logs and self._logs_taken()
         measured: list[tuple[FrozenEvent, Context]] = []

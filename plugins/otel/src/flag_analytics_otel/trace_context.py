@@ -27,16 +27,19 @@ class CallerTrace:
         Several evaluations in one span are the rule, so the latest text is kept; it is swapped as one tuple and
         needs no lock.
         """
-        span = get_current_span()
-        if span is INVALID_SPAN:
-            return None
-        context = span.get_span_context()
-        known, text = self._last
-        if context is known:
-            return text
-        if not context.is_valid:
-            return None
-        text = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        try:
+            span = get_current_span()
+            if span is INVALID_SPAN:
+                return None
+            context = span.get_span_context()
+            known, text = self._last
+            if context is known:
+                return text
+            if not context.is_valid:
+                return None
+            text = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        except Exception:
+            return None  # a span of somebody's own making: the event matters more than its trace
         self._last = (context, text)
         return text
 
