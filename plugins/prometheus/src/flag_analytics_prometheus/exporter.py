@@ -57,6 +57,7 @@ class PrometheusExporter:
         self._exposition = exposition_of(self.registry, prefix, check_buckets(duration_buckets), caps or LabelCaps())
         self._cells = self._exposition.cells
         self._closed = False
+        self._query: ScrapeQuery | None = None
         self.server: MetricsServer | None = None
         """What ``serve`` started."""
         if aggregator is not None:
@@ -156,7 +157,8 @@ class PrometheusExporter:
             raise ValueError("window_seconds and timeout_seconds must be above 0")
         before = self._exposition.query
         most = self._exposition.caps.max_flag_keys
-        self._exposition.query = ScrapeQuery(aggregator, flag_keys, window_seconds, timeout_seconds, most)
+        self._query = ScrapeQuery(aggregator, flag_keys, window_seconds, timeout_seconds, most)
+        self._exposition.query = self._query
         if before is not None:
             before.close()
 
@@ -182,10 +184,13 @@ class PrometheusExporter:
         """Return at once: every event is counted when it is recorded."""
 
     async def close(self) -> None:
-        """Refuse further events and stop serving. What was counted stays in the registry, as counters must."""
+        """Refuse further events, stop serving and asking the aggregator; what was counted stays in the registry."""
         self._closed = True
         self._cells = dict[CellKey, Cell]()
         if self.server is not None:
             self.server.close()
             self.server = None
-        self._exposition.close()
+        if self._query is not None:
+            self._exposition.forget(self._query)
+            self._query = None
+        self._exposition.publish()

@@ -145,10 +145,14 @@ class Exposition:
         """Whether several processes share the metrics."""
         return self._shared is not None
 
-    def close(self) -> None:
-        """Stop what runs in the background."""
-        if self.query is not None:
-            self.query.close()
+    def forget(self, query: ScrapeQuery) -> None:
+        """Ask no more, unless another exporter has brought a question of its own since."""
+        if self.query is query:
+            self.query = None
+        query.close()
+
+    def publish(self) -> None:
+        """Let other processes know the latest."""
         if self._shared is not None:
             self._shared.publish(self.report, now=True)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import attrs
-from flag_analytics.errors import PluginError
+from flag_analytics.errors import PluginError, SourceError
 from flag_analytics.hookspecs import hookimpl
 from flag_analytics.protocols import Backend
 
@@ -22,6 +23,8 @@ __all__ = [
     "flag_analytics_pipeline_started",
     "flag_analytics_register_exporters",
 ]
+
+logger = logging.getLogger(__name__)
 
 _at_least_one = attrs.validators.ge(1)
 _above_zero = attrs.validators.gt(0.0)
@@ -92,8 +95,16 @@ class _ConfiguredExporter(PrometheusExporter):
     def start(self, pipeline: Pipeline) -> None:
         options = self._options
         if options.gauges == "aggregator":
+            try:
+                aggregator: object = pipeline.aggregator
+            except SourceError:
+                logger.warning(
+                    "exporters.prometheus.gauges is 'aggregator', but no collector of the pipeline keeps events: "
+                    "the gauges stay empty. Add one, for example [collectors.memory]"
+                )
+                aggregator = None  # every scrape counts a failure, so that it is seen there too
             self.read_gauges_from(
-                pipeline.aggregator,
+                aggregator,
                 options.gauge_flag_keys or None,
                 window_seconds=options.gauge_window_seconds,
                 timeout_seconds=options.gauge_timeout_seconds,
