@@ -1,0 +1,348 @@
+"""``InMemoryAnalyticsCollector``: the newest events, kept in this process and ready to be aggregated."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import chain
+from typing import Any
+
+import attrs
+from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, FrozenEvent, normal_key
+from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, Outcome, TimeStep, Window
+from flag_analytics.summaries import StepTally, Tally, activity, normal_filter, select
+
+from .admission import has_normal_fields, is_inert, is_small, without_context
+from .log import EventLog
+
+__all__ = ["InMemoryAnalyticsCollector", "MemoryStats"]
+
+_MAX_FRESH = 512
+_MAX_KNOWN_VARIANTS = 1_000
+_SLICE = 10_000
+"""How many events are looked at before other tasks of the event loop have their turn: a few milliseconds' worth."""
+
+_ACCEPTED = Outcome.ACCEPTED
+
+
+@attrs.frozen
+class MemoryStats:
+    """What became of every event, in counts. Always: accepted = stored + evicted + cleared.
+
+    Attributes:
+        accepted: Events taken since the start.
+        stored: Events held now.
+        evicted: Events forgotten to make room for newer ones.
+        cleared: Events forgotten by ``clear()`` and ``close()``.
+        refused: Events not taken, by reason: ``closed``, ``error``.
+        sanitised: Changes that bringing events into normal form took, by kind (see ``flag_analytics.normal_form``).
+    """
+
+    accepted: int
+    stored: int
+    evicted: int
+    cleared: int
+    refused: Mapping[str, int]
+    sanitised: Mapping[str, int]
+
+
+class InMemoryAnalyticsCollector:
+    """Keeps the newest events in memory, first in, first out, and answers ``AnalyticsAggregator`` about them.
+
+    It may be used from any thread and any number of event loops at once. ``record`` never waits: not for a lock, not
+    for a reader. What the caller changes after ``record`` does not change what is stored. An event that is recorded
+    twice is stored twice. After a fork the child starts empty, so that no event is reported by two processes.
+
+    Args:
+        max_size: The most events kept; the oldest are forgotten first, and counted.
+
+    Raises:
+        TypeError: ``max_size`` is not an integer.
+        ValueError: ``max_size`` is less than 1.
+    """
+
+    def __init__(self, max_size: int = 10_000) -> None:
+        self._max_size = check_max_size(max_size)
+        self._max_fresh = min(_MAX_FRESH, self._max_size)
+        self._freezer = Freezer()
+        self._closed = False
+        self._start()
+        _collectors.add(self)
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        # Events are appended here, which takes no lock, and go into the log in runs of up to _max_fresh.
+        self._fresh: list[Any] = []
+        self._log = EventLog(self._max_size, self._freezer.freeze)
+        self._variants: set[str | None] = {None}
+        self._cleared = 0
+        self._refused: Counter[str] = Counter()
+
+    def _after_fork_in_child(self) -> None:
+        self._freezer.after_fork_in_child()
+        self._start()
+
+    @property
+    def max_size(self) -> int:
+        """The most events kept."""
+        return self._max_size
+
+    async def record(self, event: Any) -> None:
+        """Take one event: ours, a frozen one, or any object with the same attributes. Never raises, never waits."""
+        # Line for line what record_nowait does: to call it would make this a tenth slower.
+        fresh = self._fresh
+        try:
+            if (
+                type(event) is FlagEvaluationEvent
+                and not event.context_attributes
+                and ((value := event.value) is True or value is False or value is None or is_small(value))
+                and ((key := event.targeting_key) is None or len(key) <= MAX_KEY_CHARS)
+                and event.variant in self._variants
+                and event.error_message is None
+                and not self._closed
+            ):
+                fresh.append(event)
+                if len(fresh) < self._max_fresh:
+                    return
+            else:
+                self._record_with_care(event)
+                return
+        except Exception:
+            self._record_with_care(event)
+            return
+        self._index_if_free()
+
+    def record_nowait(self, event: Any) -> Outcome:
+        """Take one event as ``record`` does, and say what became of it."""
+        fresh = self._fresh
+        try:
+            if (
+                type(event) is FlagEvaluationEvent
+                and not event.context_attributes
+                and ((value := event.value) is True or value is False or value is None or is_small(value))
+                and ((key := event.targeting_key) is None or len(key) <= MAX_KEY_CHARS)
+                and event.variant in self._variants
+                and event.error_message is None
+                and not self._closed
+            ):
+                fresh.append(event)
+                if len(fresh) < self._max_fresh:
+                    return _ACCEPTED
+            else:
+                return self._record_with_care(event)
+        except Exception:
+            return self._record_with_care(event)
+        self._index_if_free()
+        return _ACCEPTED
+
+    def _record_with_care(self, event: Any) -> Outcome:
+        if self._closed:
+            return self._refuse(Outcome.CLOSED)
+        try:
+            if is_inert(event) and has_normal_fields(event):
+                if len(self._variants) < _MAX_KNOWN_VARIANTS:
+                    self._variants.add(event.variant)
+            else:
+                event = self._freezer.freeze(event)
+        except Exception:
+            return self._refuse(Outcome.ERROR)
+        self._fresh.append(event)
+        if len(self._fresh) >= self._max_fresh:
+            self._index_if_free()
+        return _ACCEPTED
+
+    def _refuse(self, outcome: Outcome) -> Outcome:
+        with self._lock:
+            self._refused[outcome.value] += 1
+        return outcome
+
+    def _index_if_free(self) -> None:
+        # Whoever holds the lock will index, or the next event's recorder: nobody waits here, not even a signal handler
+        # that interrupted this very thread while it held the lock.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._index()
+            finally:
+                self._lock.release()
+
+    def _index(self) -> None:
+        """Move what is fresh into the log; the caller holds the lock."""
+        fresh = self._fresh
+        count = len(fresh)
+        if count:
+            events = fresh[:count]
+            del fresh[:count]
+            if self._closed:
+                self._cleared += count
+            else:
+                self._log.extend(events)
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._index()
+            return len(self._log)
+
+    def __repr__(self) -> str:
+        return f"<InMemoryAnalyticsCollector: {len(self)} of at most {self._max_size} events>"
+
+    async def get_events(self, flag_key: str | None = None, limit: int | None = None) -> list[FlagEvaluationEvent]:
+        """Return stored events, the oldest first.
+
+        Args:
+            flag_key: Only the events of this flag.
+            limit: Only the most recent ones, at most this many.
+
+        Raises:
+            ValueError: ``limit`` is negative.
+        """
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit is {limit}: expected at least 0, the most events to return")
+        events: list[FlagEvaluationEvent] = []
+        async for some in _slices(self._newest(flag_key, limit)):
+            events += [event.thaw() if type(event) is FrozenEvent else without_context(event) for event in some]
+        return events
+
+    async def get_event_count(self, flag_key: str | None = None) -> int:
+        """Return how many events are stored, of one flag or of all."""
+        with self._lock:
+            self._index()
+            return len(self._log) if flag_key is None else self._log.count(normal_key(flag_key))
+
+    async def clear(self) -> None:
+        """Forget all events; they count as cleared."""
+        with self._lock:
+            self._index()
+            self._cleared += self._log.clear()
+
+    async def flush(self) -> None:
+        """Do nothing: what was recorded is stored."""
+
+    async def close(self) -> None:
+        """Forget all events and refuse those that come from now on; they count as refused."""
+        with self._lock:
+            self._index()
+            self._closed = True
+            self._cleared += self._log.clear()
+
+    def stats(self) -> MemoryStats:
+        """Return what became of every event so far."""
+        with self._lock:
+            self._index()
+            for _ in self._log.everything():
+                pass  # what is read is in normal form, and counted under ``sanitised`` where that took a change
+            stored = len(self._log)
+            evicted = self._log.evicted
+            return MemoryStats(
+                accepted=stored + evicted + self._cleared,
+                stored=stored,
+                evicted=evicted,
+                cleared=self._cleared,
+                refused=dict(self._refused),
+                sanitised=self._freezer.changes(),
+            )
+
+    async def summarise(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        *,
+        parts: frozenset[str] = PARTS,  # noqa: ARG002  all parts take less than telling them apart
+        percentiles: Sequence[float] = (),
+        where: EventFilter | None = None,
+    ) -> Mapping[str, FlagSummary]:
+        """See ``EventSource.summarise``."""
+        where = normal_filter(where)
+        summaries = {}
+        for key, events in self._by_flag(flag_keys, where).items():
+            tally = Tally()
+            async for some in _slices(events):
+                tally.add(select(some, window, where))
+            summary = tally.summary(percentiles)
+            if summary.total:
+                summaries[key] = summary
+        return summaries
+
+    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+        """See ``EventSource.list_flags``."""
+        where = normal_filter(where)
+        flags = []
+        for key, events in sorted(self._by_flag(None, where).items()):
+            found: list[Any] = []
+            async for some in _slices(events):
+                found += select(some, window, where)
+            if found:
+                flags.append(activity(key, found))
+        return flags
+
+    async def count_steps(
+        self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
+    ) -> Mapping[int, TimeStep]:
+        """See ``EventSource.count_steps``."""
+        where = normal_filter(where)
+        tally = StepTally(window, step_seconds)
+        for events in self._by_flag([flag_key], where).values():
+            async for some in _slices(events):
+                tally.add(select(some, window, where))
+        return tally.steps()
+
+    async def count_future(self, now: datetime) -> int:
+        """See ``EventSource.count_future``; it never suspends, so that a caller without an event loop can ask, too."""
+        return sum(event.timestamp > now for event in self._newest(None, None))
+
+    def _newest(self, flag_key: str | None, limit: int | None) -> list[Any]:
+        """Return the newest events in normal form, the oldest of them first."""
+        runs: list[list[Any]] = []
+        wanted = self._max_size if limit is None else limit
+        with self._lock:
+            self._index()
+            for run in self._log.everything() if flag_key is None else self._log.of_flag(normal_key(flag_key)):
+                if wanted <= 0:
+                    break
+                runs.append(run[-wanted:])
+                wanted -= len(run)
+        return list(chain.from_iterable(reversed(runs)))
+
+    def _by_flag(self, flag_keys: Iterable[str] | None, where: EventFilter) -> dict[str, list[Any]]:
+        """Return the events, as of one moment, of these flags or of all, that can pass the filter."""
+        with self._lock:
+            self._index()
+            keys = self._log.flag_keys() if flag_keys is None else flag_keys
+            by_flag = {key: list(chain.from_iterable(reversed([*self._log.of_flag(key)]))) for key in keys}
+        if where.required_context():
+            # An event that was kept as it is had no context, whatever its maker has put there since.
+            return {key: [event for event in events if type(event) is FrozenEvent] for key, events in by_flag.items()}
+        return by_flag
+
+
+async def _slices(events: list[Any]) -> AsyncIterator[list[Any]]:
+    for start in range(0, len(events), _SLICE):
+        if start:
+            await asyncio.sleep(0)
+        yield events[start : start + _SLICE]
+
+
+def check_max_size(max_size: Any) -> int:
+    """Return ``max_size`` if it is an integer of at least 1."""
+    if isinstance(max_size, bool) or not isinstance(max_size, int):
+        raise TypeError(f"max_size is {type(max_size).__name__}: expected an integer, the most events to keep")
+    if max_size < 1:
+        raise ValueError(f"max_size is {max_size}: expected at least 1, the most events to keep")
+    return max_size
+
+
+_collectors: weakref.WeakSet[InMemoryAnalyticsCollector] = weakref.WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for collector in list(_collectors):
+        collector._after_fork_in_child()  # noqa: SLF001  the module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

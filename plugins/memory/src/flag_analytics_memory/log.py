@@ -1,0 +1,165 @@
+"""The newest events in the order of their arrival, found by flag without looking at the other flags' events."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+
+from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.normal_form import MAX_KEY_CHARS
+
+from .admission import has_normal_fields, without_context
+
+__all__ = ["EventLog"]
+
+_SMALLEST_SEGMENT = 64
+_LARGEST_SEGMENT = 4_096
+_flag_key = attrgetter("flag_key")
+
+
+class _Segment:
+    """A run of consecutive events, in order and by flag; ``inspected`` counts those known to be normal, by flag."""
+
+    __slots__ = ("by_flag", "events", "inspected")
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.by_flag: defaultdict[str, list[Any]] = defaultdict(list)
+        self.inspected: dict[str, int] = {}
+
+
+class EventLog:
+    """Up to ``capacity`` events, first in, first out. Not safe from threads: its owner holds a lock.
+
+    The log is a queue of segments, each with its own index, so that the oldest events leave by the segment, which costs
+    next to nothing for each. The few at the head that should be gone as well are removed before anybody reads.
+
+    Events come as they were admitted and are brought into normal form when they are first read, because most of them
+    leave without ever being read.
+
+    Args:
+        capacity: The most events kept, at least 1.
+        freeze: Returns an event's normal form.
+    """
+
+    def __init__(self, capacity: int, freeze: Callable[[Any], Any]) -> None:
+        self._capacity = capacity
+        self._freeze = freeze
+        self._segment_size = max(_SMALLEST_SEGMENT, min(_LARGEST_SEGMENT, capacity // 32))
+        self._segments = deque([_Segment()])
+        self._held = 0
+        self._evicted = 0
+
+    def __len__(self) -> int:
+        return min(self._held, self._capacity)
+
+    @property
+    def evicted(self) -> int:
+        """How many events have left to make room."""
+        return self._evicted + self._held - len(self)
+
+    def clear(self) -> int:
+        """Forget all events, and return how many there were."""
+        count = len(self)
+        self._evicted = self.evicted
+        self._segments = deque([_Segment()])
+        self._held = 0
+        return count
+
+    def extend(self, events: list[Any]) -> None:
+        """Take these events, the oldest first, forgetting those there is no room for; the list is the log's now."""
+        segments = self._segments
+        if len(segments[-1].events) >= self._segment_size:
+            segments.append(_Segment())
+        self._index(segments[-1], events)
+        self._held += len(events)
+        while self._held - (size := len(segments[0].events)) >= self._capacity:
+            segments.popleft()
+            self._held -= size
+            self._evicted += size
+
+    def _index(self, segment: _Segment, events: list[Any]) -> None:
+        by_flag = segment.by_flag
+        known = len(by_flag)
+        renewed: dict[int, Any] = {}
+        remaining = iter(events)
+        event: Any = None
+        while True:
+            try:
+                for event in remaining:
+                    by_flag[event.flag_key].append(event)
+                break
+            except Exception:  # a key that cannot be one; the loop goes on with the next event
+                self._renew(event, renewed, by_flag)
+        # A key that was there before is in normal form; those that are new stand at the end.
+        for key in list(islice(by_flag, known, None)):
+            if type(key) is not str or len(key) > MAX_KEY_CHARS or not key.isprintable():
+                for event in by_flag.pop(key):
+                    self._renew(event, renewed, by_flag)
+        segment.events += [renewed.get(id(event), event) for event in events] if renewed else events
+
+    def _renew(self, event: Any, renewed: dict[int, Any], by_flag: dict[str, list[Any]]) -> None:
+        """Index an event in its normal form, which is one and the same however often the event came."""
+        frozen = renewed.get(id(event))
+        if frozen is None:
+            frozen = renewed[id(event)] = self._freeze(without_context(event))
+        by_flag[frozen.flag_key].append(frozen)
+
+    def everything(self) -> Iterator[list[Any]]:
+        """Yield all events in normal form, run by run, the newest run first and the oldest event of each first."""
+        self._drop_surplus()
+        for segment in reversed(self._segments):
+            for key in segment.by_flag:
+                self._inspect(segment, key)
+            yield segment.events
+
+    def of_flag(self, flag_key: str) -> Iterator[list[Any]]:
+        """Yield the events of one flag, as ``everything`` does."""
+        self._drop_surplus()
+        for segment in reversed(self._segments):
+            if flag_key in segment.by_flag:
+                self._inspect(segment, flag_key)
+                yield segment.by_flag[flag_key]
+
+    def count(self, flag_key: str) -> int:
+        """Return how many events there are of one flag."""
+        self._drop_surplus()
+        return sum(len(segment.by_flag.get(flag_key, ())) for segment in self._segments)
+
+    def flag_keys(self) -> set[str]:
+        """Return the keys of all flags that have events."""
+        self._drop_surplus()
+        return {key for segment in self._segments for key in segment.by_flag}
+
+    def _drop_surplus(self) -> None:
+        surplus = self._held - self._capacity
+        if surplus <= 0:
+            return
+        oldest = self._segments[0]
+        for key, count in Counter(map(_flag_key, oldest.events[:surplus])).items():
+            members = oldest.by_flag[key]
+            del members[:count]
+            oldest.inspected[key] = max(0, oldest.inspected.get(key, 0) - count)
+            if not members:
+                del oldest.by_flag[key], oldest.inspected[key]
+        del oldest.events[:surplus]
+        self._held -= surplus
+        self._evicted += surplus
+
+    def _inspect(self, segment: _Segment, flag_key: str) -> None:
+        """Replace what is not in normal form among the events of one flag in one segment."""
+        members = segment.by_flag[flag_key]
+        first = segment.inspected.get(flag_key, 0)
+        if first == len(members):
+            return
+        segment.inspected[flag_key] = len(members)
+        renewed: dict[int, Any] = {}
+        for event in islice(members, first, None):
+            if type(event) is FlagEvaluationEvent and id(event) not in renewed and not has_normal_fields(event):
+                renewed[id(event)] = self._freeze(without_context(event))
+        if renewed:
+            members[:] = [renewed.get(id(event), event) for event in members]
+            segment.events = [renewed.get(id(event), event) for event in segment.events]
