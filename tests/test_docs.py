@@ -146,3 +146,18 @@ def test_links_of_the_readme_lead_somewhere():
     root = DOCS.parent
     targets = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", (root / "README.md").read_text("utf-8"))
     assert not [target for target in targets if not (root / target).exists()]
+
+
+def test_every_command_is_described_in_the_readme_of_the_command_line():
+    from flag_analytics_cli.main import build_app
+
+    readme = (DOCS.parent / "plugins" / "cli" / "README.md").read_text("utf-8")
+    commands = [name for name in build_app() if not name.startswith("-")]
+    assert {"check", "demo", "import", "plugins", "report"} <= set(commands)
+    assert not [name for name in commands if f"flag-analytics {name}" not in readme]
+
+
+def test_the_plugin_of_the_readme_is_the_one_in_the_examples():
+    example = DOCS.parent / "examples" / "third_party_jsonl" / "src" / "third_party_jsonl" / "plugin.py"
+    _, _, code = example.read_text("utf-8").partition("import json\n")
+    assert "import json\n" + code in (DOCS.parent / "README.md").read_text("utf-8")
