@@ -16,6 +16,7 @@ from litestar_flags.storage.memory import MemoryStorageBackend
 from litestar_flags.types import ErrorCode, EvaluationReason, FlagStatus, FlagType
 from openfeature import api
 from openfeature.evaluation_context import EvaluationContext
+from openfeature.exception import ProviderFatalError
 from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
 from opentelemetry.trace import INVALID_SPAN, StatusCode
 
@@ -135,12 +136,40 @@ def test_a_broken_sdk_does_not_turn_a_good_evaluation_into_the_default(sdk, open
         def __getattr__(self, name: str) -> Any:
             raise RuntimeError(name)
 
-    hook = make_hook(sdk)
-    hook._tracer = Broken()  # type: ignore[assignment]
+    hook = OTelHook(Broken(), sdk.emitters()["meter"])  # type: ignore[arg-type]
     openfeature.add_hooks([hook])
     assert openfeature.get_boolean_value("checkout", False) is True
     # finally_after, finding no span, tries once more to start one.
-    assert hook.failures() == {"before_failed": 2}
+    assert hook.failures() == {"before_failed": 1, "finally_after_failed": 1}
+
+
+def test_a_provider_that_is_not_ready_is_seen_without_a_duration(sdk):
+    class Never(InMemoryProvider):
+        def initialize(self, evaluation_context: EvaluationContext) -> None:
+            raise ProviderFatalError
+
+    api.set_provider(Never({}), "otel-never")
+    client = api.get_client("otel-never")
+    client.add_hooks([make_hook(sdk)])
+    assert client.get_boolean_value("checkout", True) is True
+    (span,) = sdk.spans()
+    assert span.attributes["feature_flag.error_code"] == "PROVIDER_FATAL"
+    assert sdk.points("feature_flag.evaluation.latency") == []
+    api.clear_providers()
+
+
+def test_a_span_ends_whatever_the_result_does(sdk):
+    class Hostile:
+        flag_key = "f"
+
+        @property
+        def reason(self) -> str:
+            raise RuntimeError
+
+    hook = make_hook(sdk)
+    hook.end_evaluation_span(hook.start_evaluation_span("f"), Hostile())
+    assert [span.name for span in sdk.spans()] == ["feature_flag.evaluation"]
+    assert hook.failures() == {"end_evaluation_span_failed": 1}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, Status
 from .attributes import EVENT_NAME, KEY, MAX_LEGACY_VALUE_CHARS, stable_attributes
 from .cardinality import AttributeSets, Labels
 from .client import ObservedClient
-from .listening import logger_ear
+from .listening import logger_ear, meter_ear, tracer_ear
 from .options import Semconv
 from .tally import Tally
 
@@ -133,6 +133,8 @@ class OTelHook:
         self._record_values = record_values
         self._spans = semconv != "stable"
         self._logs = semconv != "legacy"
+        self._spans_taken = tracer_ear(self._tracer)
+        self._metrics_taken = meter_ear(self._meter)
         self._logs_taken = logger_ear(self._logger)
         self._evaluation_counter = self._meter.create_counter(EVALUATION_COUNT, "1", "Feature flag evaluations.")
         self._latency_histogram = self._meter.create_histogram(
@@ -198,6 +200,8 @@ class OTelHook:
     @_never_raises(_nothing)
     def end_with_error(self, span: Span, error: Exception, flag_key: str) -> None:
         """End the span of an evaluation that raised: error status, the exception, reason ``ERROR``."""
+        if not self._listening():
+            return
         started = _started(span)
         event = self._freeze(flag_key, None, "ERROR", None, started, "GENERAL", type(error).__name__, {})
         span.record_exception(error)
@@ -219,13 +223,8 @@ class OTelHook:
     @_never_raises(_nothing)
     def before(self, hook_context: Any, hints: Any) -> None:  # noqa: ARG002 - the SDK's signature
         """Start a span."""
-        flag_type = getattr(hook_context, "flag_type", None)
-        _notes(hook_context)[_SPAN] = self._start(
-            hook_context.flag_key,
-            getattr(hook_context, "evaluation_context", None),
-            _text(flag_type).lower() if flag_type is not None else None,
-            getattr(getattr(hook_context, "provider_metadata", None), "name", None),
-        )
+        if self._listening():
+            _notes(hook_context)[_SPAN] = self._start_of(hook_context, timed=True)
 
     def after(self, hook_context: Any, details: Any, hints: Any) -> None:
         """Do nothing: ``finally_after`` sees the same details."""
@@ -238,20 +237,33 @@ class OTelHook:
             span.record_exception(exception)
 
     @_never_raises(_nothing)
-    def finally_after(self, hook_context: Any, details: Any, hints: Any) -> None:
+    def finally_after(self, hook_context: Any, details: Any, hints: Any) -> None:  # noqa: ARG002 - the SDK's signature
         """End the span, emit the log record and record metrics."""
-        notes = _notes(hook_context)
-        if _SPAN not in notes:  # the evaluation was over before it began: a provider not ready
-            self.before(hook_context=hook_context, hints=hints)
-        span = notes.pop(_SPAN, None)
-        if span is not None:
+        if self._listening():
+            # Without a span the evaluation was over before it began: a provider not ready.
+            span = _notes(hook_context).pop(_SPAN, None) or self._start_of(hook_context, timed=False)
             self._end(span, details)
 
     # Both ways end here.
 
+    def _listening(self) -> bool:
+        return self._metrics_taken() or (self._spans and self._spans_taken()) or (self._logs and self._logs_taken())
+
+    def _start_of(self, hook_context: Any, *, timed: bool) -> Span:
+        flag_type = getattr(hook_context, "flag_type", None)
+        return self._start(
+            hook_context.flag_key,
+            getattr(hook_context, "evaluation_context", None),
+            _text(flag_type).lower() if flag_type is not None else None,
+            getattr(getattr(hook_context, "provider_metadata", None), "name", None),
+            timed=timed,
+        )
+
     def _start(
         self, flag_key: Any, context: Any, flag_type: str | None, provider_name: Any, *, timed: bool = True
     ) -> Span:
+        if not self._listening():
+            return trace.INVALID_SPAN
         flag_key = normal_key(flag_key)
         targeting_key = getattr(context, "targeting_key", None)
         started = _Started(
@@ -276,6 +288,15 @@ class OTelHook:
         return span
 
     def _end(self, span: Span, result: Any) -> None:
+        if not self._listening():
+            return
+        try:
+            self._end_with(span, result)
+        finally:
+            if span.is_recording():  # whatever the result did: a span that never ends is never seen
+                span.end()
+
+    def _end_with(self, span: Span, result: Any) -> None:
         started = _started(span)
         code = getattr(result, "error_code", None)
         event = self._freeze(
