@@ -64,6 +64,21 @@ def test_any_text_in_any_field_gives_a_scrape_that_parses_and_counts_that_add_up
     assert sum(s.value for s in again if s.name == "feature_flag_evaluations_total") == len(texts)
 
 
+anything = any_text | st.none() | st.booleans() | st.integers() | st.floats() | st.binary() | st.lists(st.integers())
+
+
+@settings(deadline=None)
+@given(st.tuples(anything, anything, anything, anything, anything))
+def test_anything_in_any_field_is_counted_once_and_gives_a_scrape_that_parses(fields):
+    registry = CollectorRegistry()
+    exporter = PrometheusExporter(registry)
+    for _ in range(2):
+        assert exporter.record_nowait(an_event(*fields))
+    samples = samples_of(generate_latest(registry).decode())
+    assert sum(sample.value for sample in samples if sample.name == "feature_flag_evaluations_total") == 2
+    assert all(sample.value >= 0 for sample in samples)  # which NaN is not
+
+
 @given(any_text)
 def test_a_label_is_short_printable_and_its_own_label(text):
     label = label_text(text)

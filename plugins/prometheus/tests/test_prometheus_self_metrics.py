@@ -146,7 +146,9 @@ def value(name, **labels):
 
 
 def test_a_pipeline_s_ledger_is_wired_to_the_exporter_that_it_configures():
-    config = {"exporters": {"prometheus": {"prefix": "wired", "max_variants": 3}}}
+    config = {
+        "exporters": {"prometheus": {"prefix": "wired", "duration_buckets": [0.01, 1], "extra_reasons": ["PARTNER"]}}
+    }
     with open_pipeline(config) as pipeline:
         for _ in range(5):
             assert pipeline.record_nowait(an_event())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -61,6 +62,18 @@ async def test_a_server_of_its_own_answers_until_it_is_closed(exporter):
     with pytest.raises(urllib.error.URLError):
         fetch(server.url)
     assert not [thread for thread in threading.enumerate() if thread.name == "flag-analytics-prometheus-http"]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_an_ipv6_address_can_be_served_on(exporter):
+    try:
+        server = serve(exporter, 0, "::1")
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+    try:
+        assert total(fetch(server.url)[1].decode()) == 1
+    finally:
+        server.close()
 
 
 def test_a_taken_port_is_an_os_error(exporter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -210,6 +211,15 @@ def _fit_to_show(gauges: Gauges) -> Gauges:
 
 _known: weakref.WeakKeyDictionary[CollectorRegistry, dict[str, Exposition]] = weakref.WeakKeyDictionary()
 _known_lock = threading.Lock()
+
+
+def _renew_known_lock() -> None:
+    global _known_lock  # noqa: PLW0603 - another thread may have held it at the fork
+    _known_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_known_lock)
 
 
 def exposition_of(registry: CollectorRegistry, prefix: str, buckets: tuple[float, ...], caps: LabelCaps) -> Exposition:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -130,7 +132,8 @@ class MetricsServer:
     """A small HTTP server in threads of its own; ``close`` it, or leave it to the end of the process."""
 
     def __init__(self, application: WsgiApp, port: int, address: str) -> None:
-        self._http = make_server(address, port, application, ThreadingWSGIServer, _QuietHandler)
+        server = _Server6 if ":" in address else _Server
+        self._http = make_server(address, port, application, server, _QuietHandler)
         self.address = address
         self.port: int = self._http.server_port
         self._thread = threading.Thread(
@@ -140,13 +143,26 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}:{self.port}/metrics"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}/metrics"
 
     def close(self) -> None:
         """Stop answering and free the port."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingWSGIServer):
+    def server_bind(self) -> None:
+        # The standard library asks DNS for a name of the address here, which can take many seconds and is not needed.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _QuietHandler(WSGIRequestHandler):
