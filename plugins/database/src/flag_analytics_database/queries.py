@@ -28,6 +28,7 @@ from sqlalchemy import (
     select,
     union_all,
 )
+from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from .rows import ALL_COLUMNS, micros
@@ -68,7 +69,8 @@ def conditions(tables: Tables, family: str, window: Window | None, where: EventF
     if where.provider_name is not None:
         found.append(columns.provider_name == where.provider_name)
     if where.variant is not None:
-        is_it = columns.variant == where.variant
+        # An event without a variant counts as DEFAULT_VARIANT, and so does one with an empty variant.
+        is_it = and_(columns.variant == where.variant, columns.variant != "")
         without = or_(columns.variant.is_(None), columns.variant == "")
         found.append(or_(is_it, without) if where.variant == DEFAULT_VARIANT else is_it)
     found += [_has_attribute(columns.context_attributes, family, *item) for item in where.required_context().items()]
@@ -217,7 +219,7 @@ def steps_query(
     since = columns.timestamp - micros(window.start)
     # Integer division: MySQL's own, since its / gives a rounded decimal.
     division = "DIV" if family == "mysql" else "/"
-    number = since.op(division, return_type=BigInteger())(_whole(step))
+    number = since.op(division, precedence=_AS_DIVISION, return_type=BigInteger())(_whole(step))
     events = (
         select(
             case((number > last, _whole(last)), else_=number).label("step"),
@@ -245,11 +247,17 @@ def events_query(tables: Tables, family: str) -> Statement:
     columns: list[Any] = [tables.events.c[name] for name in ALL_COLUMNS]
     if family == "postgresql":
         # As text: some drivers would decode json themselves.
-        columns = [cast(column, Text).label(column.name) if column.name in _JSON else column for column in columns]
+        columns = [
+            cast(column, Text).label(column.name) if column.name in _JSON_COLUMNS else column for column in columns
+        ]
     return select(*columns)
 
 
-_JSON = frozenset({"value", "context_attributes"})
+_JSON_COLUMNS = frozenset({"value", "context_attributes"})
+
+
+_AS_DIVISION = 8
+"""SQLAlchemy's precedence of division: what is divided gets its parentheses."""
 
 
 def _whole(number: int) -> Any:
@@ -259,7 +267,7 @@ def _whole(number: int) -> Any:
 def _has_attribute(context: Any, family: str, name: str, wanted: Any) -> ColumnElement[bool]:
     """Return the condition that the context has this attribute with this value, compared as JSON."""
     if family == "postgresql":
-        document = cast(literal(msgspec.json.encode(wanted).decode(), Text), JSONB)
+        document = cast(literal(_json(wanted), Text), JSONB)
         found = cast(context, JSONB).op("->")(literal(name, Text))
         return found.op("=", is_comparison=True)(document)
     if family == "sqlite":
@@ -271,30 +279,41 @@ def _has_attribute_sqlite(context: Any, name: str, wanted: Any) -> ColumnElement
     # A path cannot hold every name; the members of the document can be compared with any.
     member = func.json_each(context).table_valued("key", "type", "atom", "value", name="member")
     if wanted is None or isinstance(wanted, bool):
-        matches = [member.c.type == msgspec.json.encode(wanted).decode()]
+        matches = [member.c.type == _json(wanted)]
     elif isinstance(wanted, str):
         matches = [member.c.type == "text", member.c.atom == literal(wanted, Text)]
     elif isinstance(wanted, int | float):
         matches = [member.c.type.in_(("integer", "real")), member.c.atom == literal(wanted)]
     else:
-        matches = [member.c.value == msgspec.json.encode(wanted).decode()]
+        matches = [member.c.value == _json(wanted)]
     return exists(select(literal(1)).select_from(member).where(member.c.key == name, *matches))
 
 
 def _has_attribute_mysql(context: Any, name: str, wanted: Any) -> ColumnElement[bool]:
-    path = '$."' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    found = func.json_extract(context, path)
+    # In a path a name is written as in JSON itself, which can write every name.
+    found = func.json_extract(context, f"$.{_json(name)}")
     kind = func.json_type(found)
-    text = func.json_unquote(found)
+    value = func.json_unquote(found)
     if wanted is None:
         return kind == "NULL"
     if isinstance(wanted, bool):
-        return and_(kind == "BOOLEAN", text == msgspec.json.encode(wanted).decode())
+        return and_(kind == "BOOLEAN", value == _json(wanted))
     if isinstance(wanted, str):
-        return and_(kind == "STRING", text.collate("utf8mb4_bin") == wanted)
+        return and_(kind == "STRING", _bytes(value) == _bytes(literal(wanted, Text)))
     if not isinstance(wanted, int | float):
-        return text.collate("utf8mb4_bin") == msgspec.json.encode(wanted).decode()
-    as_double = and_(kind.in_(("DOUBLE", "DECIMAL")), cast(text, Double) == literal(float(wanted), Double))
+        return _bytes(value) == _bytes(literal(_json(wanted), Text))
+    # MariaDB calls 1e300 an integer, so the number's own form has to tell.
+    numeric = kind.in_(("INTEGER", "UNSIGNED INTEGER", "DOUBLE", "DECIMAL"))
+    has_fraction = value.regexp_match("[.eE]")
+    same = and_(has_fraction, cast(value, Double) == literal(float(wanted), Double))
     if float(wanted).is_integer():
-        return or_(and_(kind.in_(("INTEGER", "UNSIGNED INTEGER")), text == str(int(wanted))), as_double)
-    return as_double
+        same = or_(same, and_(~has_fraction, value == str(int(wanted))))
+    return and_(numeric, same)
+
+
+def _bytes(value: Any) -> Any:
+    return cast(value, mysql.BINARY)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -10,6 +10,7 @@ import attrs
 from sqlalchemy import BigInteger, Column, Double, Index, LargeBinary, MetaData, SmallInteger, String, Table, Text, text
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .names import DEFAULT_TABLE, check_identifier, derived_name
@@ -51,18 +52,31 @@ class EventId(TypeDecorator[str]):
         return str(value if isinstance(value, uuid.UUID) else uuid.UUID(bytes=bytes(value)))
 
 
-def _text(characters: int | None, on_postgresql: TypeEngine[Any] | None = None) -> TypeEngine[Any]:
-    """Return text that compares byte by byte on every database, whatever its defaults are.
+class _BinaryText(mysql.VARCHAR):
+    """Text on MySQL or MariaDB that compares byte by byte, trailing spaces included.
 
-    On MySQL the character set is forced for each column, since a server's default may fold case and accents, or
+    The collation that both have, ``utf8mb4_bin``, takes ``'a'`` for ``'a '``; those that do not have different names.
+    Character set and collation are forced for each column, since a server's default may fold case and accents, or
     refuse characters outside the basic plane.
     """
-    binary = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
-    on_mysql: TypeEngine[Any] = mysql.VARCHAR(characters, **binary) if characters else mysql.MEDIUMTEXT(**binary)
+
+    __visit_name__ = "binary_text"
+    cache_ok = True
+
+
+@compiles(_BinaryText)
+def _compile_binary_text(kind: _BinaryText, compiler: Any, **_: Any) -> str:
+    length = f"VARCHAR({kind.length})" if kind.length else "MEDIUMTEXT"
+    collation = "utf8mb4_nopad_bin" if compiler.dialect.is_mariadb else "utf8mb4_0900_bin"
+    return f"{length} CHARACTER SET utf8mb4 COLLATE {collation}"
+
+
+def _text(characters: int | None, on_postgresql: TypeEngine[Any] | None = None) -> TypeEngine[Any]:
+    """Return text that compares byte by byte on every database, whatever its defaults are."""
     plain: TypeEngine[Any] = Text()
     return (
         plain.with_variant(on_postgresql or postgresql.TEXT(collation="C"), "postgresql")
-        .with_variant(on_mysql, "mysql", "mariadb")
+        .with_variant(_BinaryText(characters), "mysql", "mariadb")
         .with_variant(sqlite.TEXT(), "sqlite")
     )
 

@@ -1,0 +1,214 @@
+"""Every database answers as the arithmetic over events in memory does: one law, all questions, random events."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import msgspec
+from flag_analytics import summaries
+from flag_analytics.events import FlagEvaluationEvent, new_event_id
+from flag_analytics.protocols import PARTS, Batch, EventFilter, FlagSummary, Window
+from flag_analytics_database import DatabaseStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+BASE = datetime(2026, 3, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+# Few values of each kind, so that events meet: at a boundary, in a tie, under the same user.
+offsets = st.sampled_from([0, 1, 2, 3, 999_999, 1_000_000, 1_000_001, 1_500_000, 3_599_999_999, 3_600_000_000])
+times = offsets.map(lambda offset: BASE + offset * MICROSECOND)
+flag_keys = st.sampled_from(["a", "b", "A", "a ", "ä", "🎏"])
+attribute_values = st.sampled_from(
+    [
+        None,
+        True,
+        False,
+        0,
+        1,
+        1.0,
+        -0.0,
+        1.5,
+        "1",
+        "",
+        "true",
+        "null",
+        "x ",
+        "x",
+        2**53 + 1,
+        1e300,
+        1e16,
+        10**16,
+        [1],
+        {},
+    ]
+)
+attribute_names = st.sampled_from(["plan", "environment", 'q"u', "a.b", "é", "\t", "", "$[0]"])
+contexts = st.dictionaries(attribute_names, attribute_values, max_size=3)
+
+events = st.builds(
+    FlagEvaluationEvent,
+    times,
+    flag_keys,
+    st.none(),
+    st.sampled_from(["SPLIT", "ERROR", "error", "custom"]),
+    st.sampled_from([None, "", "default", "on", "ON", "on "]),
+    st.sampled_from([None, "", " ", "u", "U", "u ", "ü"]),
+    contexts,
+    st.sampled_from([0.0, -1.0, 0.1, 0.2, 0.3, 1 / 3, 5e-324, 1e300]) | st.floats(1e-9, 1e9),
+    event_id=st.builds(new_event_id),
+    kind=st.sampled_from(["evaluation", "evaluation", "exposure", "outcome"]),
+    provider_name=st.sampled_from([None, "flagd", "Flagd"]),
+)
+windows = st.builds(
+    lambda one, other, open_start: Window(None if open_start else min(one, other), max(one, other)),
+    times,
+    times,
+    st.booleans(),
+)
+scalars = attribute_values.filter(lambda value: not isinstance(value, list | dict))
+filters = st.builds(
+    EventFilter,
+    environment=st.sampled_from([None, None, "x", "1"]),
+    provider_name=st.sampled_from([None, None, "flagd"]),
+    variant=st.sampled_from([None, None, "on", "default", ""]),
+    context=st.dictionaries(attribute_names, scalars, max_size=1),
+    kinds=st.sampled_from([("evaluation", "exposure"), ("outcome",), ("evaluation", "exposure", "outcome"), ()]),
+)
+percentiles = st.lists(st.sampled_from([0.0, 100.0, 50.0, 90.0, 99.0, 99.9]) | st.floats(0, 100), max_size=4)
+FEW = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@given(
+    recorded=st.lists(events, max_size=25),
+    window=windows,
+    where=st.none() | filters,
+    percents=percentiles,
+    step_seconds=st.sampled_from([1e-6, 2e-6, 0.5, 1.0, 1.000001, 3_600.0, 10_000.0]),
+    parts=st.just(PARTS) | st.sets(st.sampled_from(sorted(PARTS))).map(frozenset),
+)
+@FEW
+async def test_every_answer_is_that_of_events_in_memory(
+    store: DatabaseStore,
+    database: Any,
+    batch_of: Any,
+    recorded: list[FlagEvaluationEvent],
+    window: Window,
+    where: EventFilter | None,
+    percents: list[float],
+    step_seconds: float,
+    parts: frozenset[str],
+) -> None:
+    batch = _with_new_ids(batch_of(*recorded))
+    await _replace_all(store, batch)
+    selected = summaries.select(batch.events, window, summaries.normal_filter(where))
+    by_flag: dict[str, list[Any]] = {}
+    for event in selected:
+        by_flag.setdefault(event.flag_key, []).append(event)
+
+    found = await store.summarise(
+        ["a", "b", "A", "a ", "ä", "🎏"], window, parts=parts, percentiles=percents, where=where
+    )
+    assert found.keys() == by_flag.keys()
+    for flag_key, summary in found.items():
+        assert _asked_for(summary, parts) == _asked_for(_tally(by_flag[flag_key], percents), parts)
+
+    activity = [summaries.activity(flag_key, of_flag) for flag_key, of_flag in sorted(by_flag.items())]
+    assert await store.list_flags(window, where=where) == activity
+    if window.start is not None:
+        for flag_key in ("a", "b"):
+            steps = summaries.count_steps(by_flag.get(flag_key, []), window, step_seconds)
+            assert await store.count_steps(flag_key, window, step_seconds, where=where) == steps
+    assert await store.count_future(window.end) == sum(event.timestamp > window.end for event in batch.events)
+
+    read = await store.get_events(window=window, where=where or EventFilter())
+    in_order = sorted(selected, key=lambda event: (event.timestamp, event.event_id))
+    assert [repr(event) for event in read] == [repr(event.thaw()) for event in in_order]
+
+
+def _with_new_ids(batch: Batch) -> Batch:
+    """Hypothesis repeats an example: other events then, though they look alike."""
+    return Batch(batch.id, tuple(msgspec.structs.replace(event, event_id=new_event_id()) for event in batch.events))
+
+
+def _tally(selected: list[Any], percents: list[float]) -> FlagSummary:
+    tally = summaries.Tally()
+    tally.add(selected)
+    return tally.summary(percents)
+
+
+def _asked_for(summary: FlagSummary, parts: frozenset[str]) -> FlagSummary:
+    """Leave out what was not asked for: a source may compute it or not."""
+    nothing = FlagSummary()
+    fields = {"errors": "errors", "users": "unique_users", "variants": "variants", "reasons": "reasons"}
+    left_out = {field: getattr(nothing, field) for part, field in fields.items() if part not in parts}
+    if "latency" not in parts:
+        left_out["percentiles"] = {}
+    return attrs.evolve(summary, **left_out)
+
+
+@given(
+    seconds=st.lists(st.integers(0, 12), min_size=1, max_size=12),
+    start=st.integers(0, 6),
+    length=st.integers(0, 12),
+    step=st.integers(1, 5),
+)
+@FEW
+async def test_steps_are_counted_in_whole_microseconds(
+    store: DatabaseStore, make_event: Any, batch_of: Any, seconds: list[int], start: int, length: int, step: int
+) -> None:
+    recorded = [make_event(timestamp=BASE + offset * MICROSECOND, targeting_key=f"u{offset % 3}") for offset in seconds]
+    await _replace_all(store, batch_of(*recorded))
+    window = Window(BASE + start * MICROSECOND, BASE + (start + length) * MICROSECOND)
+    found = await store.count_steps("checkout", window, step / 1_000_000)
+    assert found == summaries.count_steps(summaries.select(recorded, window), window, step / 1_000_000)
+
+
+async def _replace_all(store: DatabaseStore, batch: Batch) -> None:
+    await store.open()
+    await store._connection.execute(store.tables.events.delete())  # type: ignore[union-attr]
+    await store._connection.commit()  # type: ignore[union-attr]
+    if batch.events:
+        await store.write(batch)
+
+
+async def test_percentiles_are_those_of_memory_to_the_last_bit(
+    store: DatabaseStore, make_event: Any, batch_of: Any
+) -> None:
+    durations = [(number * 7919 % 1009) / 7 for number in range(1_009)]
+    await store.write(batch_of(*(make_event(evaluation_duration_ms=duration) for duration in durations)))
+    percents = [0.0, 0.1, 12.5, 33.3, 50.0, 66.6, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0]
+    found = await store.summarise(["checkout"], Window(None, datetime(2027, 1, 1, tzinfo=UTC)), percentiles=percents)
+    measured = sorted(duration for duration in durations if duration > 0)
+    wanted = {percent: summaries.percentile(measured, percent) for percent in percents}
+    assert found["checkout"].percentiles == wanted
+
+
+async def test_many_flags_are_one_statement_and_one_flag_is_one_round_trip(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = database.store()
+    keys = [f"flag-{number}" for number in range(200)]
+    await store.write(batch_of(*(make_event(number, flag_key=key) for number, key in enumerate(keys))))
+    asked: list[Any] = []
+    source = attrs.evolve(store.source, ask=_counting(store.source.ask, asked))
+    window = Window(None, datetime(2027, 1, 1, tzinfo=UTC))
+    assert len(await source.summarise(keys, window, percentiles=(50.0, 90.0, 99.0))) == 200
+    assert len(asked) == 1
+    await source.summarise(keys[:1], window, percentiles=(50.0,))
+    assert len(asked) == 2
+    await store.close()
+
+
+def _counting(ask: Any, asked: list[Any]) -> Any:
+    async def counted(query: Any) -> Any:
+        asked.append(query)
+        return await ask(query)
+
+    return counted
