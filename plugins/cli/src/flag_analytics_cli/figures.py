@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 from flag_analytics.aggregator import AnalyticsAggregator, FlagMetrics
 from flag_analytics.normal_form import normal_key
 
-__all__ = ["FlagFigures", "Report", "gather", "ranked"]
+from .windows import describe_window
+
+__all__ = ["FlagFigures", "Report", "gather", "iso", "ranked"]
 
 
 @attrs.frozen
@@ -29,16 +31,23 @@ class FlagFigures:
             **self.metrics.to_dict(),
             "variant_distribution": dict(ranked(self.metrics.variant_distribution)),
             "reason_distribution": dict(ranked(self.metrics.reason_distribution)),
-            "first_seen": None if self.first_seen is None else self.first_seen.isoformat(),
-            "last_seen": None if self.last_seen is None else self.last_seen.isoformat(),
+            "first_seen": iso(self.first_seen),
+            "last_seen": iso(self.last_seen),
         }
 
 
 @attrs.frozen
 class Report:
-    """The figures of some flags; ``window_seconds`` None is all time. ``asked_for`` says that flags were named."""
+    """The figures of some flags.
+
+    Attributes:
+        window_seconds: How far back they reach; None is all time.
+        window_name: The window for people.
+        asked_for: Whether the flags were named, as opposed to found.
+    """
 
     window_seconds: float | None
+    window_name: str
     flags: tuple[FlagFigures, ...]
     asked_for: bool = False
 
@@ -49,21 +58,33 @@ class Report:
 
 
 async def gather(
-    aggregator: AnalyticsAggregator, flag_keys: Sequence[str] = (), window_seconds: float | None = None
+    aggregator: AnalyticsAggregator,
+    flag_keys: Sequence[str] = (),
+    window_seconds: float | None = None,
+    until: datetime | None = None,
+    window_name: str | None = None,
 ) -> Report:
     """Return the report of these flags, by default of all that have events in the window, by key."""
-    activity = {flag.flag_key: flag for flag in await aggregator.list_flags(window_seconds)}
+    until = until or datetime.now(UTC)  # one window for both questions
+    activity = {flag.flag_key: flag for flag in await aggregator.list_flags(window_seconds, until=until)}
     keys = list(dict.fromkeys(map(normal_key, flag_keys))) if flag_keys else list(activity)
-    metrics = await aggregator.get_metrics(keys, window_seconds) if keys else {}
-    flags = []
-    for key in keys:
-        seen = activity.get(key)
-        flags.append(
-            FlagFigures(
-                key, metrics[key], None if seen is None else seen.first_seen, None if seen is None else seen.last_seen
-            )
-        )
-    return Report(window_seconds, tuple(flags), bool(flag_keys))
+    metrics = await aggregator.get_metrics(keys, window_seconds, until=until)
+    return Report(
+        window_seconds,
+        window_name or describe_window(window_seconds),
+        tuple(
+            FlagFigures(key, metrics[key], activity[key].first_seen, activity[key].last_seen)
+            if key in activity
+            else FlagFigures(key, metrics[key])
+            for key in keys
+        ),
+        bool(flag_keys),
+    )
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Return the time in ISO 8601, None for none."""
+    return None if moment is None else moment.isoformat()
 
 
 def ranked(distribution: Mapping[str, int]) -> list[tuple[str, int]]:

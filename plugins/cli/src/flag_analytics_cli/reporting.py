@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from typing import Literal, TextIO
+from typing import TextIO
 
-from .figures import FlagFigures, Report, ranked
+from .choices import ReportFormat
+from .figures import FlagFigures, Report, iso, ranked
 from .layout import print_report
 from .terminal import results
 from .visible import cell
 
-__all__ = ["ReportFormat", "report_csv", "report_json", "write_report"]
-
-ReportFormat = Literal["table", "json", "csv"]
+__all__ = ["report_csv", "report_json", "write_report"]
 
 _CSV_HEADER = (
     "flag_key",
@@ -76,10 +75,7 @@ def _csv_rows(flag: FlagFigures) -> list[list[str | int | float]]:
         metrics.latency_p50,
         metrics.latency_p90,
         metrics.latency_p99,
-        "" if flag.first_seen is None else flag.first_seen.isoformat(),
-        "" if flag.last_seen is None else flag.last_seen.isoformat(),
-        metrics.window_start.isoformat(),
-        metrics.window_end.isoformat(),
+        *(iso(moment) or "" for moment in (flag.first_seen, flag.last_seen, metrics.window_start, metrics.window_end)),
     ]
     total = sum(metrics.variant_distribution.values())
     return [

@@ -6,16 +6,17 @@ for the time, an unknown column named) is a ``FileError``, raised before the fir
 
 from __future__ import annotations
 
-from .csv_rows import FIELDS, read_csv
-from .formats import Format, guess_format, read_events
-from .lines import MAX_LINE_BYTES, BadLine, FileError, Line, LineReader
+from .csv_rows import FIELDS, CsvReader, read_csv
+from .formats import guess_format, read_events
+from .lines import MAX_LINE_BYTES, BadLine, ColumnError, FileError, Line, LineReader
 
 __all__ = [
     "FIELDS",
     "MAX_LINE_BYTES",
     "BadLine",
+    "ColumnError",
+    "CsvReader",
     "FileError",
-    "Format",
     "Line",
     "LineReader",
     "guess_format",

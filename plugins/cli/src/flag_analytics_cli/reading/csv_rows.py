@@ -11,7 +11,7 @@ import attrs
 from flag_analytics.events import FlagEvaluationEvent, as_reason
 
 from .fields import KINDS, FieldError, duration_of, event_id_of, json_or_text, sample_rate_of, timestamp_of
-from .lines import MAX_LINE_BYTES, BadLine, FileError, LineReader
+from .lines import MAX_LINE_BYTES, BadLine, ColumnError, FileError, LineReader
 
 __all__ = ["FIELDS", "Columns", "CsvReader", "read_csv"]
 
@@ -110,7 +110,7 @@ def find_columns(header: Sequence[str], wanted: Mapping[str, str], flag_key_give
     """Return where each field is, from what the user wants and from the usual names.
 
     Raises:
-        FileError: a wanted column is missing or there twice, or no column has the time or the flag.
+        ColumnError: a wanted column is missing or there twice, or no column has the time or the flag.
     """
     fields: dict[str, int] = {}
     context: dict[str, int] = {}
@@ -133,11 +133,11 @@ def find_columns(header: Sequence[str], wanted: Mapping[str, str], flag_key_give
             context[name.removeprefix("context.")] = index
             taken.add(index)
     if "timestamp" not in fields:
-        raise FileError(
+        raise ColumnError(
             f"no column has the time of an event: name it with --map timestamp=COLUMN, from {_listed(header)}"
         )
     if "flag_key" not in fields and not flag_key_given:
-        raise FileError(
+        raise ColumnError(
             "no column has the key of the flag: give it with --flag-key KEY, or name a column with "
             f"--map flag_key=COLUMN, from {_listed(header)}"
         )
@@ -157,10 +157,10 @@ def _index_of(header: Sequence[str], column: str) -> int:
     if header.count(column) == 1:
         return header.index(column)
     if header.count(column) > 1:
-        raise FileError(f"column {column!r} is in the header {header.count(column)} times: give them different names")
+        raise ColumnError(f"column {column!r} is in the header {header.count(column)} times: give them different names")
     close = difflib.get_close_matches(column, header, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"the columns are {_listed(header)}"
-    raise FileError(f"column {column!r} is not in the header: {hint}")
+    raise ColumnError(f"column {column!r} is not in the header: {hint}")
 
 
 def _plain(name: str) -> str:

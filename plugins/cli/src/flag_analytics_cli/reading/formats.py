@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
-from typing import Literal
 
 import msgspec
 from flag_analytics.events import FlagEvaluationEvent
 
+from ..choices import FileFormat
 from .csv_rows import CsvReader
 from .goff import looks_like_goff, read_goff
 from .json_lines import read_json_lines
-from .lines import BadLine, FileError, LineReader
+from .lines import BadLine, ColumnError, LineReader
 
-__all__ = ["Format", "guess_format", "read_events"]
+__all__ = ["guess_format", "read_events"]
 
-Format = Literal["csv", "jsonl", "goff"]
 _CSV_SUFFIXES = frozenset({".csv", ".tsv"})
 
 
-def guess_format(name: str, lines: LineReader) -> Format:
+def guess_format(name: str, lines: LineReader) -> FileFormat:
     """Return the format from the name's extension, else from the first line, which is not consumed."""
     if PurePath(name).suffix.lower() in _CSV_SUFFIXES:
         return "csv"
@@ -37,7 +36,7 @@ def guess_format(name: str, lines: LineReader) -> Format:
 
 
 def read_events(
-    lines: LineReader, file_format: Format, columns: Mapping[str, str], flag_key: str | None = None
+    lines: LineReader, file_format: FileFormat, columns: Mapping[str, str], flag_key: str | None = None
 ) -> Iterator[FlagEvaluationEvent | BadLine]:
     """Return the events of a file and, in their places, the lines that are none.
 
@@ -53,5 +52,5 @@ def read_events(
     if file_format == "csv":
         return iter(CsvReader(lines, columns, flag_key))
     if columns:
-        raise FileError(f"--map names columns, which a file of format {file_format} does not have")
+        raise ColumnError(f"--map names columns, which a file of format {file_format} does not have")
     return read_goff(lines, flag_key) if file_format == "goff" else read_json_lines(lines, flag_key)

@@ -1,0 +1,347 @@
+"""The ``flag-analytics`` command: its subcommands, and what its exit code means.
+
+0: all is well. 1: a problem was found, in the configuration, a file, a plugin, or with storing events. 2: the command
+line itself is wrong. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from flag_analytics.errors import ConfigError, FlagAnalyticsError
+
+from .choices import FileFormat, ListFormat, ReportFormat
+from .reading import ColumnError, FileError
+from .terminal import diagnostics, note, prepare_streams, results
+from .visible import visible
+from .windows import parse_window
+from .wording import counted
+
+__all__ = ["UsageError", "build_app", "main"]
+
+OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_OWN_COMMANDS = ("check", "demo", "import", "plugins", "report")
+_HELP = (
+    "What are our feature flags really doing?\n\n"
+    "Every command works with the backends that flag-analytics.toml, [tool.flag-analytics] in pyproject.toml or "
+    "FLAG_ANALYTICS__... environment variables name. Where none does, events are kept in flag-analytics.db, an SQLite "
+    "file, if the database plugin is installed."
+)
+
+Config = Annotated[Path | None, Parameter(name="--config", env_var="FLAG_ANALYTICS_CONFIG", show_env_var=True)]
+Mappings = Annotated[list[str] | None, Parameter(name="--map", negative=())]
+Switch = Annotated[bool, Parameter(negative=())]
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense; the message says what would."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    prepare_streams()
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(tokens)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has had enough. Python must not meet the broken pipe again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PROBLEM
+    except KeyboardInterrupt:
+        note("interrupted")
+        return INTERRUPTED
+    return code
+
+
+def _run(tokens: list[str]) -> int:
+    app = build_app()
+    if not tokens or tokens[0] not in _OWN_COMMANDS:
+        _add_plugin_commands(app, tokens)
+    try:
+        code = app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return USAGE
+    except (UsageError, ColumnError) as error:
+        return _complain(error, USAGE)
+    except ConfigError as error:
+        from .check import print_problems
+
+        print_problems(diagnostics(), error)
+        return PROBLEM
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, PROBLEM)
+    except (FlagAnalyticsError, FileError) as error:
+        return _complain(error, PROBLEM)
+    return code if isinstance(code, int) else OK
+
+
+def _complain(problem: object, code: int) -> int:
+    diagnostics().print(f"flag-analytics: {visible(str(problem))}", style="red", soft_wrap=True)
+    return code
+
+
+def _add_plugin_commands(app: App, tokens: Sequence[str]) -> None:
+    """Let the plugins that configuration names add commands.
+
+    Done only where such a command or the list of all may be meant, since it imports those plugins.
+    """
+    if tokens[:1] == ["--version"]:
+        return
+    from flag_analytics.registry import default_registry
+
+    from .settings import chosen_plugins
+
+    registry = default_registry()
+    selected = sorted(chosen_plugins(_config_in(tokens), registry) & registry.installed().keys())
+    for problem in registry.add_commands(app, selected):
+        note(f"commands of a plugin are missing: {visible(str(problem))}", "yellow")
+
+
+def _config_in(tokens: Sequence[str]) -> Path | None:
+    """Return the value of --config before anything is parsed: it decides which commands there are."""
+    for word, following in zip_longest(tokens, tokens[1:]):
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config="))
+        if word == "--config" and following:
+            return Path(following)
+    named = os.environ.get("FLAG_ANALYTICS_CONFIG")
+    return Path(named) if named else None
+
+
+def build_app() -> App:
+    """Return the command with its own subcommands. What they need is imported when they run."""
+    app = App(
+        name="flag-analytics",
+        help=_HELP,
+        help_format="plaintext",
+        version=_version,
+        console=results(),
+        error_console=diagnostics(),
+    )
+    app.command(demo)
+    app.command(import_file, name="import")
+    app.command(report)
+    app.command(plugins)
+    app.command(check)
+    return app
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("flag-analytics-cli")
+
+
+def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: Config = None) -> int:
+    """Evaluate real flags for simulated users, and show what was recorded.
+
+    Args:
+        events: How many evaluations.
+        seed: The same seed brings the same users to the same flags.
+        once: No live table: evaluate as fast as possible and print the result, for scripts.
+        config: A configuration file.
+    """
+    if events < 1:
+        raise UsageError(f"--events {events} is too few: expected at least 1")
+    from .demo import run_demo
+    from .settings import DATABASE_FILE, chosen_plan, is_embedded, keeps_events
+
+    plan = chosen_plan(config)
+    run_demo(plan, events=events, seed=seed, live=not once and results().is_terminal)
+    if is_embedded(plan) and keeps_events(plan):
+        note(f"\nKept in {DATABASE_FILE}: `flag-analytics report` shows it again.")
+    return OK
+
+
+def import_file(
+    file: str,
+    /,
+    *,
+    format: FileFormat | None = None,  # noqa: A002 - it is the option's name
+    map: Mappings = None,  # noqa: A002 - it is the option's name
+    flag_key: str | None = None,
+    encoding: str = "utf-8",
+    strict: Switch = False,
+    config: Config = None,
+) -> int:
+    """Import a file of events: CSV, JSON Lines, GO Feature Flag.
+
+    Importing a file again stores nothing twice.
+
+    Args:
+        file: The file, or - for standard input.
+        format: By default told from the file's name and first line.
+        map: CSV: which column a field of the event is in, as field=column or context.NAME=column; may be repeated.
+            Columns with usual names (timestamp, flag_key, variant, group, user_id, value, reason, …) are found without.
+        flag_key: The flag's key, where the file does not say.
+        encoding: The file's encoding.
+        strict: Stop at the first line that is no event.
+        config: A configuration file.
+    """
+    from .importing import (
+        EventFile,
+        ImportReport,
+        flush_all,
+        patient_recorder,
+        read_file,
+        say_bad_lines,
+        say_unused_columns,
+    )
+    from .settings import chosen_plan, keeps_events, patient
+
+    plan = chosen_plan(config)
+    if not keeps_events(plan):
+        raise FileError(
+            "nothing would keep the events after this command: configure a backend that does, such as "
+            f"[collectors.database], or see them at once with `flag-analytics report --file {file}`"
+        )
+    event_file = EventFile(file, format, _columns(map), flag_key, encoding)
+    outcome = ImportReport()
+    from flag_analytics.pipeline import open_pipeline
+
+    with open_pipeline(patient(plan)) as pipeline:
+        try:
+            read_file(event_file, patient_recorder(pipeline), outcome, strict=strict)
+        finally:
+            say_bad_lines(file, outcome)
+            say_unused_columns(file, outcome)
+        flush_all(pipeline)
+    names = ", ".join(sink.name for sink in plan.sinks)
+    stopped = " before the first bad line" if strict and outcome.bad_lines else ""
+    results().print(f"{counted(outcome.events, 'event')} imported into {visible(names)}{stopped}", soft_wrap=True)
+    return PROBLEM if outcome.bad_lines else OK
+
+
+def report(
+    *flags: str,
+    window: str = "all",
+    format: ReportFormat = "table",  # noqa: A002 - it is the option's name
+    file: str | None = None,
+    file_format: FileFormat | None = None,
+    map: Mappings = None,  # noqa: A002 - it is the option's name
+    flag_key: str | None = None,
+    encoding: str = "utf-8",
+    strict: Switch = False,
+    config: Config = None,
+) -> int:
+    """Show the metrics of flags: all of them, or some.
+
+    Args:
+        flags: The keys of flags; without any, all that have events in the window.
+        window: How far back from now: 90s, 15m, 1h, 7d, 2w or all.
+        format: A table for people; json has every figure, csv a line for each variant of each flag.
+        file: Report on this file alone, without storing anything; - is standard input. What follows is as for import.
+        file_format: The file's format.
+        map: As for import.
+        flag_key: As for import; by default the flag that is asked for.
+        encoding: As for import.
+        strict: As for import.
+        config: A configuration file.
+    """
+    from .reporting import write_report
+
+    seconds = _window(window)
+    if file is None:
+        if map or flag_key or file_format or strict:
+            raise UsageError("--map, --flag-key, --file-format and --strict are about a file: add --file FILE")
+        from .stored import stored_report
+
+        figures = stored_report(config, flags, seconds)
+        write_report(figures, format)
+        for missing in figures.missing if format != "table" else ():
+            note(f"no evaluations of {visible(missing)} in the window")
+        return PROBLEM if figures.missing else OK
+    from .importing import EventFile
+    from .stored import file_report
+
+    given = flag_key or (flags[0] if len(flags) == 1 else None)
+    figures, bad_lines = file_report(
+        EventFile(file, file_format, _columns(map), given, encoding), flags, seconds, strict=strict
+    )
+    write_report(figures, format)
+    return PROBLEM if bad_lines or figures.missing else OK
+
+
+def plugins(
+    *,
+    probe: Switch = False,
+    format: ListFormat = "table",  # noqa: A002 - it is the option's name
+    config: Config = None,
+) -> int:
+    """List plugins: installed, selected, broken and why.
+
+    Args:
+        probe: Import those that are not selected, too, to see whether they work.
+        format: A table for people, or json.
+        config: A configuration file.
+    """
+    from flag_analytics.registry import default_registry
+
+    from .plugins_command import find_plugins, plugins_json, print_plugins
+    from .settings import chosen_plugins
+
+    lines = find_plugins(default_registry(), chosen_plugins(config), probe=probe)
+    if format == "json":
+        plugins_json(lines)
+    else:
+        print_plugins(results(), lines)
+    return PROBLEM if any(line.bad for line in lines) else OK
+
+
+def check(
+    file: Path | None = None,
+    /,
+    *,
+    format: ListFormat = "table",  # noqa: A002 - it is the option's name
+    config: Config = None,
+) -> int:
+    """Check a configuration, and list all its problems at once.
+
+    Connects to nothing, and shows no value that may be secret.
+
+    Args:
+        file: The configuration file; by default the one that the other commands would use.
+        format: Lines for people, or json.
+        config: Another way to name the file.
+    """
+    from .check import check_json, print_plan, print_problems
+    from .settings import chosen_plan
+
+    plan = problem = None
+    try:
+        plan = chosen_plan(file if file is not None else config)
+    except ConfigError as error:
+        problem = error
+    if format == "json":
+        check_json(plan, problem)
+    elif problem is not None:
+        print_problems(diagnostics(), problem)
+    elif plan is not None:
+        print_plan(results(), plan)
+    return OK if problem is None else PROBLEM
+
+
+def _columns(mappings: list[str] | None) -> dict[str, str]:
+    from .importing import MapError, parse_map
+
+    try:
+        return parse_map(mappings or [])
+    except MapError as error:
+        raise UsageError(str(error)) from None
+
+
+def _window(text: str) -> float | None:
+    try:
+        return parse_window(text)
+    except ValueError as error:
+        raise UsageError(f"--window: {error}") from None

@@ -1,0 +1,99 @@
+"""``flag-analytics plugins``: what is installed, what is selected, what is broken and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from flag_analytics.errors import PluginError
+from flag_analytics.registry import PluginStatus, Registry
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .visible import visible
+
+__all__ = ["PluginLine", "find_plugins", "plugins_json", "print_plugins"]
+
+_STYLES = {"ok": "green", "broken": "red", "missing": "red", "installed": "dim"}
+
+
+@attrs.frozen
+class PluginLine:
+    """One plugin.
+
+    ``state`` is ``ok``, ``broken``, ``missing`` (selected and not installed), or ``installed``, which is all that is
+    known of one that was not loaded.
+    """
+
+    name: str
+    state: str
+    selected: bool
+    roles: tuple[str, ...] = ()
+    distribution: str | None = None
+    version: str | None = None
+    problem: str | None = None
+
+    @property
+    def bad(self) -> bool:
+        return self.state in {"broken", "missing"}
+
+
+def find_plugins(registry: Registry, selected: frozenset[str], *, probe: bool = False) -> list[PluginLine]:
+    """Return every installed plugin and every one that is selected, by name.
+
+    Those that are selected are loaded, since only that shows whether they work; ``probe`` loads the others as well.
+    """
+    missing = []
+    for name in sorted(selected):
+        try:
+            registry.load(name)
+        except PluginError as problem:
+            if name not in registry.installed():
+                missing.append(PluginLine(name, "missing", selected=True, problem=str(problem)))
+    statuses: Sequence[PluginStatus] = registry.status(selected, probe=probe)
+    lines = [_line(registry, status) for status in statuses]
+    return sorted([*lines, *missing], key=lambda line: line.name)
+
+
+def _line(registry: Registry, status: PluginStatus) -> PluginLine:
+    state, problem = status.state, status.problem
+    if status.selected and state == "installed":
+        try:
+            registry.load(status.name)
+        except PluginError as error:
+            state, problem = "broken", str(error)
+    return PluginLine(status.name, state, status.selected, status.roles, status.distribution, status.version, problem)
+
+
+def print_plugins(console: Console, lines: Sequence[PluginLine]) -> None:
+    """Show the plugins as a table, and below it what is wrong with those that do not work."""
+    if not lines:
+        console.print("No plugins are installed: pip install 'flag-analytics[all]' brings all of this project's.")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("Plugin", "State", "Selected", "Offers", "Distribution"):
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    for line in lines:
+        table.add_row(
+            Text(visible(line.name), "bold"),
+            Text(line.state, _STYLES[line.state]),
+            "yes" if line.selected else Text("no", "dim"),
+            ", ".join(line.roles) or Text("-", "dim"),
+            Text(visible(f"{line.distribution} {line.version}") if line.distribution else "-", "dim"),
+        )
+    console.print(table)
+    for line in lines:
+        if line.problem:
+            console.print()
+            console.print(Text.assemble((visible(line.name), "bold"), ": ", visible(line.problem)), soft_wrap=True)
+
+
+def plugins_json(lines: Sequence[PluginLine]) -> None:
+    """Write the plugins to standard output as JSON."""
+    document: dict[str, Any] = {"plugins": [attrs.asdict(line) for line in lines]}
+    json.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")

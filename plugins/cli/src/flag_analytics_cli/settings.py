@@ -1,0 +1,86 @@
+"""Which backends a command works with: those of the configuration, or an embedded store where nothing is configured."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import attrs
+from flag_analytics.config import Plan, Source, read_config, selected_plugins
+from flag_analytics.config_sources import read_tables
+from flag_analytics.registry import Registry, default_registry
+
+__all__ = [
+    "DATABASE_FILE",
+    "IMPORT_BLOCK_SECONDS",
+    "chosen_plan",
+    "chosen_plugins",
+    "is_embedded",
+    "keeps_events",
+    "patient",
+]
+
+DATABASE_FILE = "flag-analytics.db"
+"""The SQLite file in the current directory that is used where nothing else is configured."""
+IMPORT_BLOCK_SECONDS = 60.0
+_MEMORY_EVENTS = 1_000_000
+_EMBEDDED_LABEL = "the built-in default, since nothing is configured"
+
+
+def chosen_plan(config: Path | None, registry: Registry | None = None) -> Plan:
+    """Return the plan of the given configuration file, else of the one in this directory and the environment.
+
+    Where neither names a backend, it is the embedded default: a SQLite file where the database plugin is installed,
+    else memory.
+
+    Raises:
+        ConfigError: everything that is wrong with the configuration.
+    """
+    registry = registry or default_registry()
+    source, embedded = _chosen_source(config, registry)
+    plan = read_config(source, registry=registry)
+    return attrs.evolve(plan, label=_EMBEDDED_LABEL) if embedded else plan
+
+
+def chosen_plugins(config: Path | None, registry: Registry | None = None) -> frozenset[str]:
+    """Return the names of the plugins that ``chosen_plan`` would load, without loading or checking anything."""
+    source, _ = _chosen_source(config, registry or default_registry())
+    return selected_plugins(source)
+
+
+def is_embedded(plan: Plan) -> bool:
+    """Return whether the plan is the embedded default."""
+    return plan.label == _EMBEDDED_LABEL
+
+
+def keeps_events(plan: Plan) -> bool:
+    """Return whether events outlive the command, or leave it at all."""
+    return any(sink.name.partition("/")[0] != "memory" for sink in plan.sinks)
+
+
+def patient(plan: Plan) -> Plan:
+    """Return the plan with queues that hold up whoever records faster than a backend stores, instead of dropping."""
+    hold = {"policy": "block", "block_timeout_seconds": IMPORT_BLOCK_SECONDS}
+    return attrs.evolve(
+        plan,
+        delivery={**plan.delivery, **hold},
+        sinks=tuple(attrs.evolve(sink, delivery={**sink.delivery, **hold}) for sink in plan.sinks),
+    )
+
+
+def _chosen_source(config: Path | None, registry: Registry) -> tuple[Source, bool]:
+    """Return where configuration comes from, and whether that is the embedded default."""
+    tables = read_tables(config, os.environ, registry.installed())
+    tree = tables.tree
+    if config is not None or tables.problems or tree.get("collectors") or tree.get("exporters"):
+        return config, False
+    return {**tree, "collectors": _embedded(registry)}, True
+
+
+def _embedded(registry: Registry) -> dict[str, Any]:
+    # Looked for, not imported: that is the registry's part, once it is certain that it is needed.
+    if "database" in registry.installed() and importlib.util.find_spec("aiosqlite") is not None:
+        return {"database": {"connection_string": f"sqlite:///{DATABASE_FILE}", "batch_size": 500}}
+    return {"memory": {"max_size": _MEMORY_EVENTS}}

@@ -1,0 +1,112 @@
+"""The events of a file as an event source that keeps counts and not events: any file, whatever its size."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import attrs
+from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.normal_form import Freezer, FrozenEvent
+from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
+from flag_analytics.summaries import Tally, activity, select
+
+__all__ = ["TallySource"]
+
+_CHUNK = 512
+
+
+@attrs.define
+class _Flag:
+    """What is known of one flag so far; events wait in ``chunk``, since a tally is faster with many at once."""
+
+    tally: Tally = attrs.field(factory=Tally)
+    chunk: list[FrozenEvent] = attrs.field(factory=list)
+    activity: FlagActivity | None = None
+
+
+class TallySource:
+    """Counts events as they are recorded, for one window that is known beforehand; answers questions about that one.
+
+    What grows with the events is one number for each duration and one text for each distinct user, which exact
+    percentiles and exact counts of users need.
+
+    Args:
+        window: The window; of events outside it, only those after it are counted, as being in the future.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self._freeze = Freezer().freeze
+        self._flags: defaultdict[str, _Flag] = defaultdict(_Flag)
+        self._future = 0
+
+    def record(self, event: FlagEvaluationEvent) -> None:
+        """Count one event."""
+        frozen = self._freeze(event)
+        if frozen.timestamp > self.window.end:
+            self._future += 1
+        flag = self._flags[frozen.flag_key]
+        flag.chunk.append(frozen)
+        if len(flag.chunk) >= _CHUNK:
+            self._count(flag)
+
+    async def summarise(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        *,
+        parts: frozenset[str] = PARTS,  # noqa: ARG002 - all of them are there
+        percentiles: Sequence[float] = (),
+        where: EventFilter | None = None,
+    ) -> Mapping[str, FlagSummary]:
+        """Return the summaries of these flags."""
+        self._check(window, where)
+        found = {key: self._count(self._flags[key]) for key in flag_keys if key in self._flags}
+        return {key: flag.tally.summary(percentiles) for key, flag in found.items() if flag.activity is not None}
+
+    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+        """Return every flag of the file, by key."""
+        self._check(window, where)
+        found = (self._count(self._flags[key]).activity for key in sorted(self._flags))
+        return [activity for activity in found if activity is not None]
+
+    async def count_steps(
+        self,
+        flag_key: str,  # noqa: ARG002 - the protocol's
+        window: Window,  # noqa: ARG002
+        step_seconds: float,  # noqa: ARG002
+        *,
+        where: EventFilter | None = None,  # noqa: ARG002
+    ) -> Mapping[int, TimeStep]:
+        """Refuse: counts have no times."""
+        raise ValueError("a file that is counted while it is read has no time series: import it into a database")
+
+    async def count_future(self, now: datetime) -> int:  # noqa: ARG002 - the window's end is now
+        """Return how many events are dated after the window's end."""
+        return self._future
+
+    def _check(self, window: Window, where: EventFilter | None) -> None:
+        if window != self.window or where not in (None, EventFilter()):
+            raise ValueError("only the window the file was read for can be asked about, without a filter")
+
+    def _count(self, flag: _Flag) -> _Flag:
+        """Count what waits."""
+        events = select(flag.chunk, self.window)
+        flag.chunk.clear()
+        if events:
+            flag.tally.add(events)
+            flag.activity = _both(flag.activity, activity(events[0].flag_key, events))
+        return flag
+
+
+def _both(before: FlagActivity | None, now: FlagActivity) -> FlagActivity:
+    if before is None:
+        return now
+    return FlagActivity(
+        now.flag_key,
+        before.count + now.count,
+        min(before.first_seen, now.first_seen),
+        max(before.last_seen, now.last_seen),
+    )

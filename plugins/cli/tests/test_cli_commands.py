@@ -1,0 +1,343 @@
+"""The command as its users meet it: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from flag_analytics_cli.main import main
+
+ROWS = "user_id,timestamp,group,page\n" + "".join(
+    f"u{number % 9},2021-01-05 00:{number:02d}:00,{'control' if number % 2 else 'experimental'},A\n"
+    for number in range(20)
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test runs in a directory of its own, where nothing is configured."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("FLAG_ANALYTICS_CONFIG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def exposures(tmp_path: Path) -> str:
+    (tmp_path / "exposures.csv").write_text(ROWS)
+    return "exposures.csv"
+
+
+def test_without_arguments_it_says_what_it_can_do(capsys):
+    assert main([]) == 0
+    output = capsys.readouterr()
+    assert "What are our feature flags really doing?" in output.out
+    for command in ("check", "demo", "import", "plugins", "report"):
+        assert f" {command} " in output.out
+
+
+def test_it_knows_its_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["reprot"], "reprot"),
+        (["report", "--widow", "1h"], "--window"),
+        (["report", "--window", "1y"], "'1y' is not a window: expected for example 90s, 15m, 1h, 7d, 2w or all"),
+        (["report", "--format", "xml"], "table"),
+        (["report", "--map", "variant=group"], "add --file FILE"),
+        (["import"], "FILE"),
+        (["import", "exposures.csv", "--format", "cvs"], "csv"),
+        (["import", "exposures.csv", "--map", "varant=group"], "did you mean 'variant'?"),
+        (["report", "--file", "exposures.csv", "--flag-key", "f", "--map", "variant=grop"], "did you mean 'group'?"),
+        (["report", "--file", "exposures.csv"], "give it with --flag-key KEY"),
+        (["demo", "--events", "0"], "expected at least 1"),
+        (["demo", "--events", "many"], "many"),
+    ],
+)
+@pytest.mark.usefixtures("exposures")
+def test_a_wrong_command_line_is_2_and_says_what_is_right(arguments, words, capsys):
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize("arguments", [["report", "--file", "nowhere.csv"], ["import", "nowhere.csv"]])
+def test_a_file_that_is_not_there_is_1(arguments, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLAG_ANALYTICS__EXPORTERS__PROMETHEUS", "true")
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == "flag-analytics: nowhere.csv: No such file or directory\n"
+
+
+def test_a_file_is_reported_on_without_being_stored(exposures, capsys, tmp_path: Path):
+    assert main(["report", "page", "--file", exposures]) == 0
+    output = capsys.readouterr()
+    assert output.out.splitlines() == [
+        "page",
+        output.out.splitlines()[1],
+        "  2021-01-05 00:00:00 to 00:19:00 UTC",
+        "  Latency not measured",
+        "",
+        "  Variant       Evaluations    Share",
+        "  control                10   50.0 %  ████████████████",
+        "  experimental           10   50.0 %  ████████████████",
+        "",
+        "  Reason",
+        "  UNKNOWN                20  100.0 %  ████████████████████████████████",
+    ]
+    assert output.out.splitlines()[1].startswith("  20 evaluations by 9 users, all time, ")
+    assert "columns left out: page" in output.err
+    assert [path.name for path in tmp_path.iterdir()] == [exposures]
+
+
+def test_json_is_nothing_but_json(exposures, capsys):
+    assert main(["report", "page", "--file", exposures, "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    [flag] = document["flags"]
+    assert document["window_seconds"] is None
+    assert flag["flag_key"] == "page"
+    assert flag["total_evaluations"] == 20
+    assert flag["unique_users"] == 9
+    assert flag["variant_distribution"] == {"control": 10, "experimental": 10}
+    assert flag["first_seen"] == "2021-01-05T00:00:00+00:00"
+    assert flag["last_seen"] == "2021-01-05T00:19:00+00:00"
+
+
+def test_csv_has_a_line_for_each_variant(exposures, capsys):
+    assert main(["report", "page", "--file", exposures, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["flag_key"], row["variant"], row["evaluations"], row["share_percent"]) for row in rows] == [
+        ("page", "control", "10", "50.0"),
+        ("page", "experimental", "10", "50.0"),
+    ]
+    assert {row["flag_unique_users"] for row in rows} == {"9"}
+
+
+def test_a_window_ends_now(exposures, capsys):
+    assert main(["report", "page", "--file", exposures, "--window", "7d"]) == 1
+    output = capsys.readouterr()
+    assert output.out == "page\n  No evaluations in the last 7 days.\n"
+
+
+def test_events_of_the_future_are_in_no_window_and_said(capsys):
+    Path("future.jsonl").write_text('{"timestamp": "2999-01-01", "flag_key": "f"}\n{"timestamp": 0, "flag_key": "f"}\n')
+    assert main(["report", "--file", "future.jsonl"]) == 0
+    output = capsys.readouterr()
+    assert "1 evaluation by 0 users" in output.out
+    assert "dated in the future, and so in no window yet: 1 event\n" in output.err
+
+
+def test_bad_lines_are_named_on_standard_error_and_make_the_exit_code_1(capsys):
+    Path("some.csv").write_text("flag,timestamp\nf,2026-01-31\nf,soon\n\nf,2026-01-31\n")
+    assert main(["report", "--file", "some.csv", "--format", "json"]) == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out)["flags"][0]["total_evaluations"] == 2
+    assert output.err.splitlines()[:2] == [
+        "some.csv: 1 line is no event",
+        "  line 3: timestamp is neither ISO 8601 nor a number of seconds since 1970",
+    ]
+
+
+HOSTILE = [
+    "\x1b[31mred\x1b[0m",
+    "[red]x[/red]",
+    "=1+1",
+    "a\nb",
+    ":smile:",
+    "\u202egalf",
+    "x" * 500,
+    "\x07\x9b2J",
+    "'; --",
+]
+
+
+@pytest.fixture
+def hostile() -> str:
+    lines = [{"timestamp": 0, "flag_key": key, "variant": key, "reason": key, "targeting_key": key} for key in HOSTILE]
+    Path("hostile.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return "hostile.jsonl"
+
+
+def test_hostile_keys_are_shown_and_do_nothing_in_a_table(hostile, capsys, monkeypatch: pytest.MonkeyPatch):
+    for columns in ("20", "80", "140"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["report", "--file", hostile]) == 0
+        output = capsys.readouterr()
+        printed = (output.out + output.err).replace("\n", "")
+        assert printed.isprintable()
+    assert "[red]x[/red]" in output.out
+    assert ":smile:" in output.out
+    assert r"\x1b[31mred" in output.out
+
+
+def test_hostile_keys_are_themselves_in_json_and_all_of_it_is_ascii(hostile, capsys):
+    assert main(["report", "--file", hostile, "--format", "json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    assert printed.replace("\n", "").isprintable()
+    keys = {flag["flag_key"] for flag in json.loads(printed)["flags"]}
+    assert keys >= {key for key in HOSTILE if len(key) <= 190}
+
+
+def test_hostile_keys_are_no_formulas_and_steer_nothing_in_csv(hostile, capsys):
+    assert main(["report", "--file", hostile, "--format", "csv"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    cells = [cell for row in csv.reader(io.StringIO(printed)) for cell in row[:2]]
+    assert "'=1+1" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+
+
+def test_many_flags_are_one_table_until_some_are_named(capsys):
+    lines = (f'{{"timestamp": {number}, "flag_key": "flag-{number:02d}"}}' for number in range(30))
+    Path("many.jsonl").write_text("\n".join(lines))
+    assert main(["report", "--file", "many.jsonl"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 30 + 2
+    assert main(["report", "flag-07", "flag-03", "--file", "many.jsonl"]) == 0
+    output = capsys.readouterr().out
+    assert "Variant" in output
+    assert output.index("flag-07") < output.index("flag-03"), "in the order they were asked for"
+
+
+def test_lines_have_no_spaces_at_their_ends(exposures, capsys):
+    main(["report", "page", "other", "--file", exposures, "--flag-key", "page"])
+    assert [line for line in capsys.readouterr().out.splitlines() if line != line.rstrip()] == []
+
+
+def test_a_report_of_nothing_creates_nothing(capsys, tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    assert main(["report"]) == 0
+    output = capsys.readouterr()
+    assert output.out == "No evaluations yet.\n"
+    assert "nothing is stored here yet" in output.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_imported_file_is_stored_once_and_reported_after_the_command_has_ended(exposures, capsys):
+    pytest.importorskip("flag_analytics_database")
+    for _ in range(2):
+        assert main(["import", exposures, "--flag-key", "page"]) == 0
+        assert capsys.readouterr().out == "20 events imported into database\n"
+    assert main(["import", exposures, "--flag-key", "other"]) == 0
+    capsys.readouterr()
+    assert main(["report", "--format", "json"]) == 0
+    flags = {flag["flag_key"]: flag for flag in json.loads(capsys.readouterr().out)["flags"]}
+    assert {key: flag["total_evaluations"] for key, flag in flags.items()} == {"page": 20, "other": 20}
+    assert flags["page"]["unique_users"] == 9
+    with sqlite3.connect("flag-analytics.db") as connection:
+        assert connection.execute("select count(distinct event_id) from analytics_events").fetchone() == (40,)
+    connection.close()
+
+
+def test_strict_imports_what_comes_before_the_first_bad_line(capsys):
+    pytest.importorskip("flag_analytics_database")
+    Path("some.csv").write_text("flag,timestamp\nf,2026-01-31\nf,soon\nf,2026-01-31\n")
+    assert main(["import", "some.csv", "--strict"]) == 1
+    output = capsys.readouterr()
+    assert output.out == "1 event imported into database before the first bad line\n"
+    assert "line 3: timestamp is neither" in output.err
+
+
+def test_import_into_memory_is_refused_with_the_way_out(exposures, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__MEMORY", "true")
+    assert main(["import", exposures, "--flag-key", "f"]) == 1
+    assert f"flag-analytics report --file {exposures}" in capsys.readouterr().err
+    assert main(["report"]) == 1
+    assert "no backend is configured that keeps events" in capsys.readouterr().err
+
+
+def test_the_demo_shows_every_flag_in_full_and_the_same_for_the_same_seed(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__MEMORY", "true")
+
+    def figures(*arguments: str) -> list[str]:
+        assert main(["demo", "--once", "--events", "600", *arguments]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if " %" in line and "/" not in line]
+
+    first = figures()
+    assert first == figures("--seed", "1")
+    assert first != figures("--seed", "2")
+    words = " ".join(first)
+    for name in ("annual-first", "usage-based", "TARGETING_MATCH", "DISABLED", "ERROR", "SPLIT"):
+        assert name in words
+
+
+def test_a_sound_configuration_is_described(capsys):
+    Path("good.toml").write_text('[collectors.memory]\nmax_size = 10\n[[processors]]\ntype = "hash_targeting_key"\n')
+    for arguments in (["check", "good.toml"], ["check", "--config", "good.toml"]):
+        assert main(arguments) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "ok  good.toml",
+            "    collector memory",
+            "    processor hash_targeting_key",
+        ]
+    assert main(["check", "good.toml", "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["ok"], document["collectors"], document["problems"]) == (True, ["memory"], [])
+
+
+BAD = """
+[collectors.memroy]
+[collectors.memory]
+max_size = "canary-of-a-value"
+[exporter.prometheus]
+"""
+
+
+def test_all_problems_of_a_configuration_are_listed_at_once(capsys):
+    Path("bad.toml").write_text(BAD)
+    assert main(["check", "bad.toml"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("3 problems in bad.toml\n")
+    for words in ("did you mean 'memory'", "collectors.memory.max_size: ", "exporter: unknown table"):
+        assert words in output.err
+    assert main(["check", "bad.toml", "--format", "json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert not document["ok"]
+    assert len(document["problems"]) == 3
+
+
+def test_every_command_checks_its_configuration_first(capsys, monkeypatch: pytest.MonkeyPatch, exposures):
+    Path("bad.toml").write_text(BAD)
+    for arguments in (["report"], ["demo", "--once"], ["import", exposures, "--flag-key", "f"]):
+        assert main([*arguments, "--config", "bad.toml"]) == 1
+        assert capsys.readouterr().err.startswith("3 problems in bad.toml\n")
+    monkeypatch.setenv("FLAG_ANALYTICS_CONFIG", "bad.toml")
+    assert main(["report"]) == 1
+    assert capsys.readouterr().err.startswith("3 problems in bad.toml\n")
+
+
+def test_a_configuration_that_is_not_there_is_1(capsys):
+    assert main(["check", "nowhere.toml"]) == 1
+    assert "cannot read nowhere.toml" in capsys.readouterr().err
+
+
+def test_plugins_are_listed_with_what_they_offer(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__MEMORY", "true")
+    assert main(["plugins"]) == 0
+    [line] = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("memory")]
+    assert line == ["memory", "ok", "yes", "collector", "flag-analytics-memory", "0.1.0"]
+    assert main(["plugins", "--format", "json"]) == 0
+    document = {line["name"]: line for line in json.loads(capsys.readouterr().out)["plugins"]}
+    assert document["memory"]["state"] == "ok"
+    assert document["memory"]["selected"] is True
+    assert document["memory"]["roles"] == ["collector"]
+
+
+def test_a_plugin_that_is_selected_and_missing_is_1_with_what_to_do(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__MEMROY", "true")
+    assert main(["plugins"]) == 1
+    output = capsys.readouterr().out
+    assert "memroy" in output
+    assert "missing" in output
+    assert "did you mean 'memory'" in output

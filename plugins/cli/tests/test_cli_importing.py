@@ -1,0 +1,208 @@
+"""Nothing of a file is lost on its way to the backends, whatever they do."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from flag_analytics.config import Plan, PlannedSink
+from flag_analytics.delivery import Delivery, DeliveryOptions
+from flag_analytics.errors import SinkUnavailable
+from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.pipeline import Pipeline, open_pipeline
+from flag_analytics.protocols import Backend, Batch
+from flag_analytics_cli import importing
+from flag_analytics_cli.importing import (
+    EventFile,
+    ImportReport,
+    MapError,
+    NotStoredError,
+    flush_all,
+    parse_map,
+    patient_recorder,
+    read_file,
+    say_bad_lines,
+)
+from flag_analytics_cli.reading import LineReader, read_csv
+from flag_analytics_cli.settings import keeps_events, patient
+
+
+class Stored:
+    """A sink that keeps ids, and can be held up or broken."""
+
+    def __init__(self, **options: Any) -> None:
+        self.ids: list[str] = []
+        self.delivery = DeliveryOptions(**options)
+        self.hold = threading.Event()
+        self.hold.set()
+        self.broken = False
+
+    async def write(self, batch: Batch) -> None:
+        self.hold.wait(10)
+        if self.broken:
+            raise SinkUnavailable(code="ECONNREFUSED")
+        self.ids += [event.event_id for event in batch]
+
+    async def close(self) -> None:
+        pass
+
+
+@attrs.frozen
+class NoOptions:
+    pass
+
+
+def plan_of(**sinks: Stored) -> Plan:
+    return Plan(
+        "test",
+        tuple(
+            PlannedSink(name, "collector", Backend(name, NoOptions, lambda _, sink=sink: sink), NoOptions())
+            for name, sink in sinks.items()
+        ),
+    )
+
+
+def lines_of(count: int) -> str:
+    return "flag,timestamp,user_id\n" + "".join(f"f,2026-01-31,u{number}\n" for number in range(count))
+
+
+def test_map_names_fields_and_columns():
+    assert parse_map(["variant=group", " context.plan = the plan ", "value=a=b"]) == {
+        "variant": "group",
+        "context.plan": "the plan",
+        "value": "a=b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("mapping", "words"),
+    [
+        ("variant", "is not field=column: expected for example --map variant=group"),
+        ("variant=", "is not field=column"),
+        ("varant=group", "events have no field 'varant': did you mean 'variant'"),
+        ("=group", "events have no field ''"),
+        ("context.=group", "events have no field 'context.'"),
+    ],
+)
+def test_a_map_that_makes_no_sense_is_refused(mapping, words):
+    with pytest.raises(MapError, match=words):
+        parse_map([mapping])
+
+
+def test_a_field_has_one_column():
+    with pytest.raises(MapError, match="names the field 'variant' twice"):
+        parse_map(["variant=a", "variant=b"])
+
+
+def test_a_file_much_larger_than_the_queue_is_stored_whole(tmp_path: Path):
+    file = tmp_path / "events.csv"
+    file.write_text(lines_of(3_000))
+    sink = Stored(max_events=50, batch_size=20, flush_interval_seconds=0.001)
+    report = ImportReport()
+    with open_pipeline(patient(plan_of(slow=sink))) as pipeline:
+        read_file(EventFile(str(file)), patient_recorder(pipeline), report)
+        assert flush_all(pipeline).complete
+    assert report.events == len(sink.ids) == len(set(sink.ids)) == 3_000
+
+
+def test_a_backend_that_takes_nothing_stops_the_import_before_anything_is_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("flag_analytics_cli.settings.IMPORT_BLOCK_SECONDS", 0.05)
+    sink = Stored(max_events=10, batch_size=5, retry_initial_seconds=0.001, retry_max_seconds=0.001)
+    sink.broken = True
+    pipeline = open_pipeline(patient(plan_of(down=sink)))
+    coming = iter(events(100))
+    with pytest.raises(NotStoredError, match=r"take no more events .*: what is stored already is not stored twice"):
+        record_all(coming, patient_recorder(pipeline))
+    assert len(list(coming)) == 100 - 10 - 1
+    pipeline.close_sync(0.0)
+
+
+def test_one_backend_of_two_that_takes_nothing_stops_the_import_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("flag_analytics_cli.settings.IMPORT_BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(importing, "IMPORT_BLOCK_SECONDS", 0.05)
+    well, down = Stored(), Stored(max_events=10, retry_initial_seconds=0.001, retry_max_seconds=0.001)
+    down.broken = True
+    pipeline = open_pipeline(patient(plan_of(well=well, down=down)))
+    with pytest.raises(NotStoredError, match="take no more events"):
+        record_all(events(100), patient_recorder(pipeline))
+    pipeline.close_sync(0.0)
+
+
+def test_what_waits_for_a_dead_backend_at_the_end_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importing, "IMPORT_BLOCK_SECONDS", 0.1)
+    monkeypatch.setattr(importing, "_FLUSH_STEP_SECONDS", 0.05)
+    sink = Stored(retry_initial_seconds=0.001, retry_max_seconds=0.001, flush_interval_seconds=0.0)
+    sink.broken = True
+    pipeline = open_pipeline(patient(plan_of(down=sink)))
+    record = patient_recorder(pipeline)
+    for event in events(7):
+        record(event)
+    with pytest.raises(
+        NotStoredError, match=r"^7 events still wait \(SinkUnavailable.*ECONNREFUSED.*import the file again"
+    ):
+        flush_all(pipeline)
+    pipeline.close_sync(0.0)
+
+
+def test_what_a_processor_filters_out_is_not_lost():
+    sink = Stored()
+    pipeline = Pipeline(
+        Delivery({"kept": sink}), collectors={"kept": sink}, exporters={}, processors=[("none", lambda event: None)]
+    )
+    record_all(events(5), patient_recorder(pipeline))
+    assert flush_all(pipeline).complete
+    assert sink.ids == []
+    pipeline.close_sync()
+
+
+def events(count: int) -> list[FlagEvaluationEvent]:
+    rows = read_csv(LineReader(io.BytesIO(lines_of(count).encode())), {})
+    return [row for row in rows if isinstance(row, FlagEvaluationEvent)]
+
+
+def record_all(coming: Iterable[FlagEvaluationEvent], record: Callable[[FlagEvaluationEvent], None]) -> None:
+    for event in coming:
+        record(event)
+
+
+def test_bad_lines_are_counted_and_the_first_twenty_named(tmp_path: Path, capsys):
+    file = tmp_path / "events.jsonl"
+    good = json.dumps({"timestamp": 0, "flag_key": "f"})
+    file.write_text("\n".join(good if number % 2 else "{" for number in range(60)))
+    report, recorded = ImportReport(), []
+    read_file(EventFile(str(file)), recorded.append, report)
+    assert (report.events, report.bad_lines, len(recorded)) == (30, 30, 30)
+    say_bad_lines("events.jsonl", report)
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    assert lines[0] == "events.jsonl: 30 lines are no events"
+    assert lines[1:21] == [f"  line {number}: is not JSON" for number in range(1, 41, 2)]
+    assert lines[21:] == ["  and 10 more"]
+
+
+def test_strict_stops_at_the_first_bad_line(tmp_path: Path):
+    file = tmp_path / "events.csv"
+    file.write_text("flag,timestamp\nf,2026-01-31\nf,soon\nf,2026-01-31\n")
+    report, recorded = ImportReport(), []
+    read_file(EventFile(str(file)), recorded.append, report, strict=True)
+    assert (len(recorded), report.bad_lines) == (1, 1)
+
+
+def test_standard_input_can_be_imported(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"timestamp": 0, "flag_key": "f"}\n')))
+    report, recorded = ImportReport(), []
+    read_file(EventFile("-"), recorded.append, report)
+    assert [event.flag_key for event in recorded] == ["f"]
+
+
+def test_memory_alone_keeps_nothing_after_a_command():
+    assert not keeps_events(plan_of(memory=Stored()))
+    assert keeps_events(plan_of(memory=Stored(), database=Stored()))

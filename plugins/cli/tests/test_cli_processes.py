@@ -1,0 +1,160 @@
+"""The command as other programs meet it: a process of its own, with pipes, terminals and real data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLAG_ANALYTICS")}
+    return subprocess.run(
+        [sys.executable, "-m", "flag_analytics_cli", *arguments],
+        cwd=cwd,
+        env={**kept, "PYTHONIOENCODING": "utf-8", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+
+
+def real_data() -> Path:
+    """Return the real A/B test's file, or skip: it is not redistributed with the project."""
+    place = os.environ.get("FLAG_ANALYTICS_TEST_DATA")
+    directory = Path(place) if place else REPOSITORY.parent / "shared" / "data"
+    file = directory / "page_redesign_ab_test.csv"
+    if not file.is_file():
+        pytest.skip(
+            "page_redesign_ab_test.csv is not here: put it in shared/data beside the checkout, or name its directory "
+            "in FLAG_ANALYTICS_TEST_DATA"
+        )
+    return file
+
+
+def test_the_real_ab_test_is_reported_with_its_known_figures(tmp_path: Path):
+    file = real_data()
+    done = run("report", "page_redesign", "--file", str(file), "--format", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [flag] = json.loads(done.stdout)["flags"]
+    assert flag["variant_distribution"] == {"control": 238, "experimental": 238}
+    assert (flag["total_evaluations"], flag["unique_users"]) == (476, 474)
+    assert flag["first_seen"].startswith("2021-01-05T00:31:25.931433")
+
+
+def test_the_real_ab_test_is_imported_and_found_again_by_another_process(tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    file = real_data()
+    done = run("import", str(file), "--flag-key", "page_redesign", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "476 events imported into database\n"), done.stderr
+    done = run("report", "page_redesign", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "476 evaluations by 474 users" in done.stdout
+    assert done.stdout.count("238   50.0 %") == 2
+
+
+def test_whoever_reads_may_stop_reading(tmp_path: Path):
+    lines = (f'{{"timestamp": {number}, "flag_key": "flag-{number}"}}' for number in range(20_000))
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    with subprocess.Popen(
+        [sys.executable, "-m", "flag_analytics_cli", "report", "--file", "many.jsonl", "--format", "csv"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b"flag_key,variant,")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 1
+
+
+def test_an_output_without_unicode_gets_plain_characters(tmp_path: Path):
+    (tmp_path / "one.jsonl").write_text('{"timestamp": 0, "flag_key": "caf\\u00e9"}')
+    done = run("report", "--file", "one.jsonl", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert r"caf\xe9" in done.stdout
+    assert "100.0 %  ################################" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path: Path, no_color: str):
+    import pty
+
+    (tmp_path / "one.jsonl").write_text('{"timestamp": 0, "flag_key": "f", "reason": "ERROR"}')
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flag_analytics_cli", "report", "--file", "one.jsonl"],
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": no_color},
+        stdin=subprocess.DEVNULL,
+        stdout=follower,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(follower)
+    printed = b""
+    while True:
+        try:
+            part = os.read(leader, 4_096)
+        except OSError:  # how Linux says that nobody holds the other end any more
+            break
+        if not part:
+            break
+        printed += part
+    os.close(leader)
+    assert process.wait(60) == 0
+    assert b"100.00 % errors" in printed
+    assert (b"\x1b[" in printed) is not bool(no_color)
+
+
+def broken_plugin(directory: Path) -> Path:
+    """Install a plugin whose import fails into a directory for PYTHONPATH."""
+    site = directory / "site"
+    metadata = site / "broken_plugin-2.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 2.0\n")
+    (metadata / "entry_points.txt").write_text("[flag_analytics]\nbroken = broken_plugin\n")
+    (site / "broken_plugin.py").write_text("raise RuntimeError('no such engine')\n")
+    return site
+
+
+def test_a_broken_plugin_is_imported_only_if_it_is_selected_and_then_explained(tmp_path: Path):
+    site = str(broken_plugin(tmp_path))
+    memory = {"FLAG_ANALYTICS__COLLECTORS__MEMORY": "true"}
+    unselected = run("plugins", "--format", "json", cwd=tmp_path, PYTHONPATH=site, **memory)
+    assert unselected.returncode == 0, unselected.stderr
+    states = {line["name"]: line["state"] for line in json.loads(unselected.stdout)["plugins"]}
+    assert states["broken"] == "installed"
+    selected = run("plugins", cwd=tmp_path, PYTHONPATH=site, FLAG_ANALYTICS__COLLECTORS__BROKEN="true")
+    assert selected.returncode == 1
+    for words in ("broken-plugin 2.0", "RuntimeError", "take it out of the configuration"):
+        assert words in selected.stdout
+    probed = run("plugins", "--probe", cwd=tmp_path, PYTHONPATH=site, **memory)
+    assert probed.returncode == 1
+
+
+def test_a_broken_plugin_takes_only_its_own_commands_away(tmp_path: Path):
+    site = str(broken_plugin(tmp_path))
+    done = run("--help", cwd=tmp_path, PYTHONPATH=site, FLAG_ANALYTICS__COLLECTORS__BROKEN="true")
+    assert done.returncode == 0
+    assert " report " in done.stdout
+    assert "commands of a plugin are missing" in done.stderr
+
+
+def test_plugins_that_are_selected_add_commands(tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    done = run("--help", cwd=tmp_path, FLAG_ANALYTICS__COLLECTORS__DATABASE__CONNECTION_STRING="sqlite:///x.db")
+    assert " prune " in done.stdout
+    done = run("--help", cwd=tmp_path, FLAG_ANALYTICS__COLLECTORS__MEMORY="true")
+    assert " prune " not in done.stdout
