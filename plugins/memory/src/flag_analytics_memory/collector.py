@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 import weakref
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import chain
 from typing import Any
 
 import attrs
@@ -18,7 +17,7 @@ from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, FrozenEvent, norm
 from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, Outcome, TimeStep, Window
 from flag_analytics.summaries import StepTally, Tally, activity, normal_filter, select
 
-from .admission import has_normal_fields, is_inert, is_small, without_context
+from .admission import is_inert, is_normal, is_small, without_context
 from .log import EventLog
 
 __all__ = ["InMemoryAnalyticsCollector", "MemoryStats"]
@@ -52,6 +51,23 @@ class MemoryStats:
     sanitised: Mapping[str, int]
 
 
+class _Count:
+    """Counts from any thread, signal handler or finaliser without a lock: an iterator of C advances in one step."""
+
+    def __init__(self) -> None:
+        self._ticks = itertools.count()
+        self._asked = 0
+
+    def add(self) -> None:
+        next(self._ticks)
+
+    def value(self) -> int:
+        """Return the count; the caller holds a lock. Asking advances the iterator, too, and is subtracted again."""
+        value = next(self._ticks) - self._asked
+        self._asked += 1
+        return value
+
+
 class InMemoryAnalyticsCollector:
     """Keeps the newest events in memory, first in, first out, and answers ``AnalyticsAggregator`` about them.
 
@@ -82,7 +98,7 @@ class InMemoryAnalyticsCollector:
         self._log = EventLog(self._max_size, self._freezer.freeze)
         self._variants: set[str | None] = {None}
         self._cleared = 0
-        self._refused: Counter[str] = Counter()
+        self._refused = {Outcome.CLOSED: _Count(), Outcome.ERROR: _Count()}
 
     def _after_fork_in_child(self) -> None:
         self._freezer.after_fork_in_child()
@@ -145,7 +161,7 @@ class InMemoryAnalyticsCollector:
         if self._closed:
             return self._refuse(Outcome.CLOSED)
         try:
-            if is_inert(event) and has_normal_fields(event):
+            if is_inert(event) and is_normal(event):
                 if len(self._variants) < _MAX_KNOWN_VARIANTS:
                     self._variants.add(event.variant)
             else:
@@ -158,8 +174,7 @@ class InMemoryAnalyticsCollector:
         return _ACCEPTED
 
     def _refuse(self, outcome: Outcome) -> Outcome:
-        with self._lock:
-            self._refused[outcome.value] += 1
+        self._refused[outcome].add()
         return outcome
 
     def _index_if_free(self) -> None:
@@ -243,7 +258,7 @@ class InMemoryAnalyticsCollector:
                 stored=stored,
                 evicted=evicted,
                 cleared=self._cleared,
-                refused=dict(self._refused),
+                refused={reason.value: n for reason, count in self._refused.items() if (n := count.value())},
                 sanitised=self._freezer.changes(),
             )
 
@@ -306,14 +321,14 @@ class InMemoryAnalyticsCollector:
                     break
                 runs.append(run[-wanted:])
                 wanted -= len(run)
-        return list(chain.from_iterable(reversed(runs)))
+        return list(itertools.chain.from_iterable(reversed(runs)))
 
     def _by_flag(self, flag_keys: Iterable[str] | None, where: EventFilter) -> dict[str, list[Any]]:
         """Return the events, as of one moment, of these flags or of all, that can pass the filter."""
         with self._lock:
             self._index()
             keys = self._log.flag_keys() if flag_keys is None else flag_keys
-            by_flag = {key: list(chain.from_iterable(reversed([*self._log.of_flag(key)]))) for key in keys}
+            by_flag = {key: list(itertools.chain.from_iterable(reversed([*self._log.of_flag(key)]))) for key in keys}
         if where.required_context():
             # An event that was kept as it is had no context, whatever its maker has put there since.
             return {key: [event for event in events if type(event) is FrozenEvent] for key, events in by_flag.items()}

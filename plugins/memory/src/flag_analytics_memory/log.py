@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
-from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import MAX_KEY_CHARS
-
-from .admission import has_normal_fields, without_context
+from .admission import is_normal, is_short, without_context
 
 __all__ = ["EventLog"]
 
@@ -70,7 +67,7 @@ class EventLog:
         return count
 
     def extend(self, events: list[Any]) -> None:
-        """Take these events, the oldest first, forgetting those there is no room for; the list is the log's now."""
+        """Take these events, the oldest first, forgetting those there is no room for."""
         segments = self._segments
         if len(segments[-1].events) >= self._segment_size:
             segments.append(_Segment())
@@ -84,29 +81,26 @@ class EventLog:
     def _index(self, segment: _Segment, events: list[Any]) -> None:
         by_flag = segment.by_flag
         known = len(by_flag)
-        renewed: dict[int, Any] = {}
-        remaining = iter(events)
-        event: Any = None
-        while True:
-            try:
-                for event in remaining:
-                    by_flag[event.flag_key].append(event)
-                break
-            except Exception:  # a key that cannot be one; the loop goes on with the next event
-                self._renew(event, renewed, by_flag)
-        # A key that was there before is in normal form; those that are new stand at the end.
-        for key in list(islice(by_flag, known, None)):
-            if type(key) is not str or len(key) > MAX_KEY_CHARS or not key.isprintable():
-                for event in by_flag.pop(key):
-                    self._renew(event, renewed, by_flag)
-        segment.events += [renewed.get(id(event), event) for event in events] if renewed else events
+        segment.events += events
+        try:
+            for event in events:
+                by_flag[event.flag_key].append(event)
+            # A key that was there before is in normal form; those that are new stand at the end.
+            normal = all(map(is_short, islice(by_flag, known, None)))
+        except Exception:  # what should be a key cannot even be looked up
+            normal = False
+        if not normal:
+            self._index_anew(segment)
 
-    def _renew(self, event: Any, renewed: dict[int, Any], by_flag: dict[str, list[Any]]) -> None:
-        """Index an event in its normal form, which is one and the same however often the event came."""
-        frozen = renewed.get(id(event))
-        if frozen is None:
-            frozen = renewed[id(event)] = self._freeze(without_context(event))
-        by_flag[frozen.flag_key].append(frozen)
+    def _index_anew(self, segment: _Segment) -> None:
+        """Bring all flag keys of a segment into normal form, and index it by them."""
+        segment.events = [event if is_short(event.flag_key) else self._renew(event) for event in segment.events]
+        segment.by_flag = defaultdict(list)
+        for event in segment.events:
+            segment.by_flag[event.flag_key].append(event)
+
+    def _renew(self, event: Any) -> Any:
+        return self._freeze(without_context(event))
 
     def everything(self) -> Iterator[list[Any]]:
         """Yield all events in normal form, run by run, the newest run first and the oldest event of each first."""
@@ -139,6 +133,8 @@ class EventLog:
         if surplus <= 0:
             return
         oldest = self._segments[0]
+        if not {str}.issuperset(map(type, map(_flag_key, oldest.events[:surplus]))):
+            self._index_anew(oldest)
         for key, count in Counter(map(_flag_key, oldest.events[:surplus])).items():
             members = oldest.by_flag[key]
             del members[:count]
@@ -156,10 +152,11 @@ class EventLog:
         if first == len(members):
             return
         segment.inspected[flag_key] = len(members)
-        renewed: dict[int, Any] = {}
-        for event in islice(members, first, None):
-            if type(event) is FlagEvaluationEvent and id(event) not in renewed and not has_normal_fields(event):
-                renewed[id(event)] = self._freeze(without_context(event))
-        if renewed:
-            members[:] = [renewed.get(id(event), event) for event in members]
-            segment.events = [renewed.get(id(event), event) for event in segment.events]
+        as_admitted = {id(event) for event in members}
+        renewed = [event if is_normal(event) else self._renew(event) for event in members[first:]]
+        if all(map(is_, renewed, members[first:])):
+            return
+        members[first:] = renewed
+        # They stand in the same order in both lists: deal them out again.
+        dealt = iter(members)
+        segment.events = [next(dealt) if id(event) in as_admitted else event for event in segment.events]
