@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
+from flag_analytics_prometheus import PrometheusExporter
 
 pytestmark = pytest.mark.server
 
@@ -145,3 +146,35 @@ def test_prometheus_shows_what_the_application_did(application, prometheus):
     )
     targets = prometheus.until(lambda data: data["activeTargets"], "targets")
     assert [target["lastError"] for target in targets["activeTargets"]] == [""]
+
+
+def test_prometheus_shows_a_run_of_the_demo(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("flag_analytics_cli", reason="the command line is not installed")
+    from flag_analytics_cli.main import main
+    from flag_analytics_cli.simulation import visits
+
+    expected = list(visits(600, 7))
+    assert len({visit.flag_key for visit in expected}) == 5
+    configuration = tmp_path / "flag-analytics.toml"
+    configuration.write_text('[collectors.memory]\n[exporters.prometheus]\nprefix = "demo"\n')
+    monkeypatch.chdir(tmp_path)
+    exporter = PrometheusExporter(prefix="demo")  # shares the demo's metrics, and goes on showing them
+    prometheus = Prometheus(tmp_path, f"127.0.0.1:{exporter.serve(0).port}")
+    try:
+        assert main(["demo", "--once", "--events", "600", "--seed", "7", "--config", str(configuration)]) == 0
+        shown = capsys.readouterr().out
+        for flag_key in {visit.flag_key for visit in expected}:
+            users = [visit.context.targeting_key for visit in expected if visit.flag_key == flag_key]
+            prometheus.value(f'sum(demo_feature_flag_evaluations_total{{flag_key="{flag_key}"}})', len(users))
+            prometheus.value(f'demo_feature_flag_unique_users{{flag_key="{flag_key}"}}', len(set(users)))
+            assert flag_key in shown
+        prometheus.value("demo_flag_analytics_events_recorded_total", 600)
+        prometheus.value('demo_flag_analytics_sink_delivered_total{sink="memory"}', 600)
+        total = "demo_feature_flag_evaluations_total"
+        errors = f'sum by (flag_key) ({total}{{reason="ERROR"}})'
+        prometheus.value(f"count({errors} > 0)", 1)  # one of the demo's flags fails now and then
+        ratio = f"{errors} / sum by (flag_key) ({total})"
+        prometheus.value(f"max(abs(demo_feature_flag_error_rate - on (flag_key) ({ratio})))", 0.0)
+    finally:
+        prometheus.stop()
+        exporter.server.close()
