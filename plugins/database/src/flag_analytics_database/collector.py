@@ -33,11 +33,15 @@ class DatabaseAnalyticsCollector:
     """
 
     def __init__(self, store: DatabaseStore, delivery: DeliveryOptions | None = None) -> None:
-        """Make a collector of a store; ``delivery`` replaces every setting of how events get there."""
+        """Make a collector of a store; ``delivery`` sets how events get there, but for the store's own two settings."""
         self.event_source = store
         self.batch_size = store.options.batch_size
         self.flush_interval_seconds = store.options.flush_interval_seconds
-        self._delivery = Delivery({_NAME: store}, delivery or store.delivery, name=_NAME)
+        if delivery is not None:
+            store.delivery = delivery.evolve(
+                batch_size=self.batch_size, flush_interval_seconds=self.flush_interval_seconds
+            )
+        self._delivery = Delivery({_NAME: store}, store.delivery, name=_NAME)
 
     @classmethod
     async def create(
@@ -61,7 +65,7 @@ class DatabaseAnalyticsCollector:
             create_tables: Create the tables where they are missing.
             echo: Log every statement.
             options: Further settings; the five arguments above count, whatever it says of them.
-            delivery: Settings of the delivery engine (queue limits, durability, …), in place of the defaults.
+            delivery: Settings of the delivery engine (queue limits, durability, …); so does this.
             **engine_kwargs: Further arguments of SQLAlchemy's ``create_async_engine``, or single settings of
                 ``DatabaseOptions`` by their names, such as ``retention_days=90``.
 
@@ -105,7 +109,7 @@ class DatabaseAnalyticsCollector:
             batch_size: The most events in one write.
             flush_interval_seconds: The longest an event waits for its batch to fill.
             create_tables: Create the tables where they are missing.
-            delivery: Settings of the delivery engine, in place of the defaults.
+            delivery: Settings of the delivery engine (queue limits, durability, …) beside these two.
             **settings: Further settings of ``DatabaseOptions`` by their names.
 
         Raises:

@@ -77,13 +77,13 @@ def delivery_error(error: BaseException, *, sent: bool) -> DeliveryError:
 def code_of(error: BaseException) -> str:
     """Return the SQLSTATE, the server's or SQLite's error code, or the errno's name; else the exception's class."""
     cause = _driver_error(error)
+    number = _mysql_number(cause)
+    if number is not None:  # its SQLSTATE is HY000 more often than not
+        return f"mysql-{number}"
     for name in ("sqlstate", "sqlite_errorname"):
         value = getattr(cause, name, None)
         if isinstance(value, str) and value:
             return value
-    number = _mysql_number(cause)
-    if number is not None:
-        return f"mysql-{number}"
     if isinstance(cause, TimeoutError):
         return "timeout"
     if isinstance(cause, OSError) and cause.errno:
@@ -94,29 +94,31 @@ def code_of(error: BaseException) -> str:
 def is_lost_connection(error: BaseException) -> bool:
     """Return whether the connection broke without an answer from the server."""
     cause = _driver_error(error)
+    number = _mysql_number(cause)
+    if number is not None:
+        return number in _LOST_MYSQL
     state = getattr(cause, "sqlstate", None)
     if isinstance(state, str):
         return state.startswith("08")
     if isinstance(cause, OSError | EOFError):
         return True
-    number = _mysql_number(cause)
-    if number is not None:
-        return number in _LOST_MYSQL
     return type(cause).__name__ in {"InterfaceError", "InternalClientError", "ConnectionDoesNotExistError"}
 
 
 def _is_bad_content(error: BaseException) -> bool:
+    number = _mysql_number(error)
+    if number in _BAD_MYSQL:
+        return True
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         return state.startswith(_BAD_STATES) or state in _TOO_BIG_STATES
+    if number is not None:
+        return False
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)
         if code is None:  # raised by the module itself, not by SQLite: a value that it cannot bind
             return isinstance(error, sqlite3.DataError | sqlite3.InterfaceError) or "binding" in str(error)
         return (code & 0xFF) in _BAD_SQLITE
-    number = _mysql_number(error)
-    if number is not None:
-        return number in _BAD_MYSQL
     if type(error).__name__ in {"DataError", "IntegrityError"}:  # PEP 249's names, whatever the driver
         return True
     return isinstance(error, _UNBINDABLE)
