@@ -134,6 +134,38 @@ def test_frozen_and_foreign_events_count_like_our_own(exporter, registry):
     assert registry.get_sample_value("feature_flag_unique_users", {"flag_key": "checkout"}) == 2
 
 
+async def test_the_real_litestar_flags_client_records_into_it_and_both_exporters_count_the_same(exporter, registry):
+    flags = pytest.importorskip("litestar_flags")
+    from litestar_flags.analytics import PrometheusExporter as TheirExporter
+    from litestar_flags.models import FeatureFlag
+    from litestar_flags.storage.memory import MemoryStorageBackend
+    from litestar_flags.types import FlagStatus, FlagType
+
+    storage = MemoryStorageBackend()
+    flag = FeatureFlag(
+        key="dark", name="dark", flag_type=FlagType.BOOLEAN, status=FlagStatus.ACTIVE, default_enabled=True
+    )
+    await storage.create_flag(flag)
+    theirs = CollectorRegistry()
+    for collector in (exporter, TheirExporter(registry=theirs)):
+        client = flags.FeatureFlagClient(storage, analytics_collector=collector)
+        for user in ("ann", "bob", "ann"):
+            assert await client.get_boolean_value("dark", context=flags.EvaluationContext(targeting_key=user)) is True
+        await client.get_boolean_value("missing")
+    assert shown(registry) == shown(theirs)
+    assert shown(registry)
+
+
+def shown(registry):
+    """Return every sample that the reference has too, but for how long it took."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name.startswith("feature_flag_") and not sample.name.endswith(("_created", "_bucket", "_sum"))
+    }
+
+
 class Hostile:
     """Raises whatever is done with it."""
 
