@@ -1,28 +1,99 @@
-"""Which events may be kept as they are: those that nobody can change, and that are in normal form already.
+"""How events are kept: as they are if nobody can change them, as a copy of our own, or frozen.
 
-``FlagEvaluationEvent`` is immutable, but its context and its value may not be. An event is *inert* when both are empty
-or scalar; whether its other fields are in normal form can then be found out at any later time.
+``FlagEvaluationEvent`` is immutable but for its context, and for a value that is not a scalar. What is *admitted* is
+
+- the caller's own event, if it has no context and a small scalar as its value: a context that is found in it later was
+  put there since, and does not count;
+- a copy with the context as JSON bytes, if that is a dict of scalars;
+- a ``FrozenEvent`` otherwise.
+
+Only what could change later, or grow without bound, is looked at when an event is admitted. Whether its other fields
+are in normal form is found out when it is first read (``is_normal``), since most events leave without being read.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.normal_form import MAX_KEY_CHARS, FrozenEvent
 
-__all__ = ["is_inert", "is_normal", "is_short", "is_small", "without_context"]
+__all__ = ["admit", "as_recorded", "has_context", "is_normal", "is_short", "is_small"]
 
 _MAX_INT = 2**63 - 1
+_MAX_CONTEXT_BYTES = 4_096
+_MAX_KNOWN_VARIANTS = 1_000
+_BACKSLASH = 0x5C
 _KINDS = frozenset({"evaluation", "exposure", "outcome"})
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_replace: Callable[..., FlagEvaluationEvent] = msgspec.structs.replace
 
-def is_inert(event: object) -> bool:
-    """Return whether this is our own event, without a context, and with a value that is immutable, small and normal."""
-    return type(event) is FlagEvaluationEvent and not event.context_attributes and is_small(event.value)
+
+def admit(event: Any, variants: set[str | None]) -> FlagEvaluationEvent | None:
+    """Return the event or a copy, as it may be kept; None if it must be frozen. May raise for a hostile event.
+
+    ``variants`` are those that were admitted before; a few more are added.
+    """
+    if type(event) is not FlagEvaluationEvent:
+        return None
+    value = event.value
+    key = event.targeting_key
+    message = event.error_message
+    if (
+        (value is not True and value is not False and not is_small(value))
+        or (key is not None and len(key) > MAX_KEY_CHARS)
+        or (message is not None and not is_short(message))
+        or (event.variant not in variants and not _is_new_variant(event.variant, variants))
+    ):
+        return None
+    context = event.context_attributes
+    if not context:
+        return event
+    encoded = _encode_context(context)
+    return None if encoded is None else _replace(event, context_attributes=encoded)
+
+
+def _is_new_variant(variant: Any, variants: set[str | None]) -> bool:
+    if not is_short(variant):
+        return False
+    if len(variants) < _MAX_KNOWN_VARIANTS:
+        variants.add(variant)
+    return True
+
+
+def _encode_context(context: Any) -> bytes | None:
+    """Return the JSON of a small dict of scalars, if that is its normal form."""
+    if type(context) is not dict:
+        return None
+    for attribute in context.values():
+        if type(attribute) is not str and not is_small(attribute):
+            return None
+    encoded = _encode(context)
+    # A backslash begins an escape, and some escapes are not in normal form.
+    return None if len(encoded) > _MAX_CONTEXT_BYTES or _BACKSLASH in encoded else encoded
+
+
+def as_recorded(event: Any) -> FlagEvaluationEvent:
+    """Return an admitted event as callers know it, with the context it had when it was recorded."""
+    if type(event) is FrozenEvent:
+        return event.thaw()
+    if has_context(event):
+        return _replace(event, context_attributes=_decode(event.context_attributes))
+    context = event.context_attributes
+    unchanged = type(context) is dict and not context
+    return cast("FlagEvaluationEvent", event) if unchanged else _replace(event, context_attributes={})
+
+
+def has_context(event: Any) -> bool:
+    """Return whether an admitted event had a context when it was recorded."""
+    # The only event of a caller's that is kept with bytes for a context is one with none: they are empty.
+    return type(event) is FrozenEvent or (type(event.context_attributes) is bytes and event.context_attributes != b"")
 
 
 def is_small(value: Any) -> bool:
@@ -38,7 +109,7 @@ def is_small(value: Any) -> bool:
 
 
 def is_normal(event: Any) -> bool:
-    """Return whether an admitted event is in normal form: it is frozen, or inert and all its other fields are."""
+    """Return whether all fields of an admitted event are in normal form; its context and its value are."""
     if type(event) is FrozenEvent:
         return True
     try:
@@ -65,13 +136,6 @@ def is_normal(event: Any) -> bool:
         )
     except Exception:  # a hostile attribute: the freezer takes such an event apart
         return False
-
-
-def without_context(event: Any) -> Any:
-    """Return an inert event as it was when it came: whatever is in its context now was put there since."""
-    if type(event) is FlagEvaluationEvent and (event.context_attributes or type(event.context_attributes) is not dict):
-        return msgspec.structs.replace(event, context_attributes={})
-    return event
 
 
 def is_short(text: Any) -> bool:

@@ -13,17 +13,16 @@ from typing import Any
 
 import attrs
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, FrozenEvent, normal_key
+from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, normal_key
 from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, Outcome, TimeStep, Window
 from flag_analytics.summaries import StepTally, Tally, activity, normal_filter, select
 
-from .admission import is_inert, is_normal, is_small, without_context
+from .admission import admit, as_recorded, has_context, is_small
 from .log import EventLog
 
 __all__ = ["InMemoryAnalyticsCollector", "MemoryStats"]
 
 _MAX_FRESH = 512
-_MAX_KNOWN_VARIANTS = 1_000
 _SLICE = 10_000
 """How many events are looked at before other tasks of the event loop have their turn: a few milliseconds' worth."""
 
@@ -161,11 +160,11 @@ class InMemoryAnalyticsCollector:
         if self._closed:
             return self._refuse(Outcome.CLOSED)
         try:
-            if is_inert(event) and is_normal(event):
-                if len(self._variants) < _MAX_KNOWN_VARIANTS:
-                    self._variants.add(event.variant)
-            else:
-                event = self._freezer.freeze(event)
+            admitted = admit(event, self._variants)
+        except Exception:
+            admitted = None  # a hostile attribute: the freezer takes such an event apart
+        try:
+            event = self._freezer.freeze(event) if admitted is None else admitted
         except Exception:
             return self._refuse(Outcome.ERROR)
         self._fresh.append(event)
@@ -220,7 +219,7 @@ class InMemoryAnalyticsCollector:
             raise ValueError(f"limit is {limit}: expected at least 0, the most events to return")
         events: list[FlagEvaluationEvent] = []
         async for some in _slices(self._newest(flag_key, limit)):
-            events += [event.thaw() if type(event) is FrozenEvent else without_context(event) for event in some]
+            events += map(as_recorded, some)
         return events
 
     async def get_event_count(self, flag_key: str | None = None) -> int:
@@ -330,8 +329,9 @@ class InMemoryAnalyticsCollector:
             keys = self._log.flag_keys() if flag_keys is None else flag_keys
             by_flag = {key: list(itertools.chain.from_iterable(reversed([*self._log.of_flag(key)]))) for key in keys}
         if where.required_context():
-            # An event that was kept as it is had no context, whatever its maker has put there since.
-            return {key: [event for event in events if type(event) is FrozenEvent] for key, events in by_flag.items()}
+            return {
+                key: [as_recorded(event) for event in events if has_context(event)] for key, events in by_flag.items()
+            }
         return by_flag
 
 

@@ -8,7 +8,9 @@ from itertools import islice
 from operator import attrgetter, is_
 from typing import Any
 
-from .admission import is_normal, is_short, without_context
+from flag_analytics.normal_form import FrozenEvent
+
+from .admission import as_recorded, is_normal, is_short
 
 __all__ = ["EventLog"]
 
@@ -100,7 +102,7 @@ class EventLog:
             segment.by_flag[event.flag_key].append(event)
 
     def _renew(self, event: Any) -> Any:
-        return self._freeze(without_context(event))
+        return event if type(event) is FrozenEvent else self._freeze(as_recorded(event))
 
     def everything(self) -> Iterator[list[Any]]:
         """Yield all events in normal form, run by run, the newest run first and the oldest event of each first."""
