@@ -35,6 +35,7 @@ class Database:
 
     family: str
     url: URL
+    stores: list[DatabaseStore] = attrs.field(factory=list, repr=False)
 
     @property
     def connection_string(self) -> str:
@@ -47,7 +48,13 @@ class Database:
         return DatabaseOptions(connection_string=self.connection_string, **settings)
 
     def store(self, **settings: Any) -> DatabaseStore:
-        return DatabaseStore(self.options(**settings))
+        made = DatabaseStore(self.options(**settings))
+        self.stores.append(made)
+        return made
+
+    async def close(self) -> None:
+        for store in self.stores:
+            await store.close()
 
     async def run(self, statement: str, **parameters: Any) -> list[Any]:
         """Run SQL of the test's own, past everything that is tested."""
@@ -95,13 +102,17 @@ async def _create(family: str, name: str) -> None:
 
 async def _make_database(family: str, tmp_path: Path) -> AsyncIterator[Database]:
     if family == "sqlite":
-        yield Database(family, make_url(f"sqlite+aiosqlite:///{(tmp_path / 'events.db').as_posix()}"))
+        made = Database(family, make_url(f"sqlite+aiosqlite:///{(tmp_path / 'events.db').as_posix()}"))
+        yield made
+        await made.close()
         return
     name = f"fa_test_{uuid.uuid4().hex[:16]}"
     await _create(family, name)
+    made = Database(family, _server(family).set(database=name))
     try:
-        yield Database(family, _server(family).set(database=name))
+        yield made
     finally:
+        await made.close()
         force = " WITH (FORCE)" if family == "postgresql" else ""
         await _administer(family, f"DROP DATABASE IF EXISTS {name}{force}")
 
@@ -145,9 +156,7 @@ async def mysql(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def store(database: Database) -> AsyncIterator[DatabaseStore]:
-    made = database.store()
-    yield made
-    await made.close()
+    yield database.store()
 
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)

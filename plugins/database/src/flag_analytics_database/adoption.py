@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from flag_analytics.events import FlagEvaluationEvent, as_reason
 from flag_analytics.normal_form import Freezer, FrozenEvent
-from sqlalchemy import Connection, MetaData, Table, exists, func, select
+from sqlalchemy import Column, Connection, DateTime, MetaData, Table, exists, func, inspect, select
+from sqlalchemy.types import NullType
 
 from .errors import SchemaOutdated
 from .rows import ALL_COLUMNS, as_rows
@@ -37,6 +38,7 @@ _THEIR_COLUMNS = frozenset(
         "targeting_key",
         "context_attributes",
         "evaluation_duration_ms",
+        "created_at",
     }
 )
 
@@ -48,7 +50,7 @@ def looks_like_litestar_flags(columns: Collection[str]) -> bool:
 
 def copy_next_page(connection: Connection, tables: Tables, family: str, after: Any) -> Any:
     """Copy the rows that follow the id ``after``; return the last one's id, or None when there are no more."""
-    old = _old_table(connection, tables)
+    old = _old_table(tables)
     query = select(old).order_by(old.c.id).limit(PAGE_ROWS)
     if after is not None:
         query = query.where(old.c.id > after)
@@ -70,11 +72,9 @@ def drop_when_complete(connection: Connection, tables: Tables) -> None:
     Raises:
         SchemaOutdated: some are not; the old table stays as it is.
     """
-    from sqlalchemy import inspect
-
     if not inspect(connection).has_table(tables.adopted_table, schema=tables.schema):
         return  # another worker was quicker
-    old = _old_table(connection, tables)
+    old = _old_table(tables)
     taken_over = exists(select(tables.events.c.event_id).where(tables.events.c.event_id == old.c.id))
     missing = connection.execute(select(func.count()).select_from(old).where(~taken_over)).scalar_one()
     if missing:
@@ -82,14 +82,16 @@ def drop_when_complete(connection: Connection, tables: Tables) -> None:
     old.drop(connection)
 
 
-def _old_table(connection: Connection, tables: Tables) -> Table:
-    return Table(tables.adopted_table, MetaData(), schema=tables.schema, autoload_with=connection)
+def _old_table(tables: Tables) -> Table:
+    """Return the columns that are read. Ids and JSON come as the driver gives them: their types differ by database."""
+    times = {name: Column(name, DateTime(timezone=True)) for name in ("timestamp", "created_at")}
+    columns = [times.get(name, Column(name, NullType())) for name in sorted(_THEIR_COLUMNS)]
+    return Table(tables.adopted_table, MetaData(schema=tables.schema), *columns)
 
 
 def _event(row: Mapping[Any, Any], freezer: Freezer) -> FrozenEvent:
-    timestamp = _utc(row["timestamp"])
     event = FlagEvaluationEvent(
-        timestamp,
+        _utc(row["timestamp"]),
         row["flag_key"],
         _value(row["value"]),
         as_reason(row["reason"]),
@@ -99,9 +101,7 @@ def _event(row: Mapping[Any, Any], freezer: Freezer) -> FrozenEvent:
         row["evaluation_duration_ms"] or 0.0,
         event_id=_id(row["id"]),
     )
-    created = row.get("created_at")
-    received_at = _utc(created) if isinstance(created, datetime) else timestamp
-    return msgspec.structs.replace(freezer.freeze(event), received_at=received_at.timestamp())
+    return msgspec.structs.replace(freezer.freeze(event), received_at=_utc(row["created_at"]).timestamp())
 
 
 def _value(stored: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
 
-__all__ = ["SchemaOutdated", "code_of", "delivery_error", "is_lost_connection"]
+__all__ = ["SchemaOutdated", "code_of", "delivery_error", "is_lost_connection", "unavailable"]
 
 _BAD_STATES = ("22", "23")
 _TOO_BIG_STATES = frozenset({"54000"})
@@ -58,8 +58,19 @@ class SchemaOutdated(SinkUnavailable):
         super().__init__(message, code="schema")
 
 
-def delivery_error(error: BaseException, *, sent: bool) -> DeliveryError:
-    """Return what ``error`` means for a batch; ``sent`` says whether the batch may have reached the database.
+def unavailable(error: BaseException) -> SinkUnavailable:
+    """Return what an error means that has nothing to do with a batch: while connecting, or setting tables up.
+
+    The result carries a code and no text of the driver. Raise it ``from None``.
+    """
+    if isinstance(error, SinkUnavailable):
+        return error
+    code = code_of(error)
+    return SinkUnavailable(f"the database does not answer ({code})", code=code)
+
+
+def delivery_error(error: BaseException) -> DeliveryError:
+    """Return what an error means that was raised while a batch was being stored.
 
     The result carries a code and no text of the driver. Raise it ``from None``.
     """
@@ -69,7 +80,7 @@ def delivery_error(error: BaseException, *, sent: bool) -> DeliveryError:
     code = code_of(cause)
     if _is_bad_content(cause):
         return BadBatch("the database refused the content", code=code)
-    if sent and (isinstance(cause, TimeoutError) or is_lost_connection(cause)):
+    if isinstance(cause, TimeoutError) or is_lost_connection(cause):
         return CommitUnknown("the connection was lost while the batch was being stored", code=code)
     return SinkUnavailable("the database cannot store the batch now", code=code)
 

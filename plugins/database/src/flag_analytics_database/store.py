@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import msgspec
 from flag_analytics.delivery import DeadLetter, DeliveryOptions
-from flag_analytics.errors import SinkUnavailable
 from flag_analytics.normal_form import normal_key
 from flag_analytics.protocols import PARTS, Batch, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 from flag_analytics.summaries import normal_filter
@@ -20,7 +19,7 @@ from sqlalchemy import Executable, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from .engine import EngineMaker, from_options
-from .errors import SchemaOutdated, code_of, delivery_error
+from .errors import SchemaOutdated, code_of, delivery_error, unavailable
 from .loop_thread import LoopThread
 from .options import DatabaseOptions
 from .partitions import Period, create_partitions, is_partitioned
@@ -104,7 +103,7 @@ class DatabaseStore:
             await self._disconnect(broken=True)
             if not isinstance(error, Exception):
                 raise
-            raise delivery_error(error, sent=True) from None
+            raise delivery_error(error) from None
         await self._keep_house(connection)
 
     async def ping(self) -> None:
@@ -113,7 +112,7 @@ class DatabaseStore:
         try:
             await asyncio.wait_for(_ping(self._writing_engine()), self.options.connect_timeout_seconds)
         except Exception as error:
-            raise delivery_error(error, sent=False) from None
+            raise unavailable(error) from None
 
     async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         """Keep refused events in a table of their own, as JSON in plain ASCII."""
@@ -126,12 +125,13 @@ class DatabaseStore:
                 await connection.commit()
         except Exception as error:
             await self._disconnect(broken=True)
-            raise delivery_error(error, sent=True) from None
+            raise delivery_error(error) from None
 
     async def close(self) -> None:
         """Release every connection; a question that is asked afterwards opens a new one."""
         self._own()
         await self._disconnect(broken=False)
+        self._ready = False
         engine, self._write_engine = self._write_engine, None
         if engine is not None:
             await engine.dispose()
@@ -237,7 +237,7 @@ class DatabaseStore:
                 async with asyncio.timeout(self.options.connect_timeout_seconds):
                     self._connection = await self._writing_engine().connect()
             except Exception as error:
-                raise delivery_error(error, sent=False) from None
+                raise unavailable(error) from None
         if not self._ready:
             try:
                 await self._set_up(self._connection)
@@ -247,7 +247,7 @@ class DatabaseStore:
                     logger.warning("%s", error)
                 if not isinstance(error, Exception):
                     raise
-                raise delivery_error(error, sent=False) from None
+                raise unavailable(error) from None
             self._ready = True
         return self._connection
 
@@ -298,10 +298,8 @@ class DatabaseStore:
 
         try:
             return await self._questions.run(asyncio.wait_for(run(), self.options.query_timeout_seconds))
-        except SinkUnavailable:
-            raise
         except Exception as error:
-            raise SinkUnavailable(f"the database did not answer ({code_of(error)})", code=code_of(error)) from None
+            raise unavailable(error) from None
 
     # --- house keeping, between batches
 

@@ -1,0 +1,196 @@
+"""A table made by litestar-flags is taken over: every row, under its own id, whatever interrupts it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flag_analytics.errors import SinkUnavailable
+from flag_analytics_database import adoption
+from flag_analytics_database.setup import State
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+# As advanced-alchemy's metadata creates it.
+CREATE = """
+CREATE TABLE analytics_events (
+    id {id} NOT NULL,
+    timestamp {time} NOT NULL,
+    flag_key VARCHAR(255) NOT NULL,
+    value JSON,
+    reason VARCHAR(100) NOT NULL,
+    variant VARCHAR(255),
+    targeting_key VARCHAR(255),
+    context_attributes JSON NOT NULL,
+    evaluation_duration_ms {float},
+    sa_orm_sentinel INTEGER,
+    created_at {time} NOT NULL,
+    updated_at {time} NOT NULL,
+    CONSTRAINT pk_analytics_events PRIMARY KEY (id)
+)
+"""
+INDEXES = {
+    "ix_analytics_events_flag_timestamp": "flag_key, timestamp",
+    "ix_analytics_events_flag_key": "flag_key",
+    "ix_analytics_events_targeting_timestamp": "targeting_key, timestamp",
+    "ix_analytics_events_timestamp": "timestamp",
+    "ix_analytics_events_targeting_key": "targeting_key",
+}
+TYPES = {
+    "sqlite": {"id": "BINARY(16)", "time": "DATETIME", "float": "FLOAT"},
+    "postgresql": {"id": "UUID", "time": "TIMESTAMP WITH TIME ZONE", "float": "FLOAT"},
+    "mysql": {"id": "BINARY(16)", "time": "DATETIME", "float": "FLOAT"},
+}
+START = datetime(2025, 6, 1, 8, 30, tzinfo=UTC)
+VALUES = [True, None, {"a": 1, "b": [None]}, 2, "x", 1.5, [1], {"value": 1, "other": 2}]
+
+
+def _id(number: int) -> uuid.UUID:
+    return uuid.UUID(int=(number + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128)
+
+
+def _stored(number: int) -> str | None:
+    """Return the JSON that litestar-flags keeps: null, a dict as it is, anything else wrapped."""
+    value = VALUES[number % len(VALUES)]
+    if value is None:
+        return "null" if number % 2 else None
+    return json.dumps(value if isinstance(value, dict) else {"value": value})
+
+
+async def _make_table(database: Any, rows: int) -> None:
+    family = database.family
+    time = (lambda moment: moment) if family == "postgresql" else (lambda moment: moment.strftime("%Y-%m-%d %H:%M:%S"))
+    key = (lambda number: _id(number)) if family == "postgresql" else (lambda number: _id(number).bytes)
+    engine = create_async_engine(database.url)
+    async with engine.begin() as connection:
+        await connection.execute(text(CREATE.format(**TYPES[family])))
+        for name, columns in INDEXES.items():
+            await connection.execute(text(f"CREATE INDEX {name} ON analytics_events ({columns})"))
+        await connection.execute(
+            text(
+                "INSERT INTO analytics_events VALUES "
+                "(:id, :at, :flag, :value, :reason, :variant, :user, :context, :duration, :sentinel, :now, :now)"
+            ),
+            [
+                {
+                    "id": key(number),
+                    "at": time(START + timedelta(seconds=number)),
+                    "flag": f"flag_{number % 3}" if number else "k" * 255,
+                    "value": _stored(number),
+                    "reason": ["SPLIT", "ERROR"][number % 2],
+                    "variant": [None, "on"][number % 2],
+                    "user": f"user-{number}" if number % 5 else None,
+                    "context": json.dumps({"plan": "pro", "n": number}),
+                    "duration": [1.5, None][number % 2],
+                    "sentinel": number,
+                    "now": time(START + timedelta(days=1)),
+                }
+                for number in range(rows)
+            ],
+        )
+    await engine.dispose()
+
+
+def _check(events: Sequence[Any], rows: int) -> None:
+    assert len(events) == rows
+    for number, event in enumerate(events):
+        assert event.event_id == str(_id(number))
+        assert event.timestamp == START + timedelta(seconds=number)
+        assert event.value == VALUES[number % len(VALUES)]
+        assert event.reason == ["SPLIT", "ERROR"][number % 2]
+        assert event.variant == [None, "on"][number % 2]
+        assert event.targeting_key == (f"user-{number}" if number % 5 else None)
+        assert event.context_attributes == {"plan": "pro", "n": number}
+        assert event.evaluation_duration_ms == [1.5, 0.0][number % 2]
+        assert event.kind == "evaluation"
+    assert events[0].flag_key.startswith("kkk")
+    assert len(events[0].flag_key) == 190
+
+
+async def test_every_row_is_kept_with_its_id_time_and_value(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "PAGE_ROWS", 7)
+    await _make_table(database, 50)
+    store = database.store()
+    assert await store.upgrade() is State.LITESTAR_FLAGS
+    _check(await store.get_events(), 50)
+    assert await store.upgrade() is State.READY
+    received = await database.run("SELECT DISTINCT received_at FROM analytics_events")
+    assert received == [(int((START + timedelta(days=1)).timestamp()) * 1_000_000,)]
+    await store.close()
+
+
+async def test_such_a_table_is_refused_until_someone_asks(database: Any, make_event: Any, batch_of: Any) -> None:
+    await _make_table(database, 3)
+    store = database.store()
+    with pytest.raises(SinkUnavailable, match="made by litestar-flags: run flag-analytics db upgrade"):
+        await store.write(batch_of(make_event()))
+    assert await database.count() == 3
+    await store.close()
+    asked = database.store(upgrade=True)
+    await asked.write(batch_of(make_event()))
+    assert len(await asked.get_events()) == 4
+    await asked.close()
+
+
+async def test_it_goes_on_from_wherever_it_was_interrupted(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flag_analytics_database import setup
+
+    monkeypatch.setattr(adoption, "PAGE_ROWS", 10)
+    await _make_table(database, 45)
+    calls = 0
+    real = adoption.copy_next_page
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in {1, 3}:
+            raise OSError("the machine is switched off")
+        return real(*arguments)
+
+    monkeypatch.setattr(setup, "copy_next_page", failing)
+    store = database.store()
+    for _ in range(2):
+        with pytest.raises(SinkUnavailable):
+            await store.upgrade()
+    assert await store.upgrade() is State.ADOPTING
+    _check(await store.get_events(), 45)
+    await store.close()
+
+
+async def test_several_workers_may_take_it_over_at_once(database: Any, make_event: Any, batch_of: Any) -> None:
+    await _make_table(database, 40)
+    stores = [database.store(upgrade=True) for _ in range(4)]
+
+    async def until_written(store: Any) -> None:
+        for _ in range(100):
+            try:
+                return await store.write(batch_of(make_event()))
+            except SinkUnavailable:
+                await asyncio.sleep(0.05)
+        raise AssertionError("never")
+
+    await asyncio.gather(*map(until_written, stores))
+    assert len(await stores[0].get_events()) == 44
+    for store in stores:
+        await store.close()
+
+
+async def test_the_old_table_is_kept_while_a_row_is_missing(database: Any) -> None:
+    from flag_analytics_database import setup
+
+    await _make_table(database, 5)
+    store = database.store()
+    skipped = pytest.MonkeyPatch()
+    with skipped.context() as patch:
+        patch.setattr(setup, "copy_next_page", lambda *_: None)
+        with pytest.raises(SinkUnavailable, match="5 rows of table"):
+            await store.upgrade()
+    assert await database.count("analytics_events_litestar_flags") == 5
+    await store.upgrade()
+    _check(await store.get_events(), 5)
+    await store.close()
