@@ -14,13 +14,13 @@ are in normal form is found out when it is first read (``is_normal``), since mos
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.normal_form import MAX_KEY_CHARS, FrozenEvent
+from msgspec.structs import replace
 
 __all__ = ["admit", "as_recorded", "has_context", "is_normal", "is_short", "is_small"]
 
@@ -32,7 +32,6 @@ _KINDS = frozenset({"evaluation", "exposure", "outcome"})
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-_replace: Callable[..., FlagEvaluationEvent] = msgspec.structs.replace
 
 
 def admit(event: Any, variants: set[str | None]) -> FlagEvaluationEvent | None:
@@ -56,7 +55,7 @@ def admit(event: Any, variants: set[str | None]) -> FlagEvaluationEvent | None:
     if not context:
         return event
     encoded = _encode_context(context)
-    return None if encoded is None else _replace(event, context_attributes=encoded)
+    return None if encoded is None else replace(event, context_attributes=encoded)
 
 
 def _is_new_variant(variant: Any, variants: set[str | None]) -> bool:
@@ -83,11 +82,11 @@ def as_recorded(event: Any) -> FlagEvaluationEvent:
     """Return an admitted event as callers know it, with the context it had when it was recorded."""
     if type(event) is FrozenEvent:
         return event.thaw()
-    if has_context(event):
-        return _replace(event, context_attributes=_decode(event.context_attributes))
-    context = event.context_attributes
-    unchanged = type(context) is dict and not context
-    return cast("FlagEvaluationEvent", event) if unchanged else _replace(event, context_attributes={})
+    admitted: FlagEvaluationEvent = event
+    context: Any = admitted.context_attributes
+    if has_context(admitted):
+        return replace(admitted, context_attributes=_decode(context))
+    return admitted if type(context) is dict and not context else replace(admitted, context_attributes={})
 
 
 def has_context(event: Any) -> bool:
