@@ -96,7 +96,7 @@ class Prometheus:
 
 @pytest.fixture
 def application():
-    exporter = {"prefix": "", "port": 0, "gauges": "aggregator", "gauge_timeout_seconds": 5.0}
+    exporter = {"prefix": "real", "port": 0, "gauges": "aggregator", "gauge_timeout_seconds": 5.0}
     config = {"collectors": {"memory": {}}, "exporters": {"prometheus": exporter}}
     with open_pipeline(config) as pipeline:
         yield pipeline
@@ -125,18 +125,18 @@ def test_prometheus_shows_what_the_application_did(application, prometheus):
     application.flush_sync()
 
     only = 'flag_key="checkout"'
-    prometheus.value(f'feature_flag_evaluations_total{{{only},variant="treatment",reason="SPLIT"}}', 100)
-    prometheus.value(f'feature_flag_evaluations_total{{{only},variant="control",reason="SPLIT"}}', 200)
-    prometheus.value(f'feature_flag_evaluations_total{{{only},variant="",reason="ERROR"}}', 100)
-    prometheus.value(f"feature_flag_evaluation_duration_seconds_count{{{only}}}", 300)
-    prometheus.value(f"feature_flag_evaluation_duration_seconds_sum{{{only}}}", (270 * 0.3 + 30 * 80.0) / 1000)
-    prometheus.value(f'feature_flag_evaluation_duration_seconds_bucket{{{only},le="0.0005"}}', 270)
-    prometheus.value(f"feature_flag_unique_users{{{only}}}", 120)
-    prometheus.value(f"feature_flag_error_rate{{{only}}}", 0.25)
-    prometheus.value("sum(feature_flag_evaluations_total)", 401)
-    prometheus.value("flag_analytics_events_recorded_total", 401)
-    prometheus.value('flag_analytics_sink_delivered_total{sink="memory"}', 401)
-    prometheus.value('flag_analytics_prometheus_label_overflow_total{label="reason"}', 1)
+    prometheus.value(f'real_feature_flag_evaluations_total{{{only},variant="treatment",reason="SPLIT"}}', 100)
+    prometheus.value(f'real_feature_flag_evaluations_total{{{only},variant="control",reason="SPLIT"}}', 200)
+    prometheus.value(f'real_feature_flag_evaluations_total{{{only},variant="",reason="ERROR"}}', 100)
+    prometheus.value(f"real_feature_flag_evaluation_duration_seconds_count{{{only}}}", 300)
+    prometheus.value(f"real_feature_flag_evaluation_duration_seconds_sum{{{only}}}", (270 * 0.3 + 30 * 80.0) / 1000)
+    prometheus.value(f'real_feature_flag_evaluation_duration_seconds_bucket{{{only},le="0.0005"}}', 270)
+    prometheus.value(f"real_feature_flag_unique_users{{{only}}}", 120)
+    prometheus.value(f"real_feature_flag_error_rate{{{only}}}", 0.25)
+    prometheus.value("sum(real_feature_flag_evaluations_total)", 401)
+    prometheus.value("real_flag_analytics_events_recorded_total", 401)
+    prometheus.value('real_flag_analytics_sink_delivered_total{sink="memory"}', 401)
+    prometheus.value('real_flag_analytics_prometheus_label_overflow_total{label="reason"}', 1)
     prometheus.value("up", 1)
     prometheus.until(
         lambda data: (
