@@ -229,6 +229,9 @@ def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
 @contextmanager
 def _progress(name: str, size: int | None) -> Iterator[Callable[[int, int], None]]:
     console = diagnostics()
+    if not console.is_terminal:
+        yield _draw_nothing
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(complete_style="cyan", finished_style="cyan"),
@@ -237,6 +240,10 @@ def _progress(name: str, size: int | None) -> Iterator[Callable[[int, int], None
         TimeRemainingColumn(compact=True),
     )
     # It disappears when done: what counts is said after it, and stays.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(visible(name), total=size, events=0)
         yield lambda completed, events: progress.update(task, completed=completed, events=events)
+
+
+def _draw_nothing(_completed: int, _events: int) -> None:
+    pass

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import attrs
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer, FrozenEvent
+from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, FrozenEvent
 from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 from flag_analytics.summaries import Tally, activity, select
 
@@ -22,7 +22,7 @@ class _Flag:
     """What is known of one flag so far; events wait in ``chunk``, since a tally is faster with many at once."""
 
     tally: Tally = attrs.field(factory=Tally)
-    chunk: list[FrozenEvent] = attrs.field(factory=list)
+    chunk: list[FlagEvaluationEvent | FrozenEvent] = attrs.field(factory=list)
     activity: FlagActivity | None = None
 
 
@@ -44,11 +44,13 @@ class TallySource:
 
     def record(self, event: FlagEvaluationEvent) -> None:
         """Count one event."""
-        frozen = self._freeze(event)
-        if frozen.timestamp > self.window.end:
+        text = f"{event.flag_key}{event.reason}{event.variant}{event.targeting_key}"
+        # What is short and plain is in normal form already, as far as a tally looks at it.
+        counted = event if len(text) <= MAX_KEY_CHARS and text.isprintable() else self._freeze(event)
+        if counted.timestamp > self.window.end:
             self._future += 1
-        flag = self._flags[frozen.flag_key]
-        flag.chunk.append(frozen)
+        flag = self._flags[counted.flag_key]
+        flag.chunk.append(counted)
         if len(flag.chunk) >= _CHUNK:
             self._count(flag)
 

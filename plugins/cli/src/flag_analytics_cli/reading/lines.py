@@ -64,7 +64,7 @@ class LineReader:
         if not ascii_based:
             raise FileError(f"encoding {encoding!r} is not supported: convert the file to UTF-8 first")
         self._file = file
-        self._decode = codec.decode
+        self._encoding = codec.name
         self._name = "UTF-8" if codec.name == "utf-8" else codec.name
         self._number = 0
         self._pending: list[Line | BadLine] = []
@@ -87,7 +87,7 @@ class LineReader:
             self._skip_rest()
             return BadLine(self._number, self._number, f"is longer than {MAX_LINE_BYTES:,} bytes")
         try:
-            text, _ = self._decode(raw)
+            text = raw.decode(self._encoding)
         except UnicodeError:
             return BadLine(self._number, self._number, f"is not {self._name} (--encoding NAME reads other encodings)")
         return Line(self._number, text.removesuffix("\n").removesuffix("\r"))
