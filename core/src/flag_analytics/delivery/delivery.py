@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..normal_form import Freezer
 from ..protocols import Outcome
 from .engine import GRACE_SECONDS, Engine, Settings, run_inline
-from .exit import register
+from .exit import finish_draining, register
 from .ledger import DeadLetter, DeliveryReport, DeliveryStats
 from .options import DeliveryOptions
 
@@ -111,7 +111,8 @@ class Delivery:
         finally:
             report = engine.end_flush(waiter)
         for lane in engine.inline:
-            await lane.sink.flush()
+            with engine.guarding(lane):
+                await lane.sink.flush()
         return report
 
     def flush_sync(self, timeout: float = 30.0) -> DeliveryReport:
@@ -125,7 +126,8 @@ class Delivery:
         finally:
             report = engine.end_flush(waiter)
         for lane in engine.inline:
-            run_inline(lane.sink.flush())
+            with engine.guarding(lane):
+                run_inline(lane.sink.flush())
         return report
 
     def persist(self) -> bool:
@@ -152,7 +154,8 @@ class Delivery:
             pass  # finish() accounts for what the workers left
         report = engine.finish()
         for lane in self._inline_to_close():
-            await lane.sink.close()
+            with engine.guarding(lane):
+                await lane.sink.close()
         return report
 
     def close_sync(self, timeout: float | None = None) -> DeliveryReport:
@@ -165,7 +168,8 @@ class Delivery:
             pass  # finish() accounts for what the workers left
         report = engine.finish()
         for lane in self._inline_to_close():
-            run_inline(lane.sink.close())
+            with engine.guarding(lane):
+                run_inline(lane.sink.close())
         return report
 
     def _timeout(self, timeout: float | None) -> float:
@@ -188,7 +192,7 @@ class Delivery:
 
     def begin_exit(self) -> None:
         """Begin to close, at the end of the process."""
-        self._engine.begin_close(self.exit_timeout)
+        self._engine.begin_close(self.exit_timeout, start_workers=False)
 
     def end_exit(self, started: float) -> None:
         """Wait for what ``begin_exit`` began, at the monotonic time ``started``."""
@@ -247,7 +251,7 @@ class Delivery:
         self._holder[0] = self._engine
         _graveyard.append(parent)
         if closed:
-            self._engine.begin_close(0.0)
+            self._engine.begin_close(0.0, start_workers=False)
 
 
 _graveyard: list[Engine] = []
@@ -259,7 +263,7 @@ def _dropped_without_close(holder: list[Engine]) -> None:
     engine = holder[0]
     stats = engine.stats()
     busy = any(sink.pending for sink in stats.sinks.values())
-    engine.begin_close(engine.settings.options.close_timeout_seconds)
+    finish_draining(engine)
     if busy or stats.accepted:
         warnings.warn(
             f"{engine.settings.name} was dropped without close(): use `async with`, `with` or close()",

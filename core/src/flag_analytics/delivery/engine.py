@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -31,6 +32,7 @@ GRACE_SECONDS = 0.3
 """What a close may take beyond its timeout, for the sinks to release their connections."""
 LOG_PAUSE_SECONDS = 60.0
 DEAD_LETTERS_KEPT = 1_000
+_ACCEPTED = Outcome.ACCEPTED
 
 
 @attrs.frozen
@@ -51,12 +53,15 @@ class InlineLane:
 
     name: str
     sink: InlineSink
-    accepted: int = 0
+    take: Callable[[Any], Outcome | None]
     delivered: int = 0
+    """Events this sink took that another one refused; what all of them took is counted once, by the engine."""
     dropped: Counter[str] = attrs.field(factory=Counter[str])
 
-    def stats(self) -> SinkStats:
-        return SinkStats(accepted=self.accepted, delivered=self.delivered, dropped=dict(self.dropped))
+    def stats(self, taken_by_all: int) -> SinkStats:
+        delivered = taken_by_all + self.delivered
+        accepted = delivered + sum(self.dropped.values())
+        return SinkStats(accepted=accepted, delivered=delivered, dropped=dict(self.dropped))
 
 
 @attrs.define(eq=False)
@@ -82,6 +87,7 @@ class Engine:
         self.close_deadline: float | None = None
         self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
         self.inline: list[InlineLane] = []
+        self._taken_by_all = 0
         self._workers: dict[SinkMachine, SinkWorker] = {}
         self._waiters: list[_Waiter] = []
         self._all_done: Future[None] = Future()
@@ -97,7 +103,7 @@ class Engine:
                 )
                 self._workers[machine] = SinkWorker(self, sink, machine)
             else:
-                self.inline.append(InlineLane(name, sink))
+                self.inline.append(InlineLane(name, sink, sink.record_nowait))
         self.inline_open = list(self.inline)
         """Inline sinks that are still to be closed."""
         self.machines = tuple(self._workers)
@@ -114,7 +120,9 @@ class Engine:
         self.room_freed = threading.Condition(self.lock)
         self.offer = self.intake.offer
         """Gives a frozen event to every sink."""
-        self.blocking = any(machine.options.policy == "block" for machine in self.machines)
+        holds = [machine.options for machine in self.machines if machine.options.policy == "block"]
+        self.blocking = bool(holds)
+        self._hold_seconds = max((own.block_timeout_seconds for own in holds), default=0.0)
         if self.blocking or self.inline:
             self.offer = self._offer
         self.spool = SpoolWorker(self) if spooling else None
@@ -130,12 +138,19 @@ class Engine:
     # --- events in
 
     def _offer(self, event: FrozenEvent) -> Outcome:
-        if self.blocking and not self.intake.has_room(event.size) and not _runs_a_loop():
-            self._hold_caller(event.size)
-        outcome = self.intake.offer(event)
+        if self.blocking and not _runs_a_loop():
+            outcome = self._offer_when_there_is_room(event)
+        else:
+            outcome = self.intake.offer(event)
         if outcome is Outcome.CLOSED or not self.inline:
             return outcome
-        return self._offer_inline(event, outcome)
+        refused = None if outcome else outcome.value
+        outcome = self._offer_inline(event, outcome)
+        if refused is not None and outcome:  # no queue had room, but an inline sink took it
+            with self.lock:
+                self.intake.refused[refused] -= 1
+                self.intake.accepted += 1
+        return outcome
 
     def offer_inline(self, event: Any) -> Outcome:
         """Give an event, as it came, to sinks that are all inline."""
@@ -143,41 +158,70 @@ class Engine:
             self.refuse("closed")
             return Outcome.CLOSED
         outcome = self._offer_inline(event, Outcome.OVERFLOW)
-        with self.lock:
-            if outcome:
-                self.intake.accepted += 1
-            else:
-                self.intake.refused[outcome.value] += 1
+        if outcome is not _ACCEPTED:
+            self.refuse(outcome.value)
         return outcome
 
     def _offer_inline(self, event: Any, outcome: Outcome) -> Outcome:
+        """Give an event to the inline sinks; ``outcome`` is what the queues made of it, if there are any."""
+        refusals = None
         for lane in self.inline:
             try:
-                taken = lane.sink.record_nowait(event)
+                taken = lane.take(event)
             except Exception as error:
                 taken = Outcome.ERROR
                 self.log(f"{lane.name}:{type(error).__name__}", "%s raised %s", lane.name, type(error).__name__)
-            with self.lock:
-                lane.accepted += 1
-                if taken is Outcome.ACCEPTED or taken is None:
-                    lane.delivered += 1
-                    outcome = Outcome.ACCEPTED
-                else:
-                    lane.dropped[taken.value if isinstance(taken, Outcome) else "error"] += 1
-                    if not outcome and isinstance(taken, Outcome):
-                        outcome = taken
+            if taken is not _ACCEPTED and taken is not None:
+                refusals = refusals or {}
+                refusals[lane.name] = taken if isinstance(taken, Outcome) else Outcome.ERROR
+        self.lock.acquire()  # the with statement would cost twice as much
+        try:
+            if refusals is not None:
+                return self._count_refusals(refusals, outcome)
+            self._taken_by_all += 1
+            if not self.machines:
+                self.intake.accepted += 1
+            return _ACCEPTED
+        finally:
+            self.lock.release()
+
+    def _count_refusals(self, refusals: dict[str, Outcome], outcome: Outcome) -> Outcome:
+        for lane in self.inline:
+            refusal = refusals.get(lane.name)
+            if refusal is None:
+                lane.delivered += 1
+                outcome = _ACCEPTED
+            else:
+                lane.dropped[refusal.value] += 1
+                outcome = outcome or refusal
+        if outcome and not self.machines:
+            self.intake.accepted += 1
         return outcome
 
-    def _hold_caller(self, size: int) -> None:
-        deadline = time.monotonic() + self.settings.options.block_timeout_seconds
-        with self.room_freed:
-            while not self.intake.closed and not self.intake.has_room(size):
+    @contextlib.contextmanager
+    def guarding(self, lane: InlineLane) -> Iterator[None]:
+        """Log what an inline sink raises in flush or close: the others, and the report, do not suffer from it."""
+        try:
+            yield
+        except Exception as error:
+            self.log(f"{lane.name}:{type(error).__name__}", "%s raised %s", lane.name, type(error).__name__)
+
+    def _offer_when_there_is_room(self, event: FrozenEvent) -> Outcome:
+        with self.room_freed:  # held from the look to the offer: the room is this caller's
+            deadline = 0.0
+            while not self.intake.closed and not self.intake.has_room(event.size):
+                deadline = deadline or time.monotonic() + self._hold_seconds
                 left = deadline - time.monotonic()
-                if left <= 0:
-                    return
+                if left <= 0 or self._can_never_fit(event.size):
+                    break
                 for machine in self.machines:
+                    machine.press()
                     self._workers[machine].wake()
                 self.room_freed.wait(left)
+            return self.intake.offer(event)
+
+    def _can_never_fit(self, size: int) -> bool:
+        return any(size > machine.options.max_bytes for machine in self.machines if machine.options.policy == "block")
 
     def refuse(self, reason: str) -> None:
         """Count an event that no sink will see."""
@@ -231,8 +275,11 @@ class Engine:
 
     # --- close
 
-    def begin_close(self, timeout: float) -> Future[None]:
-        """Refuse new events and drain for ``timeout`` seconds; the future tells when every worker is done."""
+    def begin_close(self, timeout: float, *, start_workers: bool = True) -> Future[None]:
+        """Refuse new events and drain for ``timeout`` seconds; the future tells when every worker is done.
+
+        ``start_workers``: also close sinks that never got an event, which takes a worker each.
+        """
         with self.lock:
             if self.close_deadline is not None:
                 return self._all_done
@@ -242,7 +289,7 @@ class Engine:
             for machine in self.machines:
                 machine.drain(on=True)
                 machine.hurry(float("inf"))
-                self._workers[machine].wake_to_close()
+                self._workers[machine].wake_to_close(start=start_workers)
             self.room_freed.notify_all()
             self._wake_spool_if_needed()
         self.worker_done()
@@ -267,10 +314,9 @@ class Engine:
             self.spool.finish()
         with self.lock:
             if self._report is None:
-                left = self.intake.take_inbox()
+                left = self.intake.finish()
                 for machine in self.machines:
-                    machine.close(len(left))
-                self.intake.in_transit = 0
+                    machine.close(left)
                 lost = any(machine.progress()[2] for machine in self.machines)
                 spooled = any(machine.spooled for machine in self.machines)
                 self._report = self._make_report(complete=not lost and not spooled and not left)
@@ -285,7 +331,7 @@ class Engine:
     def sink_stats(self) -> dict[str, SinkStats]:
         wall = time.time()
         waiting = self.intake.waiting
-        stats = {lane.name: lane.stats() for lane in self.inline}
+        stats = {lane.name: lane.stats(self._taken_by_all) for lane in self.inline}
         for machine in self.machines:
             sink = machine.stats(wall)
             if waiting:
@@ -340,7 +386,10 @@ class Engine:
         if len(self._log_next) > 1_000:
             self._log_next.clear()
         self._log_next[cause] = now + LOG_PAUSE_SECONDS
-        logger.warning(message, *arguments)
+        try:
+            logger.warning(message, *arguments)
+        except Exception:  # the application's own filter or handler: it must not break record, nor end a worker
+            return
 
     # --- fork
 

@@ -8,16 +8,19 @@ import signal
 import threading
 import time
 import weakref
+from concurrent import futures
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .delivery import Delivery
+    from .engine import Engine
 
-__all__ = ["close_all", "install_signal_handlers", "register"]
+__all__ = ["close_all", "finish_draining", "install_signal_handlers", "register"]
 
 _living: dict[int, weakref.ref[Delivery]] = {}
 """A plain dict, since a fork may come while another thread registers: copying its values is a single step."""
+_draining: set[Engine] = set()
 
 
 def register(delivery: Delivery) -> None:
@@ -38,9 +41,22 @@ def close_all() -> None:
         delivery.begin_exit()
     for delivery in deliveries:
         delivery.end_exit(started)
+    for engine in list(_draining):
+        left = started + engine.settings.options.exit_timeout_seconds - time.monotonic()
+        futures.wait([engine.begin_close(0.0)], max(0.0, left))
+        engine.finish()
+
+
+def finish_draining(engine: Engine) -> None:
+    """Hold the end of the process for an engine whose delivery was dropped, as for one that was not."""
+    _draining.add(engine)
+    engine.begin_close(engine.settings.options.close_timeout_seconds).add_done_callback(
+        lambda _: _draining.discard(engine)
+    )
 
 
 def _renew_in_child() -> None:
+    _draining.clear()
     for delivery in _deliveries():
         delivery.after_fork_in_child()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from ..normal_form import MAX_EVENT_BYTES, FrozenEvent
 from ..protocols import Outcome
@@ -19,6 +19,7 @@ __all__ = ["Intake"]
 
 CHUNK_EVENTS = 256
 CHUNK_BYTES = 4 * MAX_EVENT_BYTES
+_ACCEPTED = Outcome.ACCEPTED
 
 
 class Intake:
@@ -48,6 +49,8 @@ class Intake:
         self.accepted = 0
         self.refused: Counter[str] = Counter()
         self.closed = False
+        self.finished = False
+        """Whether the accounts were closed: nothing that still moves is counted any more."""
         self.asleep = True
         """Whether somebody is to be woken by the next event."""
         self.in_transit = 0
@@ -67,25 +70,32 @@ class Intake:
 
     def offer(self, event: FrozenEvent) -> Outcome:
         """Take one event for every sink that has room for it."""
-        self.lock.acquire()  # the with statement would cost twice as much
+        lock = self.lock
         try:
+            # The with statement would cost twice as much. Inside try, since a signal's handler may raise right after.
+            lock.acquire()
+            size = event.size
             if self.closed:
                 self.refused["closed"] += 1
-                return Outcome.CLOSED
-            size = event.size
-            if (
+                outcome = Outcome.CLOSED
+            elif (
                 len(self._inbox) >= self._most_events or self._inbox_bytes + size > self._most_bytes
             ) and not self._make_room(size):
                 self.refused["overflow"] += 1
-                return Outcome.OVERFLOW
-            self._inbox.append(event)
-            self._inbox_bytes += size
-            self.accepted += 1
-            if self.asleep:
-                self._wake_sleepers()
-            return Outcome.ACCEPTED
-        finally:
-            self.lock.release()
+                outcome = Outcome.OVERFLOW
+            else:
+                self._inbox_bytes += size
+                self.accepted += 1
+                self._inbox.append(event)
+                if self.asleep:
+                    self._wake_sleepers()
+                outcome = Outcome.ACCEPTED
+        except BaseException:
+            if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
+                lock.release()
+            raise
+        lock.release()
+        return outcome
 
     def _make_room(self, size: int) -> bool:
         """Empty the inbox into the queues; return whether one more event of this size has a place, else count it."""
@@ -118,16 +128,17 @@ class Intake:
         self.asleep = self._spooling
 
     def _wake_sleepers(self) -> None:
-        self.asleep = False
         if self._spooling:
             self._wake_spool()
+            self.asleep = False
         else:
             self._wake_idle()
+            self.asleep = bool(self._idle)
 
     def _wake_idle(self) -> None:
-        for machine in self._idle:
-            self._wake(machine)
-        self._idle.clear()
+        for machine in tuple(self._idle):
+            self._idle.discard(machine)
+            self._wake(machine)  # one whose thread does not start is idle again, and tried again
 
     def hand_over(self) -> None:
         """Hand the inbox to every queue."""
@@ -156,12 +167,12 @@ class Intake:
         self._most_bytes = min(CHUNK_BYTES, size)
 
     def has_room(self, size: int) -> bool:
-        """Return whether every queue could take one more event of this size."""
+        """Return whether every queue that holds its callers could take one more event of this size."""
         with self.lock:
             if self._spooling:
                 return len(self._inbox) < self._most_events and self._inbox_bytes + size <= self._most_bytes
             self.hand_over()
-            return all(machine.fits(size) for machine in self.machines)
+            return all(machine.fits(size) for machine in self.machines if machine.options.policy == "block")
 
     # --- the spool's side
 
@@ -170,29 +181,36 @@ class Intake:
         """Events that no queue and no spool has yet."""
         return len(self._inbox) + self.in_transit
 
-    @property
-    def waiting_bytes(self) -> int:
-        return self._inbox_bytes
-
     def take_inbox(self) -> list[FrozenEvent]:
         """Take everything that is to be spooled; report back with ``spooled`` or ``not_spooled``."""
         events = self._inbox
+        self._transit(len(events), self._inbox_bytes)
         self._inbox, self._inbox_bytes = [], 0
-        self.in_transit += len(events)
         return events
 
-    def spooled(self, count: int) -> None:
-        """Note that events taken from the inbox are durable."""
-        self.in_transit -= count
+    def _transit(self, count: int, size: int) -> None:
+        """Note what is on its way to the spool: it still counts against the bounds."""
+        self.in_transit += count
+        if self._spooling:
+            self._most_events -= count
+            self._most_bytes -= size
+
+    def spooled(self, events: Sequence[FrozenEvent], spool: Hashable = None) -> None:
+        """Note that events taken from the inbox are durable in this spool."""
+        if self.finished:  # they were accounted for without waiting any longer
+            return
+        self._transit(-len(events), -sum(event.size for event in events))
         for machine in self.machines:
-            machine.add_spooled(count)
+            machine.add_spooled(len(events), spool)
         self._wake_full()
         self._wake_idle()
 
     def not_spooled(self, events: Sequence[FrozenEvent]) -> None:
         """Keep events in memory that the spool could not take."""
-        self.in_transit -= len(events)
+        if self.finished:
+            return
         size = sum(event.size for event in events)
+        self._transit(-len(events), -size)
         for machine in self.machines:
             machine.take_in(events, size, overflow="spool_full")
         self._wake_full()
@@ -201,6 +219,14 @@ class Intake:
     def stop_spooling(self) -> None:
         """From here on events are kept in memory only: there is no spool to write to."""
         self._spooling = False
-        self.asleep = bool(self._idle)
         self._measure_room()
         self.hand_over()
+        self._wake_sleepers()
+
+    def finish(self) -> int:
+        """Return how many events no queue and no spool has, at the end; what becomes of them later is not counted."""
+        left = self.waiting
+        self._inbox, self._inbox_bytes = [], 0
+        self.in_transit = 0
+        self.finished = True
+        return left

@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["FileLock"]
 
 
-_held: set[str] = set()
+_held: dict[str, FileLock] = {}
 """Files this process has locked: POSIX grants a process a lock it already holds, and drops it with any close."""
 
 if hasattr(os, "register_at_fork"):
@@ -26,27 +26,19 @@ class FileLock:
     def acquire(self) -> bool:
         """Take the lock without waiting; return whether it was free."""
         key = self._key()
-        if key in _held:
+        if _held.setdefault(key, self) is not self:  # a single step: of two threads one gets it
             return False
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError:
-            return False
-        try:
-            _lock(fd)
-        except OSError:
-            os.close(fd)
-            return False
-        self._fd = fd
-        _held.add(key)
-        return True
+        self._fd = _open_and_lock(self.path)
+        if self._fd is None:
+            del _held[key]
+        return self._fd is not None
 
     def release(self, *, unlink: bool = False) -> None:
         """Give the lock back, and delete its file if wanted."""
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
-        _held.discard(self._key())
+        _held.pop(self._key(), None)
         if unlink and sys.platform != "win32":
             self._unlink()
         os.close(fd)
@@ -74,3 +66,18 @@ else:
 
     def _lock(fd: int) -> None:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _open_and_lock(path: Path) -> int | None:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        return None
+    try:
+        _lock(fd)
+        if os.path.samestat(os.fstat(fd), path.stat()):  # else its holder deleted it between the two steps
+            return fd
+    except OSError:
+        pass  # held by another process, or deleted
+    os.close(fd)
+    return None

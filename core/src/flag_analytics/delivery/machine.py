@@ -20,7 +20,7 @@ that is broken: nothing is given up, and the same events are tried again after a
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from enum import Enum
 
 import attrs
@@ -120,6 +120,39 @@ class _Round:
     ping_wanted: bool = False
 
 
+class _Lane:
+    """The numbers, in order of arrival, of the events that wait in one place, as stretches [first, count]."""
+
+    def __init__(self) -> None:
+        self._stretches: deque[list[int]] = deque()
+
+    def push(self, first: int, count: int) -> None:
+        if not count:
+            return
+        last = self._stretches[-1] if self._stretches else None
+        if last is not None and last[0] + last[1] == first:
+            last[1] += count
+        else:
+            self._stretches.append([first, count])
+
+    def pop(self, count: int) -> None:
+        while count and self._stretches:
+            stretch = self._stretches[0]
+            taken = min(count, stretch[1])
+            stretch[0] += taken
+            stretch[1] -= taken
+            count -= taken
+            if not stretch[1]:
+                self._stretches.popleft()
+
+    def first(self) -> int | None:
+        return self._stretches[0][0] if self._stretches else None
+
+
+_MEMORY = "memory"
+"""The lane of the queue; every spool has one of its own."""
+
+
 class SinkMachine:
     """The state of one sink's delivery. Not thread-safe: every call is made under the driver's lock.
 
@@ -147,8 +180,11 @@ class SinkMachine:
         self._waiting_since: float | None = None
         self._draining = 0
         self._entered = 0
-        self._left = 0
         self._lost = 0
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._oldest_in_flight: int | None = None
+        self._load_failed = False
+        self._pressed = False
         self._closed = False
         self.spooled = 0
         self.accepted = 0
@@ -183,18 +219,33 @@ class SinkMachine:
         """Count an event for which there is no room."""
         self.accepted += 1
         self.dropped["overflow"] += 1
+        self._pressed = True
+
+    def press(self) -> None:
+        """Do not wait for a batch to fill: somebody waits for room."""
+        self._pressed = True
 
     def take_in(self, events: Sequence[FrozenEvent], size: int, overflow: str = "overflow") -> int:
         """Queue events that weigh ``size`` bytes together; return how many of them were taken."""
         self.accepted += len(events)
-        lost_before = self.dropped[overflow]
         taken = self._take_in(events, size, overflow)
-        if overflow == "spool_full":  # these were waited for since they were recorded: they count as resolved
-            lost = self.dropped[overflow] - lost_before
-            self._entered += lost
-            self._left += lost
-            self._lost += lost
+        refused = len(events) - taken
+        if refused:
+            self._pressed = True
+        if overflow == "spool_full":  # a flush may wait for these since they were recorded: they count as lost
+            self._entered += refused
+            self._lost += refused
         return taken
+
+    def _enter(self, count: int, lane: Hashable = _MEMORY) -> None:
+        self._lanes.setdefault(lane, _Lane()).push(self._entered, count)
+        self._entered += count
+
+    def _leave(self, count: int, lane: Hashable = _MEMORY) -> None:
+        if lane in self._lanes:
+            self._lanes[lane].pop(count)
+            if self._lanes[lane].first() is None:
+                del self._lanes[lane]
 
     def _take_in(self, events: Sequence[FrozenEvent], size: int, overflow: str) -> int:
         count = len(events)
@@ -203,7 +254,7 @@ class SinkMachine:
         if held + count <= self.options.max_events and held_bytes + size <= self.options.max_bytes:
             self._queue.extend(events)
             self._queued_bytes += size
-            self._entered += count
+            self._enter(count)
             return count
         if self.options.policy == "drop_oldest":
             return self._take_in_newest(events, overflow)
@@ -219,7 +270,7 @@ class SinkMachine:
             held_bytes += event.size
             self._queued_bytes += event.size
             taken += 1
-        self._entered += taken
+        self._enter(taken)
         return taken
 
     def _take_in_newest(self, events: Sequence[FrozenEvent], overflow: str) -> int:
@@ -227,15 +278,16 @@ class SinkMachine:
         for event in events:
             while self._queue and not self._has_place(event.size):
                 self._queued_bytes -= self._queue.popleft().size
+                self._leave(1)
+                self._pressed = True
                 self.dropped[overflow] += 1
-                self._left += 1
                 self._lost += 1
             if not self._has_place(event.size):  # the batch in flight alone fills the bound
                 self.dropped[overflow] += 1
                 continue
             self._queue.append(event)
             self._queued_bytes += event.size
-            self._entered += 1
+            self._enter(1)
             taken += 1
         return taken
 
@@ -245,14 +297,14 @@ class SinkMachine:
             and self._queued_bytes + self._in_flight_bytes + size <= self.options.max_bytes
         )
 
-    def add_spooled(self, count: int, *, recovered: bool = False) -> None:
-        """Note events that are in the spool for this sink: newly written, or recovered from an earlier process."""
+    def add_spooled(self, count: int, spool: Hashable = None, *, recovered: bool = False) -> None:
+        """Note events that are in a spool for this sink: newly written, or recovered from an earlier process."""
         if recovered:
             self.recovered += count
         else:
             self.accepted += count
         self.spooled += count
-        self._entered += count
+        self._enter(count, spool)
 
     # --- what to do next
 
@@ -272,9 +324,11 @@ class SinkMachine:
                 return Wait(self._retry_at)
             self._retry_at = None
         if self._round is None:
-            if self.spooled:
+            if self.spooled and not (self._load_failed and self._queue):
                 return Load(self.options.batch_size)
-            self._begin(*self._take_queue(), None)
+            self._load_failed = False  # after the next batch of the queue the spool gets another chance
+            events, size = self._take_queue()
+            self._begin(events, size, None)
         self._attempted_at = now
         return self._next_of_round()
 
@@ -284,6 +338,7 @@ class SinkMachine:
             self._draining > 0
             or waiting >= self.options.batch_size
             or self._queued_bytes >= self.options.max_batch_bytes
+            or self._pressed
             or self._failures
         ):
             return now
@@ -304,13 +359,22 @@ class SinkMachine:
             events.append(queue.popleft())
             size += weight
         self._queued_bytes -= size
+        self._fly(_MEMORY, len(events))
         return tuple(events), size
+
+    def _fly(self, lane: Hashable, count: int) -> None:
+        """Move events off a lane and into flight."""
+        oldest = self._lanes[lane].first() if lane in self._lanes else None
+        if oldest is not None and (self._oldest_in_flight is None or oldest < self._oldest_in_flight):
+            self._oldest_in_flight = oldest
+        self._leave(count, lane)
 
     def _begin(self, events: tuple[FrozenEvent, ...], size: int, last_seq: int | None) -> None:
         self._batches += 1
         self._in_flight = len(events)
         self._in_flight_bytes = size
         self._waiting_since = None
+        self._pressed = False
         batch = Batch(f"{self._batch_prefix}-{self._batches}", events)
         self._round = _Round(len(events), [_Part(batch)], last_seq)
 
@@ -326,22 +390,27 @@ class SinkMachine:
         part.attempted = True
         return Write(part.batch)
 
-    def loaded(self, events: tuple[FrozenEvent, ...], last_seq: int) -> None:
-        """Begin a batch of events out of the spool, the last of which has this sequence number there."""
+    def loaded(self, events: tuple[FrozenEvent, ...], last_seq: int, spool: Hashable = None) -> None:
+        """Begin a batch of events out of a spool, the last of which has this sequence number there."""
+        if self._closed:  # they stay in the spool
+            return
+        self._load_failed = False
         self.spooled -= len(events)
+        self._fly(spool, len(events))
         self._begin(events, sum(event.size for event in events), last_seq)
 
     def load_failed(self, now: float, jitter: float) -> None:
-        """Note that the spool could not be read for now."""
+        """Note that the spool could not be read for now; what waits in memory does not wait for it."""
+        self._load_failed = True
         self._pause(now, jitter)
 
-    def lose_spooled(self, count: int) -> None:
-        """Note events of the spool that cannot be read back."""
+    def lose_spooled(self, count: int, spool: Hashable = None) -> None:
+        """Note events of a spool that cannot be read back."""
         if not count:
             return
         self.spooled -= count
         self.dropped["spool_corrupt"] += count
-        self._left += count
+        self._leave(count, spool)
         self._lost += count
 
     # --- what came of it
@@ -382,7 +451,9 @@ class SinkMachine:
             return self._split(part, error, code, now, jitter)
         if failure in (Failure.UNKNOWN, Failure.SUSPICIOUS):
             part.disconnects += 1
-            suspect = round_.bisecting or part.disconnects >= SUSPECT_AFTER
+            # Halving costs little, giving up an event does: what stands alone gets all its attempts.
+            at_once = round_.bisecting and not round_.typed and len(part.batch) > 1
+            suspect = at_once or part.disconnects >= SUSPECT_AFTER
             if suspect and (round_.bisecting or (failure is Failure.SUSPICIOUS and not self._can_ping)):
                 round_.typed = False
                 return self._split(part, error, code, now, jitter)
@@ -461,23 +532,35 @@ class SinkMachine:
         left = [letter.event for letter in round_.suspects]
         for part in reversed(round_.todo):
             left.extend(part.batch.events)
-        size = sum(event.size for event in left)
-        more: tuple[FrozenEvent, ...] = ()
-        more_size = 0
-        if round_.last_seq is None:
-            more, more_size = self._take_queue(len(left), size)
-        self._begin((*left, *more), size + more_size, round_.last_seq)
+        groups = [left[at : at + self.options.batch_size] for at in range(0, len(left), self.options.batch_size)]
+        if round_.last_seq is None and len(left) < self.options.batch_size:
+            more, _ = self._take_queue(len(left), sum(event.size for event in left))
+            groups = [[*left, *more]]
+        elif round_.last_seq is None and len(left) < max(2 * self.options.batch_size, 2 * _most_bad(0)):
+            neighbours, _ = self._take_queue()  # full of suspects: only neighbours that are stored can prove them bad
+            groups = [[*neighbours], *groups] if neighbours else groups
+        events = tuple(event for group in groups for event in group)
+        self._begin(events, sum(event.size for event in events), round_.last_seq)
+        if len(groups) > 1:
+            self._part_into(groups)
         self._pause(now, jitter)
+
+    def _part_into(self, groups: Sequence[Sequence[FrozenEvent]]) -> None:
+        """Write the batch that just began in parts of the usual size, the first one first."""
+        assert self._round is not None
+        batch_id = self._round.todo[0].batch.id
+        parts = [_Part(Batch(f"{batch_id}.{at}", tuple(group))) for at, group in enumerate(groups)]
+        self._round.todo = parts[::-1]
 
     def _resolve(self, events: tuple[FrozenEvent, ...]) -> None:
         self._in_flight -= len(events)
         self._in_flight_bytes -= sum(event.size for event in events)
-        self._left += len(events)
 
     def _finish(self) -> int | None:
         assert self._round is not None
         last_seq = self._round.last_seq
         self._round = None
+        self._oldest_in_flight = None
         self._in_flight = 0
         self._in_flight_bytes = 0
         return last_seq
@@ -490,8 +573,15 @@ class SinkMachine:
     # --- flush, close, ledger
 
     def progress(self) -> tuple[int, int, int]:
-        """Return how many events ever entered the queue, how many of them are resolved, and how many of those lost."""
-        return self._entered, self._left, self._lost
+        """Return how many events ever came, how many of the first ones are all resolved, and how many events were lost.
+
+        Events are not resolved in the order they came (a refused one is tried again later, a spool overtakes the
+        queue): whoever waits for the first n has to wait until the oldest one that is pending is younger than those.
+        """
+        pending = [first for lane in self._lanes.values() if (first := lane.first()) is not None]
+        if self._oldest_in_flight is not None:
+            pending.append(self._oldest_in_flight)
+        return self._entered, min(pending, default=self._entered), self._lost
 
     def drain(self, on: bool) -> None:
         """While on, batches do not wait to be full."""
@@ -518,8 +608,9 @@ class SinkMachine:
             lost += self._in_flight
         if lost:
             self.dropped["closed"] += lost
-        self._left += lost
         self._lost += lost
+        self._lanes.clear()
+        self._oldest_in_flight = None
         self._queue.clear()
         self._queued_bytes = 0
         self._round = None
@@ -533,7 +624,11 @@ class SinkMachine:
 
     @property
     def batch_is_full(self) -> bool:
-        return len(self._queue) + self.spooled >= self.options.batch_size
+        return (
+            len(self._queue) + self.spooled >= self.options.batch_size
+            or self._queued_bytes >= self.options.max_batch_bytes
+            or self._pressed
+        )
 
     def stats(self, wall: float) -> SinkStats:
         """Return the ledger; ``wall`` is the time of day in seconds since the epoch."""

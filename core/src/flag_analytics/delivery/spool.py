@@ -148,6 +148,7 @@ class Loaded:
     events: tuple[FrozenEvent, ...]
     last_seq: int
     unreadable: int
+    spool: Path | None = None
 
 
 class Spool:
@@ -172,15 +173,20 @@ class Spool:
         self._file_lock = FileLock(path.with_suffix(".lock"))
         if not self._file_lock.acquire():
             raise SpoolError(f"{path.name} belongs to a living process")
+        connection: sqlite3.Connection | None = None
         try:
-            self._connection = _connect(path, max_bytes=max_bytes, fsync=fsync)
+            connection = _connect(path, max_bytes=max_bytes, fsync=fsync)
+            self._connection = connection
             self._cursors = self._load_cursors(sinks)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError, SpoolError) as error:
+            if connection is not None:
+                connection.close()
             self._file_lock.release()
-            raise _spool_error(error) from None
-        except OSError as error:
-            self._file_lock.release()
-            raise SpoolError(f"cannot open a spool in {path.parent}: {error.strerror}") from None
+            if isinstance(error, sqlite3.Error):
+                raise _spool_error(error) from None
+            if isinstance(error, OSError):
+                raise SpoolError(f"cannot open a spool in {path.parent}: {error.strerror}") from None
+            raise
 
     @classmethod
     def create(
@@ -266,7 +272,7 @@ class Spool:
             events.append(event)
             size += event.size
             last_seq = seq
-        return Loaded(tuple(events), last_seq, unreadable)
+        return Loaded(tuple(events), last_seq, unreadable, self.path)
 
     def acknowledge(self, sink: str, seq: int) -> None:
         """Move a sink's cursor and delete what every sink is past.
@@ -359,7 +365,7 @@ class Spool:
 def orphans(directory: Path) -> list[Path]:
     """Return the spool files in a directory, oldest first; those of living processes cannot be opened."""
     try:
-        return sorted(directory.glob(f"*{SUFFIX}"), key=lambda path: path.name)
+        return sorted(directory.glob(f"*{SUFFIX}"), key=lambda path: path.stem.rpartition("-")[2].zfill(20))
     except OSError:
         return []
 

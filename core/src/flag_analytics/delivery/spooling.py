@@ -92,21 +92,26 @@ class SpoolWorker:
         elif not closing:
             self._wanted.wait(self._options.spool_interval_seconds)
 
-    def drain(self) -> bool:
+    def drain(self, timeout: float = -1.0) -> bool:
         """Make everything recorded so far durable; return false if some of it could only be kept in memory."""
-        with self._drain_lock:
+        if not self._drain_lock.acquire(timeout=timeout):
+            return False
+        try:
             with self._engine.lock:
                 events = self._engine.intake.take_inbox()
             if not events:
                 return True
             try:
                 self._append(events)
-            except SpoolError as error:
+            except Exception as error:
                 self.counters["errors"] += 1
-                self._engine.log("spool:append", "events are kept in memory only: the spool refused them (%s)", error)
+                reason = error if isinstance(error, SpoolError) else type(error).__name__
+                self._engine.log("spool:append", "events are kept in memory only: the spool refused them (%s)", reason)
                 with self._engine.lock:
                     self._engine.intake.not_spooled(events)
                 return False
+        finally:
+            self._drain_lock.release()
         return True
 
     def _append(self, events: Sequence[Any]) -> None:
@@ -120,7 +125,7 @@ class SpoolWorker:
         with self._engine.lock:
             for name in self._names:
                 self._counts[spool.path, name] += len(events)
-            self._engine.intake.spooled(len(events))
+            self._engine.intake.spooled(events, spool.path)
 
     def _open_own(self) -> Spool:
         if self._own is None:
@@ -163,7 +168,7 @@ class SpoolWorker:
                 count = pending.get(machine.name, 0)
                 if count:
                     self._counts[spool.path, machine.name] = count
-                    machine.add_spooled(count, recovered=True)
+                    machine.add_spooled(count, spool.path, recovered=True)
                     self._engine.wake(machine)
 
     def _quarantine(self, spool: Spool) -> None:
@@ -177,7 +182,7 @@ class SpoolWorker:
             elif spool in self._adopted:
                 self._adopted.remove(spool)
             for machine in self._engine.machines:
-                machine.lose_spooled(self._counts.pop((spool.path, machine.name), 0))
+                machine.lose_spooled(self._counts.pop((spool.path, machine.name), 0), spool.path)
             self._engine.resolved()
 
     # --- the sinks' workers' side
@@ -195,7 +200,7 @@ class SpoolWorker:
             with self._engine.lock:
                 self._counts[spool.path, machine.name] -= len(loaded.events) + loaded.unreadable
                 if not loaded.events and not loaded.unreadable:  # fewer than were counted: somebody changed the file
-                    machine.lose_spooled(self._counts.pop((spool.path, machine.name)))
+                    machine.lose_spooled(self._counts.pop((spool.path, machine.name)), spool.path)
             self._reading[machine.name] = spool
             return loaded
         return Loaded((), 0, 0)
@@ -238,7 +243,7 @@ class SpoolWorker:
         """Make the rest durable and close the files; called without the engine's lock."""
         self._stopped = True
         self._wanted.set()
-        self.drain()
+        self.drain(FINISH_SECONDS)
         if self._drain_lock.acquire(timeout=FINISH_SECONDS):
             try:
                 for spool in self._spools():

@@ -40,6 +40,7 @@ class SinkWorker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
         self._opened = False
+        self._stuck: asyncio.Task[BaseException | None] | None = None
         self.done = False
         """Whether the worker has ended, or never had anything to do, after the engine began to close."""
 
@@ -55,9 +56,9 @@ class SinkWorker:
             except RuntimeError:
                 pass  # the loop was closed: the worker is done and has nothing to look at
 
-    def wake_to_close(self) -> None:
-        """Wake the worker for the last time; one that has nothing to do is done at once."""
-        if self._thread is None and self._machine.idle and not self._engine.intake.waiting:
+    def wake_to_close(self, *, start: bool) -> None:
+        """Wake the worker for the last time; one that never ran is started only if ``start``, or if events wait."""
+        if self._thread is None and not start and self._machine.idle and not self._engine.intake.waiting:
             self.done = True
         else:
             self.wake()
@@ -95,7 +96,12 @@ class SinkWorker:
             _close_loop(loop)
             with self._engine.lock:
                 self._loop = None
-                self.done = True
+                if self._engine.close_deadline is None:  # ended by a mistake: the next event starts another thread
+                    self._thread = None
+                    self._opened = False
+                    self._engine.intake.sleep(self._machine, filling=False)
+                else:
+                    self.done = True
             self._engine.worker_done()
 
     async def _main(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -147,6 +153,7 @@ class SinkWorker:
     async def _write(self, batch: Batch) -> None:
         error = await self._attempt(lambda: self._sink.write(batch))
         now, wall, jitter = time.monotonic(), time.time(), random.random()
+        code = ""
         with self._engine.lock:
             if error is None:
                 resolved = self._machine.stored(now, wall, jitter)
@@ -179,9 +186,14 @@ class SinkWorker:
                 machine.load_failed(time.monotonic(), random.random())
             return
         with self._engine.lock:
-            machine.lose_spooled(loaded.unreadable)
+            machine.lose_spooled(loaded.unreadable, loaded.spool)
             if loaded.events:
-                machine.loaded(loaded.events, loaded.last_seq)
+                machine.loaded(loaded.events, loaded.last_seq, loaded.spool)
+            elif machine.spooled and not loaded.unreadable:
+                machine.load_failed(time.monotonic(), random.random())
+        if loaded.unreadable and not loaded.events:  # else the next look would find the same rows again
+            spool.acknowledge(machine.name, loaded.last_seq)
+        with self._engine.lock:
             self._engine.resolved()
 
     async def _settle(self, resolved: Resolved) -> None:
@@ -208,6 +220,11 @@ class SinkWorker:
         deadline = self._engine.close_deadline
         if deadline is not None:
             timeout = min(timeout, max(0.05, deadline - time.monotonic()))
+        if self._stuck is not None:  # a sink is never called while it is still busy with an earlier call
+            await asyncio.wait({self._stuck}, timeout=timeout)
+            if not self._stuck.done():
+                return TimeoutError()
+            self._stuck = None
         task = asyncio.ensure_future(self._guarded(action))
         watch = asyncio.ensure_future(self._watch_close(task)) if deadline is None else None
         await asyncio.wait({task}, timeout=timeout)
@@ -216,6 +233,8 @@ class SinkWorker:
         if not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=CANCEL_GRACE_SECONDS if deadline is None else 0.05)
+        if not task.done():  # it ignores being cancelled
+            self._stuck = task
             return TimeoutError()
         return task.result() if not task.cancelled() else TimeoutError()
 
