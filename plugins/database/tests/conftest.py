@@ -156,7 +156,7 @@ async def mysql(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def store(database: Database) -> AsyncIterator[DatabaseStore]:
-    yield database.store()
+    return database.store()
 
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -184,7 +184,7 @@ def make_event() -> Callable[..., FlagEvaluationEvent]:
 @pytest.fixture
 def batch_of() -> Callable[..., Batch]:
     """Makes a batch of events as the delivery engine does: frozen."""
-    freezer = Freezer(clock=lambda: NOW.timestamp())
+    freezer = Freezer(clock=NOW.timestamp)
 
     def make(*events: Any) -> Batch:
         frozen: tuple[FrozenEvent, ...] = tuple(freezer.freeze(one) for one in events)

@@ -65,7 +65,7 @@ def _stored(number: int) -> str | None:
 async def _make_table(database: Any, rows: int) -> None:
     family = database.family
     time = (lambda moment: moment) if family == "postgresql" else (lambda moment: moment.strftime("%Y-%m-%d %H:%M:%S"))
-    key = (lambda number: _id(number)) if family == "postgresql" else (lambda number: _id(number).bytes)
+    key = (_id) if family == "postgresql" else (lambda number: _id(number).bytes)
     engine = create_async_engine(database.url)
     async with engine.begin() as connection:
         await connection.execute(text(CREATE.format(**TYPES[family])))

@@ -233,10 +233,9 @@ asyncio.run(main())
 
 
 async def test_two_processes_may_write_one_sqlite_file(sqlite: Any) -> None:
-    running = [
-        subprocess.Popen([sys.executable, "-c", TWO_WRITERS, sqlite.connection_string]) for _ in range(2)
-    ]  # fmt: skip
-    assert [await asyncio.to_thread(process.wait, 60) for process in running] == [0, 0]
+    command = [sys.executable, "-c", TWO_WRITERS, sqlite.connection_string]
+    running = [await asyncio.create_subprocess_exec(*command) for _ in range(2)]
+    assert [await asyncio.wait_for(process.wait(), 60) for process in running] == [0, 0]
     rows = await sqlite.run("SELECT count(*), count(DISTINCT event_id) FROM analytics_events")
     assert rows == [(6_000, 6_000)]
 

@@ -212,3 +212,11 @@ def _counting(ask: Any, asked: list[Any]) -> Any:
         return await ask(query)
 
     return counted
+
+
+async def test_a_flag_without_events_is_missing_whatever_is_asked(store: DatabaseStore) -> None:
+    window = Window(None, datetime(2027, 1, 1, tzinfo=UTC))
+    for parts in (PARTS, frozenset({"count"}), frozenset({"users"}), frozenset({"latency"}), frozenset[str]()):
+        assert await store.summarise(["nobody"], window, parts=parts, percentiles=(50.0,)) == {}
+        assert await store.summarise(["nobody", "else"], window, parts=parts, percentiles=(50.0,)) == {}
+    assert await store.summarise([], window) == {}

@@ -22,7 +22,10 @@ async def test_pruning_removes_what_is_older_in_batches(
     limit = NOW - timedelta(days=30)
     kept = [make_event(timestamp=limit), make_event(timestamp=NOW)]
     await store.write(batch_of(*old, *kept))
-    letters = [DeadLetter("db", batch_of(event).events[0], "BadBatch", "22000", "b", event.timestamp.timestamp()) for event in (old[0], kept[1])]  # fmt: skip
+    letters = [
+        DeadLetter("db", batch_of(event).events[0], "BadBatch", "22000", "b", event.timestamp.timestamp())
+        for event in (old[0], kept[1])
+    ]
     await store.write_dead_letters(letters)
     assert await store.prune(limit) == 26
     assert await store.get_events() == kept
@@ -35,10 +38,10 @@ async def test_a_collector_prunes_between_its_batches(database: Any, make_event:
     collector = await DatabaseAnalyticsCollector.create(
         database.connection_string, flush_interval_seconds=0.01, retention_days=30, prune_interval_seconds=0.001
     )
-    for number in range(20):
+    for _number in range(20):
         await collector.record(make_event(timestamp=NOW - timedelta(days=31)))
     assert await collector.flush_report()
-    for number in range(3):
+    for _number in range(3):
         await collector.record(make_event(timestamp=NOW))
         assert await collector.flush_report()
     assert await database.count() == 3

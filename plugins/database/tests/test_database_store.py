@@ -43,7 +43,10 @@ async def test_every_field_comes_back_as_it_was_stored(store: DatabaseStore, mak
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, False, 0, -1, 2**63 - 1, -(2**63), 0.1, 1e300, -0.0, "", "text", "null", "🎏\t\n\x1f'\"\\%", [], [None], {}, {"value": None}],
+    [
+        None, True, False, 0, -1, 2**63 - 1, -(2**63), 0.1, 1e300, -0.0,
+        "", "text", "null", "🎏\t\n\x1f'\"\\%", [], [None], {}, {"value": None},
+    ],
 )  # fmt: skip
 async def test_every_value_comes_back_as_it_was_stored(
     store: DatabaseStore, make_event: Any, batch_of: Any, value: Any

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import attrs
 import msgspec
 from flag_analytics.protocols import EventFilter, Window
 from flag_analytics.summaries import DEFAULT_VARIANT
 from sqlalchemy import (
     ARRAY,
     BigInteger,
-    ColumnElement,
     Double,
     Integer,
     Text,
@@ -95,109 +95,137 @@ def summary_query(
     - ``LATENCY``: on PostgreSQL the percentiles themselves; elsewhere durations by their rank (from 0) among so many,
       as far as the percentiles lie between them.
     """
-    columns = tables.events.c
-    mine = and_(columns.flag_key.in_(flag_keys), *conditions(tables, family, window, where))
-    arms = [_groups(tables, family, parts).where(mine)]
+    asked = _Asked.of(tables, family, flag_keys, conditions(tables, family, window, where))
+    arms = [_groups(asked, parts)]
     if "users" in parts:
-        arms.append(_users(tables, family, mine))
+        arms.append(_users(asked))
     if "latency" in parts and percentiles:
-        arms.append((_latency_postgresql if family == "postgresql" else _latency)(tables, family, mine, percentiles))
+        arms.append(_latency(asked, [percent / 100 for percent in percentiles]))
     return union_all(*arms) if len(arms) > 1 else arms[0]
 
 
-def _row(
-    family: str,
-    what: int,
-    flag_key: Any,
-    *,
-    variant: Any = None,
-    reason: Any = None,
-    count: Any = None,
-    number: Any = None,
-    duration: Any = None,
-    percentiles: Any = None,
-) -> list[Any]:
-    """Return the columns of one arm of the union, typed so that PostgreSQL can tell what a null is of."""
-    return [
-        literal(what, Integer, literal_execute=True).label("what"),
-        flag_key.label("flag_key"),
-        _or_null(family, variant, Text).label("variant"),
-        _or_null(family, reason, Text).label("reason"),
-        _or_null(family, count, BigInteger).label("tally"),
-        _or_null(family, number, BigInteger).label("number"),
-        _or_null(family, duration, Double).label("duration"),
-        _or_null(family, percentiles, ARRAY(Double)).label("percentiles"),
-    ]
+@attrs.frozen
+class _Asked:
+    """What the arms of a summary have in common.
+
+    For one flag, the key is a constant in every arm: grouping by it as well takes up to five times as long, because
+    the database then sorts or hashes two columns, or gives up a faster way to count.
+    """
+
+    columns: Any
+    family: str
+    flag_key: Any
+    grouped_by_flag: list[Any]
+    mine: Any
+
+    @classmethod
+    def of(cls, tables: Tables, family: str, flag_keys: Sequence[str], others: Sequence[Any]) -> _Asked:
+        columns = tables.events.c
+        if len(flag_keys) == 1:
+            return cls(
+                columns, family, literal(flag_keys[0], Text), [], and_(columns.flag_key == flag_keys[0], *others)
+            )
+        key = columns.flag_key
+        return cls(columns, family, key, [key], and_(key.in_(flag_keys), *others))
+
+    def row(
+        self,
+        what: int,
+        *,
+        flag_key: Any = None,
+        variant: Any = None,
+        reason: Any = None,
+        count: Any = None,
+        number: Any = None,
+        duration: Any = None,
+        percentiles: Any = None,
+    ) -> list[Any]:
+        """Return the columns of one arm of the union."""
+        return [
+            literal(what, Integer, literal_execute=True).label("what"),
+            (self.flag_key if flag_key is None else flag_key).label("flag_key"),
+            self._or_null(variant, Text).label("variant"),
+            self._or_null(reason, Text).label("reason"),
+            self._or_null(count, BigInteger).label("tally"),
+            self._or_null(number, BigInteger).label("number"),
+            self._or_null(duration, Double).label("duration"),
+            self._or_null(percentiles, ARRAY(Double)).label("percentiles"),
+        ]
+
+    def _or_null(self, column: Any, kind: Any) -> Any:
+        if column is not None:
+            return column
+        # PostgreSQL must be told what a null in a union is of.
+        return cast(null(), kind) if self.family == "postgresql" else null()
 
 
-def _or_null(family: str, column: Any, kind: Any) -> Any:
-    if column is not None:
-        return column
-    return cast(null(), kind) if family == "postgresql" else null()
-
-
-def _groups(tables: Tables, family: str, parts: frozenset[str]) -> Statement:
-    columns = tables.events.c
+def _groups(asked: _Asked, parts: frozenset[str]) -> Statement:
+    columns = asked.columns
     variant = columns.variant if "variants" in parts else None
     reason = columns.reason if parts & {"reasons", "errors"} else None
-    dimensions = [column for column in (columns.flag_key, variant, reason) if column is not None]
-    return select(
-        *_row(
-            family,
-            GROUPS,
-            columns.flag_key,
-            variant=variant,
-            reason=reason,
-            count=func.count(),
-            number=func.min(columns.timestamp),
-        )
-    ).group_by(*dimensions)
+    dimensions = [*asked.grouped_by_flag, *(column for column in (variant, reason) if column is not None)]
+    row = asked.row(GROUPS, variant=variant, reason=reason, count=func.count(), number=func.min(columns.timestamp))
+    return select(*row).where(asked.mine).group_by(*dimensions)
 
 
-def _users(tables: Tables, family: str, mine: Any) -> Statement:
-    columns = tables.events.c
-    # Distinct first, then counted: databases hash or sort that once, where count(distinct …) is often slower.
-    users = (
-        select(columns.flag_key, columns.targeting_key)
-        .where(mine, columns.targeting_key != "")
-        .distinct()
-        .subquery("users")
-    )
-    return select(*_row(family, USERS, users.c.flag_key, count=func.count())).group_by(users.c.flag_key)
+def _users(asked: _Asked) -> Statement:
+    user = asked.columns.targeting_key
+    mine = and_(asked.mine, user != "")
+    if asked.family == "mysql" and not asked.grouped_by_flag:
+        return select(*asked.row(USERS, count=func.count(distinct(user)))).where(mine)
+    # Distinct first, then counted: the other databases hash or sort that faster than count(distinct …).
+    users = select(*asked.grouped_by_flag, user).where(mine).group_by(*asked.grouped_by_flag, user).subquery("users")
+    keys = [users.c.flag_key] if asked.grouped_by_flag else []
+    row = asked.row(USERS, flag_key=keys[0] if keys else None, count=func.count())
+    return select(*row).select_from(users).group_by(*keys)
 
 
-def _latency_postgresql(tables: Tables, family: str, mine: Any, percentiles: Sequence[float]) -> Statement:
-    columns = tables.events.c
-    ratios = cast(literal([percent / 100 for percent in percentiles], ARRAY(Double)), ARRAY(Double))
-    at = func.percentile_cont(ratios).within_group(columns.evaluation_duration_ms)
-    return (
-        select(*_row(family, LATENCY, columns.flag_key, percentiles=at))
-        .where(mine, columns.evaluation_duration_ms > 0)
-        .group_by(columns.flag_key)
-    )
-
-
-def _latency(tables: Tables, family: str, mine: Any, percentiles: Sequence[float]) -> Statement:
-    columns = tables.events.c
-    duration = columns.evaluation_duration_ms
+def _latency(asked: _Asked, ratios: Sequence[float]) -> Statement:
+    duration = asked.columns.evaluation_duration_ms
+    measured = and_(asked.mine, duration > 0)
+    if asked.family == "postgresql":
+        at = func.percentile_cont(cast(literal(ratios, ARRAY(Double)), ARRAY(Double))).within_group(duration)
+        return select(*asked.row(LATENCY, percentiles=at)).where(measured).group_by(*asked.grouped_by_flag)
+    if asked.family == "sqlite" and not asked.grouped_by_flag:
+        return _latency_by_place(asked, measured, ratios)
+    parted: dict[str, Any] = {"partition_by": asked.grouped_by_flag} if asked.grouped_by_flag else {}
     ranked = (
         select(
-            columns.flag_key,
+            *asked.grouped_by_flag,
             duration.label("duration"),
-            (func.row_number().over(partition_by=columns.flag_key, order_by=duration) - 1).label("place"),
-            func.count().over(partition_by=columns.flag_key).label("measured"),
+            (func.row_number().over(order_by=duration, **parted) - 1).label("place"),
+            func.count().over(**parted).label("measured"),
         )
-        .where(mine, duration > 0)
+        .where(measured)
         .subquery("ranked")
     )
-    place, measured = ranked.c.place, ranked.c.measured
+    place, count = ranked.c.place, ranked.c.measured
     wanted = []
-    for percent in percentiles:
-        position = literal(percent / 100, Double) * (measured - 1)
+    for ratio in ratios:
+        position = literal(ratio, Double) * (count - 1)
         wanted.append(and_(place >= position - 1, place <= position + 1))
-    return select(
-        *_row(family, LATENCY, ranked.c.flag_key, count=place, number=measured, duration=ranked.c.duration)
-    ).where(or_(*wanted))
+    flag_key = ranked.c.flag_key if asked.grouped_by_flag else None
+    row = asked.row(LATENCY, flag_key=flag_key, count=place, number=count, duration=ranked.c.duration)
+    return select(*row).where(or_(*wanted))
+
+
+def _latency_by_place(asked: _Asked, measured: Any, ratios: Sequence[float]) -> Statement:
+    """Count first, then look each place up in the few that are wanted: SQLite evaluates nothing else for a row."""
+    duration = asked.columns.evaluation_duration_ms
+    ranked = (
+        select(duration.label("duration"), (func.row_number().over(order_by=duration) - 1).label("place"))
+        .where(measured)
+        .subquery("ranked")
+    )
+    many = select(func.count().label("many")).where(measured).cte("measured")
+    positions = [
+        select(cast(literal(ratio, Double) * (many.c.many - 1), Integer) + beside)
+        for ratio in ratios
+        for beside in (0, 1)
+    ]
+    wanted = ranked.c.place.in_(union_all(*positions))
+    count = select(many.c.many).scalar_subquery()
+    return select(*asked.row(LATENCY, count=ranked.c.place, number=count, duration=ranked.c.duration)).where(wanted)
 
 
 def activity_query(tables: Tables, family: str, window: Window, where: EventFilter) -> Statement:
@@ -264,7 +292,7 @@ def _whole(number: int) -> Any:
     return literal(number, BigInteger)
 
 
-def _has_attribute(context: Any, family: str, name: str, wanted: Any) -> ColumnElement[bool]:
+def _has_attribute(context: Any, family: str, name: str, wanted: Any) -> Any:
     """Return the condition that the context has this attribute with this value, compared as JSON."""
     if family == "postgresql":
         document = cast(literal(_json(wanted), Text), JSONB)
@@ -275,7 +303,7 @@ def _has_attribute(context: Any, family: str, name: str, wanted: Any) -> ColumnE
     return _has_attribute_mysql(context, name, wanted)
 
 
-def _has_attribute_sqlite(context: Any, name: str, wanted: Any) -> ColumnElement[bool]:
+def _has_attribute_sqlite(context: Any, name: str, wanted: Any) -> Any:
     # A path cannot hold every name; the members of the document can be compared with any.
     member = func.json_each(context).table_valued("key", "type", "atom", "value", name="member")
     if wanted is None or isinstance(wanted, bool):
@@ -289,7 +317,7 @@ def _has_attribute_sqlite(context: Any, name: str, wanted: Any) -> ColumnElement
     return exists(select(literal(1)).select_from(member).where(member.c.key == name, *matches))
 
 
-def _has_attribute_mysql(context: Any, name: str, wanted: Any) -> ColumnElement[bool]:
+def _has_attribute_mysql(context: Any, name: str, wanted: Any) -> Any:
     # In a path a name is written as in JSON itself, which can write every name.
     found = func.json_extract(context, f"$.{_json(name)}")
     kind = func.json_type(found)

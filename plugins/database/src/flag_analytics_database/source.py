@@ -61,7 +61,8 @@ class DatabaseSource:
             query = summary_query(self.tables, self.family, keys, window, parts, percentiles, where)
             for what, flag_key, *row in await self.ask(query):
                 drafts.setdefault(flag_key, _Draft(percentiles)).add(what, *row)
-        return {flag_key: draft.summary(parts) for flag_key, draft in drafts.items()}
+        # Of one flag without events, an aggregate still says 0.
+        return {flag_key: draft.summary(parts) for flag_key, draft in drafts.items() if draft.total}
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""
@@ -96,7 +97,7 @@ class _Draft:
 
     def __init__(self, percentiles: Sequence[float]) -> None:
         self._wanted = percentiles
-        self._total = 0
+        self.total = 0
         self._users = 0
         self._first: int | None = None
         self._variants: dict[str, int] = {}
@@ -116,28 +117,24 @@ class _Draft:
         percentiles: Sequence[float] | None,
     ) -> None:
         if what == GROUPS:
-            assert count is not None
-            assert number is not None
-            self._total += count
+            if not count or number is None:
+                return
+            self.total += count
             self._first = number if self._first is None else min(self._first, number)
             self._variants[variant or DEFAULT_VARIANT] = self._variants.get(variant or DEFAULT_VARIANT, 0) + count
             self._reasons[reason] = self._reasons.get(reason, 0) + count
         elif what == USERS:
-            assert count is not None
-            self._users = count
+            self._users = count or 0
         elif percentiles is not None:
             self._percentiles = dict(zip(self._wanted, percentiles, strict=True))
-        else:
-            assert count is not None
-            assert number is not None
-            assert duration is not None
+        elif count is not None and number is not None and duration is not None:
             self._by_rank[int(count)] = duration
             self._measured = int(number)
 
     def summary(self, parts: frozenset[str]) -> FlagSummary:
         reasons = {reason: count for reason, count in self._reasons.items() if reason is not None}
         return FlagSummary(
-            total=self._total,
+            total=self.total,
             errors=reasons.get("ERROR", 0),
             unique_users=self._users,
             variants=self._variants if "variants" in parts else {},
