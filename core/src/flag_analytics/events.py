@@ -98,9 +98,13 @@ class FlagEvaluationEvent(_ReferenceFields, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return every field by name; the time in ISO 8601, the reason as a plain string, values as they are."""
         fields: dict[str, Any] = msgspec.structs.asdict(self)
-        fields["timestamp"] = self.timestamp.isoformat()
-        fields["reason"] = str(self.reason)
-        fields["context_attributes"] = dict(self.context_attributes)
+        # Nothing was checked yet, so each of them may be anything.
+        if isinstance(self.timestamp, datetime):
+            fields["timestamp"] = self.timestamp.isoformat()
+        if isinstance(self.reason, str):
+            fields["reason"] = str.__str__(self.reason)  # of an enumeration's member, its value
+        if isinstance(self.context_attributes, Mapping):
+            fields["context_attributes"] = dict(self.context_attributes)
         return fields
 
     @classmethod
@@ -110,6 +114,8 @@ class FlagEvaluationEvent(_ReferenceFields, frozen=True, kw_only=True):
         Raises:
             EventError: a required field is missing, or the timestamp is neither a datetime nor ISO 8601.
         """
+        if not isinstance(fields, Mapping):
+            raise EventError(f"an event cannot be read from {type(fields).__name__}: expected a mapping of its fields")
         known = {name: fields[name] for name in cls.__struct_fields__ if name in fields}
         missing = [name for name in ("timestamp", "flag_key", "value", "reason") if name not in known]
         if missing:
@@ -129,5 +135,5 @@ def _parse_timestamp(text: Any) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        # The text itself is event content and stays out of the message.
-        raise EventError("event timestamp is not ISO 8601: expected for example 2026-01-31T12:00:00+00:00") from None
+        pass  # the parser's words quote the text, which is event content: neither they nor it are in our error
+    raise EventError("event timestamp is not ISO 8601: expected for example 2026-01-31T12:00:00+00:00")

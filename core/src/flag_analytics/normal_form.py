@@ -16,7 +16,7 @@ long_text          an error message over 2,000 characters was cut
 number             NaN and infinities became null (a duration: 0.0), integers over 64 bit became text
 depth              nested deeper than 8: null
 size               over 64 KiB: null, or no context attributes
-event_id           not a UUID: the UUIDv5 of its text, so that the same id stays the same event
+event_id           not a UUID: the UUIDv5 of its text, so that the same id stays the same event; no text: a new one
 kind, sample_rate  outside the allowed values: ``evaluation``, 1.0
 unreadable         an attribute could not be read at all: its default
 =================  ==================================================================================
@@ -36,9 +36,10 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from enum import Enum
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
+import uuid_utils
 
 from .events import EvaluationReason, EventKind, FlagEvaluationEvent, as_reason, new_event_id
 
@@ -61,12 +62,18 @@ _AHEAD = timedelta(minutes=5)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_NAMESPACE = uuid.UUID("9d1f2a34-7c52-5f7e-9a53-0a4c8f4f5b6e")
 
+_EVALUATION: EventKind = "evaluation"
 _ID_CHARS = 36
+_check_uuid = uuid_utils.UUID
+"""Raises ValueError; with the length checked, what is left is the hyphenated form."""
+_MAX_ID_BITS = 256
+_ID_TYPES = frozenset({uuid.UUID, uuid_utils.UUID})
 _BACKSLASH = ord("\\")
 
 _fields_of: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_T = TypeVar("_T")
 
 
 class FrozenEvent(msgspec.Struct, frozen=True):
@@ -152,12 +159,13 @@ class Freezer:
     ) -> None:
         self._clock = clock
         self._traceparent = traceparent
-        self._lock = threading.Lock()
+        # Re-entrant, since a signal handler or finaliser that runs while it is held may record an event.
+        self._lock = threading.RLock()
         self._changes: Counter[str] = Counter()
-        self._horizon = (0.0, _EPOCH, _EPOCH)
+        self._horizon = (0.0, 0.0, _EPOCH, _EPOCH)
 
     def after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._changes = Counter()
 
     def changes(self) -> dict[str, int]:
@@ -171,15 +179,15 @@ class Freezer:
         Never raises for anything an event can hold. The common case (plain text, a flat context of scalars, a UTC
         time) takes the straight line of ``_freeze_plain``; whatever does not fit it goes through ``_Normaliser``.
         """
-        if event.__class__ is FlagEvaluationEvent:
-            try:
+        try:
+            if event.__class__ is FlagEvaluationEvent:
                 frozen = self._freeze_plain(event)
-            except Exception:  # whatever a hostile value raises there, the normaliser takes apart piece by piece
-                frozen = None
-            if frozen is not None:
-                return frozen
-        elif event.__class__ is FrozenEvent:
-            return event
+                if frozen is not None:
+                    return frozen
+            elif event.__class__ is FrozenEvent:
+                return event
+        except Exception:
+            pass  # whatever a hostile value raises there, the normaliser takes apart piece by piece
         return self._freeze_any(event)
 
     def _freeze_plain(self, event: FlagEvaluationEvent) -> FrozenEvent | None:  # noqa: C901 - one straight line
@@ -215,12 +223,15 @@ class Freezer:
             or not (targeting_key is None or targeting_key.__class__ is str)
             or event_id.__class__ is not str
             or len(event_id) != _ID_CHARS
+            or timestamp.__class__ is not datetime
             or timestamp.tzinfo is not UTC
             or duration.__class__ is not float
             or not 0.0 <= duration < math.inf
             or sample_rate != 1.0
+            or not reason
         ):
             return None
+        _check_uuid(event_id)
         text = f"{flag_key}{reason}{variant}{targeting_key}"
         if not (
             error_type is None
@@ -228,35 +239,46 @@ class Freezer:
             and flag_version is None
             and error_message is None
             and flag_set_id is None
-            and kind == "evaluation"
+            and kind is _EVALUATION
         ):
             for extra in (error_type, error_message, flag_version, flag_set_id, provider_name):
                 if not (extra is None or extra.__class__ is str):
                     return None
-            if kind not in _KINDS or kind.__class__ is not str:
+            if kind.__class__ is not str or kind not in _KINDS:
                 return None
             text = f"{text}{error_type}{error_message}{flag_version}{flag_set_id}{provider_name}"
         if len(text) > MAX_KEY_CHARS or "\0" in text or not (text.isascii() or text.isprintable()):
             return None
-        if value is not True and value is not False and not _is_plain(value):
-            return None
-        value_json = _encode(value)
+        # A backslash in JSON may be an escaped NUL.
+        if value is True:
+            value_json = b"true"
+        elif value is False:
+            value_json = b"false"
+        else:
+            if not _is_plain(value):
+                return None
+            value_json = _encode(value)
+            if _BACKSLASH in value_json:
+                return None
         context_json = b"{}"
         if context:
-            for attribute in context.values():
-                if attribute.__class__ is not str and not _is_plain(attribute):
+            if context.__class__ is not dict:
+                return None
+            for name, attribute in context.items():
+                if name.__class__ is not str or (attribute.__class__ is not str and not _is_plain(attribute)):
                     return None
             context_json = _encode(context)
-        if _BACKSLASH in context_json or _BACKSLASH in value_json:  # perhaps an escaped NUL
-            return None
+            if _BACKSLASH in context_json:
+                return None
         size = _OVERHEAD_BYTES + len(text) + len(value_json) + len(context_json)
         if size > MAX_EVENT_BYTES:
             return None
+        traceparent = None if self._traceparent is None else self._traceparent()
         received_at = self._clock()
-        horizon = self._horizon
-        if received_at >= horizon[0]:
-            horizon = self._new_horizon(received_at)
-        if not horizon[1] <= timestamp <= horizon[2]:
+        since, until, oldest, newest = self._horizon
+        if not since <= received_at < until:
+            _, _, oldest, newest = self._new_horizon(received_at)
+        if not oldest <= timestamp <= newest:
             self._count(Counter(clock_skew=1))
         return FrozenEvent(
             timestamp,
@@ -277,23 +299,29 @@ class Freezer:
             1.0,
             received_at,
             size,
-            None if self._traceparent is None else self._traceparent(),
+            traceparent,
         )
 
     def _freeze_any(self, event: Any) -> FrozenEvent:
         received_at = self._clock()
         normaliser = _Normaliser()
-        frozen = normaliser.event(event, received_at, None if self._traceparent is None else self._traceparent())
-        _, oldest, newest = self._new_horizon(received_at)
-        if frozen.timestamp > newest or frozen.timestamp < oldest:
+        frozen = normaliser.event(event, received_at, self._current_traceparent())
+        _, _, oldest, newest = self._new_horizon(received_at)
+        if not oldest <= frozen.timestamp <= newest:
             normaliser.changes["clock_skew"] += 1
         self._count(normaliser.changes)
         return frozen
 
-    def _new_horizon(self, now: float) -> tuple[float, datetime, datetime]:
-        """Return (valid until, oldest, newest): made anew each second, since making it costs more than asking."""
+    def _current_traceparent(self) -> str | None:
+        try:
+            return None if self._traceparent is None else self._traceparent()
+        except Exception:
+            return None  # an event is worth more than what it could have been linked to
+
+    def _new_horizon(self, now: float) -> tuple[float, float, datetime, datetime]:
+        """Return (valid from, until, oldest, newest): made anew each second, since making it costs more than asking."""
         moment = _EPOCH + timedelta(seconds=now)
-        self._horizon = (now + 1.0, moment - _PAST, moment + _AHEAD)
+        self._horizon = (now, now + 1.0, moment - _PAST, moment + _AHEAD)
         return self._horizon
 
     def _count(self, changes: Counter[str]) -> None:
@@ -313,63 +341,65 @@ def _is_plain(value: Any) -> bool:
     return False
 
 
+class _TooLargeError(Exception):
+    """A value cannot fit an event, whatever the rest of it is."""
+
+
 class _Normaliser:
     """Takes one event apart with all care and no hurry, counting each change by its kind."""
 
     def __init__(self) -> None:
         self.changes: Counter[str] = Counter()
+        self._room = MAX_EVENT_BYTES
+        """How many more values and characters can fit the JSON being made: each takes a byte at least."""
 
     def event(self, event: Any, received_at: float, traceparent: str | None) -> FrozenEvent:
-        value_json = self.json(self._read(event, "value", None), b"null")
-        context_json = self.context(self._read(event, "context_attributes", None))
-        if len(value_json) + len(context_json) > MAX_EVENT_BYTES:
+        value_json = self._field(event, "value", self.value_json)
+        context_json = self._field(event, "context_attributes", self.context_json)
+        if context_json != b"{}" and len(value_json) + len(context_json) > MAX_EVENT_BYTES:
             self.changes["size"] += 1
             context_json = b"{}"
-        kind = self._read(event, "kind", "evaluation")
-        if not (isinstance(kind, str) and kind in _KINDS):
-            self.changes["kind"] += 1
-            kind = "evaluation"
-        texts = (
-            self.key(self._read(event, "flag_key", "")) or "",
-            self.key(self._read(event, "reason", "UNKNOWN")) or "UNKNOWN",
-            self.key(self._read(event, "variant", None)),
-            self.key(self._read(event, "targeting_key", None)),
-            self.key(self._read(event, "error_type", None)),
-            self.message(self._read(event, "error_message", None)),
-            self.key(self._read(event, "flag_version", None)),
-            self.key(self._read(event, "flag_set_id", None)),
-            self.key(self._read(event, "provider_name", None)),
+        flag_key = self._field(event, "flag_key", self.key) or ""
+        reason = self._field(event, "reason", self.key) or "UNKNOWN"
+        error_message = self._field(event, "error_message", self.message)
+        variant, targeting_key, error_type, flag_version, flag_set_id, provider_name = (
+            self._field(event, name, self.key)
+            for name in ("variant", "targeting_key", "error_type", "flag_version", "flag_set_id", "provider_name")
         )
+        texts = (
+            flag_key, reason, variant, targeting_key, error_type, error_message, flag_version, flag_set_id,
+            provider_name,
+        )  # fmt: skip
         weight = sum(len(text.encode()) for text in texts if text)
-        flag_key, reason, variant, targeting_key, error_type, error_message, version, set_id, provider = texts
         return FrozenEvent(
-            self.timestamp(self._read(event, "timestamp", None), received_at),
+            self._field(event, "timestamp", lambda moment: self.timestamp(moment, received_at)),
             flag_key,
             value_json,
             reason,
             variant,
             targeting_key,
             context_json,
-            self.duration(self._read(event, "evaluation_duration_ms", 0.0)),
-            self.event_id(self._read(event, "event_id", None)),
+            self._field(event, "evaluation_duration_ms", self.duration),
+            self._field(event, "event_id", self.event_id),
             error_type,
             error_message,
-            version,
-            set_id,
-            provider,
-            cast("EventKind", str(kind)),
-            self.sample_rate(self._read(event, "sample_rate", 1.0)),
+            flag_version,
+            flag_set_id,
+            provider_name,
+            self._field(event, "kind", self.kind),
+            self._field(event, "sample_rate", self.sample_rate),
             received_at,
             _OVERHEAD_BYTES + weight + len(value_json) + len(context_json),
             traceparent,
         )
 
-    def _read(self, event: Any, name: str, default: Any) -> Any:
+    def _field(self, event: Any, name: str, normalise: Callable[[Any], _T]) -> _T:
+        """Return a field in normal form; None stands for one that is missing, or breaks whoever looks at it."""
         try:
-            return getattr(event, name, default)
+            return normalise(getattr(event, name, None))
         except Exception:
             self.changes["unreadable"] += 1
-            return default
+            return normalise(None)
 
     def timestamp(self, moment: Any, received_at: float) -> datetime:
         try:
@@ -407,22 +437,18 @@ class _Normaliser:
         if text is None:
             return None
         if not isinstance(text, str):
-            if type(text) is uuid.UUID or (type(text) is int and text.bit_length() < 300):
+            if isinstance(text, Enum):
+                return self.text(text.value)
+            if type(text) in _ID_TYPES or (type(text) is int and text.bit_length() < _MAX_ID_BITS):
                 return str(text)  # an id that an SDK did not turn into text
             return self._type_name(text)
-        try:
-            # A str subclass may override anything: ask str itself for the characters.
-            plain = str.__str__(text)
-            if plain.__class__ is not str:
-                plain = "".join(list(str.__iter__(text)))
-            if "\0" in plain:
-                self.changes["text"] += 1
-                plain = plain.replace("\0", "\ufffd")
-            if not plain.isascii() and not _is_utf8(plain):
-                self.changes["text"] += 1
-                plain = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        except Exception:
-            return self._type_name(text)
+        plain = str.__str__(text)  # a subclass may override anything: str itself knows the characters
+        if "\0" in plain:
+            self.changes["text"] += 1
+            plain = plain.replace("\0", "\ufffd")
+        if not plain.isascii() and not _is_utf8(plain):
+            self.changes["text"] += 1
+            plain = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return plain
 
     def duration(self, duration: Any) -> float:
@@ -436,41 +462,75 @@ class _Normaliser:
             return 0.0
         return number
 
+    def kind(self, kind: Any) -> EventKind:
+        if kind is None:
+            return "evaluation"
+        plain = str.__str__(kind) if isinstance(kind, str) else ""
+        if plain in _KINDS:
+            return cast("EventKind", plain)
+        self.changes["kind"] += 1
+        return "evaluation"
+
     def sample_rate(self, rate: Any) -> float:
+        if rate is None:
+            return 1.0
         if isinstance(rate, int | float) and 0.0 < rate <= 1.0:
             return float(rate)
         self.changes["sample_rate"] += 1
         return 1.0
 
     def event_id(self, event_id: Any) -> str:
-        if event_id is None or event_id == "":
+        if event_id is None:
             return new_event_id()
-        text = self.text(event_id) or ""
+        if not (isinstance(event_id, str) or type(event_id) in _ID_TYPES or type(event_id) is int):
+            # The name of its type would be one id for all such events, and they would be stored once.
+            self.changes["event_id"] += 1
+            return new_event_id()
+        text = self.text(event_id)
+        if not text:
+            return new_event_id()
         try:
             return str(uuid.UUID(text))
         except ValueError:
             self.changes["event_id"] += 1
             return str(uuid.uuid5(_ID_NAMESPACE, text))
 
-    def json(self, value: Any, fallback: bytes) -> bytes:
-        data = _encode(self.value(value, MAX_DEPTH))
-        if len(data) <= MAX_EVENT_BYTES:
-            return data
-        self.changes["size"] += 1
-        return fallback
+    def value_json(self, value: Any) -> bytes:
+        return self._json(value, b"null")
 
-    def context(self, context: Any) -> bytes:
-        if not context:
+    def context_json(self, context: Any) -> bytes:
+        if context is None:
             return b"{}"
         if not isinstance(context, Mapping):
             self.changes["type"] += 1
             return b"{}"
-        return self.json(context, b"{}")
+        data = self._json(context, b"{}")
+        return data if data.startswith(b"{") else b"{}"  # a mapping that cannot be read is the name of its type
+
+    def _json(self, value: Any, fallback: bytes) -> bytes:
+        self._room = MAX_EVENT_BYTES
+        try:
+            data = _encode(self.value(value, MAX_DEPTH))
+        except _TooLargeError:
+            data = b""
+        if 0 < len(data) <= MAX_EVENT_BYTES:
+            return data
+        self.changes["size"] += 1
+        return fallback
+
+    def _take_room(self, size: int) -> None:
+        # A few lists inside each other can stand for more values than there are atoms: stop while it is still quick.
+        self._room -= size
+        if self._room < 0:
+            raise _TooLargeError
 
     def value(self, value: Any, depth: int) -> Any:
         """Return what JSON can hold of any value; ``depth`` levels of nesting are left."""
+        self._take_room(1)
         try:
             return self._value(value, depth)
+        except _TooLargeError:
+            raise
         except Exception:
             return self._type_name(value)
 
@@ -480,6 +540,7 @@ class _Normaliser:
         if isinstance(value, Enum):
             return self.value(value.value, depth)
         if isinstance(value, str):
+            self._take_room(str.__len__(value))
             return self.text(value)
         if isinstance(value, int):
             return self._int(int(value))
@@ -488,30 +549,36 @@ class _Normaliser:
                 return float(value)
             self.changes["number"] += 1
             return None
-        if isinstance(value, datetime | date | time_of_day | timedelta | uuid.UUID | bytes | bytearray | Decimal):
+        if isinstance(value, bytes | bytearray):
+            self._take_room(len(value))
             return msgspec.to_builtins(value)
+        if isinstance(value, datetime | date | time_of_day | timedelta | Decimal):
+            return msgspec.to_builtins(value)
+        if type(value) in _ID_TYPES:
+            return str(value)
         return self._container(value, depth)
 
     def _container(self, value: Any, depth: int) -> Any:
+        if not isinstance(value, Mapping | list | tuple | AbstractSet):
+            return self._type_name(value)
+        if depth == 0:
+            self.changes["depth"] += 1
+            return None
         if isinstance(value, Mapping):
-            if depth == 0:
-                self.changes["depth"] += 1
-                return None
-            pairs = {}
-            for key, item in value.items():
-                pairs[self._member_name(key)] = self.value(item, depth - 1)
-            return pairs
-        if isinstance(value, list | tuple | AbstractSet):
-            if depth == 0:
-                self.changes["depth"] += 1
-                return None
-            return [self.value(item, depth - 1) for item in value]
-        return self._type_name(value)
+            # Another thread may be changing it: a plain dict's items are copied in one step.
+            items = list(value.items()) if type(value) is dict else value.items()
+            return {self._member_name(key): self.value(item, depth - 1) for key, item in items}
+        if type(value) in {set, frozenset}:  # in an order that does not change from one process to the next
+            return sorted((self.value(item, depth - 1) for item in list(value)), key=_encode)
+        return [self.value(item, depth - 1) for item in value]
 
     def _member_name(self, key: Any) -> str:
-        if isinstance(key, bool) or key is None or not isinstance(key, int | float):
+        if isinstance(key, str):
+            self._take_room(str.__len__(key))
             return self.text(key) or ""
-        return str(key) if abs(key) < _MAX_INT else self._type_name(key)
+        if type(key) in {int, float}:
+            return str(key) if abs(key) < _MAX_INT else self._type_name(key)
+        return self.text(key) or ""
 
     def _int(self, number: int) -> int | str:
         if _MIN_INT <= number <= _MAX_INT:
@@ -522,7 +589,8 @@ class _Normaliser:
 
     def _type_name(self, value: Any) -> str:
         self.changes["type"] += 1
-        return f"<{type(value).__name__}>"
+        # From type itself: a metaclass may have made a trap of the name.
+        return f"<{type.__dict__['__name__'].__get__(type(value))}>"
 
 
 def _is_utf8(text: str) -> bool:
