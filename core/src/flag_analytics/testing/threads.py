@@ -1,0 +1,45 @@
+"""Runs coroutine functions in threads at once, each in an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["PATIENCE_SECONDS", "eager_switching", "in_threads"]
+
+PATIENCE_SECONDS = 60.0
+
+
+@contextmanager
+def eager_switching() -> Iterator[None]:
+    """Let threads take turns as often as the interpreter can, so that what is not safe shows."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+async def in_threads(functions: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Run coroutine functions at once, each in a thread and an event loop of its own; raise what one of them raised."""
+    errors: list[BaseException] = []
+
+    def run(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            asyncio.run(function())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(function,), daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
+    assert not any(thread.is_alive() for thread in threads), f"a thread was stuck for {PATIENCE_SECONDS} seconds"
+    if errors:
+        raise errors[0]

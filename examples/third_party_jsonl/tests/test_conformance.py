@@ -1,0 +1,16 @@
+"""The collector keeps the contract of flag-analytics."""
+
+import json
+
+import pytest
+from flag_analytics.testing import CollectorContract
+from third_party_jsonl.plugin import JsonLinesSink, Options
+
+
+class TestJsonLines(CollectorContract):
+    @pytest.fixture
+    def collector(self, tmp_path):
+        return JsonLinesSink(Options(tmp_path / "events.jsonl"))
+
+    async def stored(self, collector):
+        return [json.loads(line) for line in collector.options.path.read_text("utf-8").splitlines()]
