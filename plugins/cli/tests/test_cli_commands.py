@@ -36,7 +36,7 @@ def test_without_arguments_it_says_what_it_can_do(capsys):
     assert main([]) == 0
     output = capsys.readouterr()
     assert "What are our feature flags really doing?" in output.out
-    for command in ("check", "demo", "import", "plugins", "report"):
+    for command in ("check", "dead-letters", "demo", "import", "plugins", "report", "spool"):
         assert f" {command} " in output.out
 
 

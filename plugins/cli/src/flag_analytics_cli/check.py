@@ -11,6 +11,7 @@ from flag_analytics.errors import ConfigError
 from rich.console import Console
 from rich.text import Text
 
+from .terminal import say
 from .visible import visible
 from .wording import counted
 
@@ -31,10 +32,10 @@ def print_plan(console: Console, plan: Plan) -> None:
 def print_problems(console: Console, error: ConfigError) -> None:
     """Show every problem of a configuration on a line of its own."""
     found = counted(len(error.problems), "problem")
-    console.print(Text.assemble((found, "red"), " in ", visible(str(error.source))), soft_wrap=True)
+    say(console, Text.assemble((found, "red"), " in ", visible(str(error.source))))
     for problem in error.problems:
         path = Text.assemble((visible(problem.path), "bold"), ": ") if problem.path else Text()
-        console.print(Text.assemble("  - ", path, visible(problem.message)), soft_wrap=True)
+        say(console, Text.assemble("  - ", path, visible(problem.message)))
 
 
 def check_json(plan: Plan | None, error: ConfigError | None) -> None:

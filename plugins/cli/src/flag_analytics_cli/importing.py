@@ -14,6 +14,7 @@ import attrs
 from flag_analytics.delivery import DeliveryReport
 from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.normal_form import FrozenEvent
 from flag_analytics.pipeline import Pipeline
 from flag_analytics.protocols import Outcome
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -131,7 +132,7 @@ def read_file(
                     advance(lines.bytes_read, report.events)
 
 
-def patient_recorder(pipeline: Pipeline) -> Callable[[FlagEvaluationEvent], None]:
+def patient_recorder(pipeline: Pipeline) -> Callable[[FlagEvaluationEvent | FrozenEvent], None]:
     """Return a function that records one event and waits where a queue is full (the plan must be ``patient``).
 
     It raises ``NotStoredError`` when a backend has taken nothing for ``IMPORT_BLOCK_SECONDS``: to go on would lose
@@ -140,7 +141,7 @@ def patient_recorder(pipeline: Pipeline) -> Callable[[FlagEvaluationEvent], None
     record_nowait = pipeline.record_nowait
     monotonic = time.monotonic
 
-    def record(event: FlagEvaluationEvent) -> None:
+    def record(event: FlagEvaluationEvent | FrozenEvent) -> None:
         started = monotonic()
         outcome = record_nowait(event)
         if outcome is Outcome.ACCEPTED:
@@ -157,8 +158,11 @@ def patient_recorder(pipeline: Pipeline) -> Callable[[FlagEvaluationEvent], None
     return record
 
 
-def flush_all(pipeline: Pipeline) -> DeliveryReport:
+def flush_all(pipeline: Pipeline, *, refuse_dead: bool = True) -> DeliveryReport:
     """Return when everything recorded is stored.
+
+    Args:
+        refuse_dead: Count events that a backend refused for good as not stored.
 
     Raises:
         NotStoredError: events were lost or refused, or nothing has been stored for ``IMPORT_BLOCK_SECONDS``.
@@ -175,7 +179,7 @@ def flush_all(pipeline: Pipeline) -> DeliveryReport:
         for count, what in (
             (report.pending, "events still wait"),
             (lost, "events were dropped"),
-            (report.dead, "events were refused"),
+            (report.dead if refuse_dead else 0, "events were refused"),
         )
         if count
     ]
@@ -194,13 +198,12 @@ def say_bad_lines(name: str, report: ImportReport) -> None:
     if not report.bad_lines:
         return
     plural = "lines are no events" if report.bad_lines != 1 else "line is no event"
-    console = diagnostics()
-    console.print(f"{visible(name)}: {report.bad_lines:,} {plural}", style="yellow", soft_wrap=True)
+    note(f"{visible(name)}: {report.bad_lines:,} {plural}", "yellow")
     for line in report.examples:
-        console.print(f"  {line}", soft_wrap=True)
+        note(f"  {line}", "none")
     rest = report.bad_lines - sum(line.count for line in report.examples)
     if rest:
-        console.print(f"  and {rest:,} more", style="dim")
+        note(f"  and {rest:,} more")
 
 
 def say_unused_columns(name: str, report: ImportReport) -> None:

@@ -16,9 +16,9 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
-from .choices import FileFormat, ListFormat, ReportFormat
+from .choices import FileFormat, LettersFormat, ListFormat, ReportFormat
 from .reading import ColumnError, FileError
-from .terminal import diagnostics, note, prepare_streams, results
+from .terminal import diagnostics, note, prepare_streams, results, say
 from .visible import visible
 from .windows import parse_window
 from .wording import counted
@@ -27,7 +27,7 @@ __all__ = ["UsageError", "build_app", "main"]
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-_OWN_COMMANDS = ("check", "demo", "import", "plugins", "report")
+_OWN_COMMANDS = ("check", "dead-letters", "demo", "import", "plugins", "report", "spool")
 _HELP = (
     "What are our feature flags really doing?\n\n"
     "Every command works with the backends that flag-analytics.toml, [tool.flag-analytics] in pyproject.toml or "
@@ -86,7 +86,7 @@ def _run(tokens: list[str]) -> int:
 
 
 def _complain(problem: object, code: int) -> int:
-    diagnostics().print(f"flag-analytics: {visible(str(problem))}", style="red", soft_wrap=True)
+    note(f"flag-analytics: {visible(str(problem))}", "red")
     return code
 
 
@@ -127,12 +127,19 @@ def build_app() -> App:
         version=_version,
         console=results(),
         error_console=diagnostics(),
+        suppress_keyboard_interrupt=False,
     )
     app.command(demo)
     app.command(import_file, name="import")
     app.command(report)
     app.command(plugins)
     app.command(check)
+    app.command(dead_letters)
+    spool = App(name="spool", help="Look after the events that wait on disk.")
+    spool.command(inspect)
+    spool.command(replay)
+    spool.command(export)
+    app.command(spool)
     return app
 
 
@@ -218,7 +225,7 @@ def import_file(
         flush_all(pipeline)
     names = ", ".join(sink.name for sink in plan.sinks)
     stopped = " before the first bad line" if strict and outcome.bad_lines else ""
-    results().print(f"{counted(outcome.events, 'event')} imported into {visible(names)}{stopped}", soft_wrap=True)
+    say(results(), f"{counted(outcome.events, 'event')} imported into {visible(names)}{stopped}")
     return PROBLEM if outcome.bad_lines else OK
 
 
@@ -329,6 +336,113 @@ def check(
     elif plan is not None:
         print_plan(results(), plan)
     return OK if problem is None else PROBLEM
+
+
+def inspect(
+    directory: Path | None = None,
+    /,
+    *,
+    format: ListFormat = "table",  # noqa: A002 - it is the option's name
+    config: Config = None,
+) -> int:
+    """Show what waits in spools, and for how long. Changes nothing.
+
+    Args:
+        directory: The spools' directory; by default the configured one, else all of this user's applications.
+        format: A table for people, or json.
+        config: A configuration file.
+    """
+    from .spool_commands import look_at, print_spools
+
+    files = look_at(_spool_directories(directory, config))
+    if format == "json":
+        import json
+
+        json.dump({"spools": [file.to_dict() for file in files]}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        print_spools(results(), files)
+    return PROBLEM if any(file.state == "corrupt" for file in files) else OK
+
+
+def replay(directory: Path | None = None, /, *, config: Config = None) -> int:
+    """Deliver what processes that are gone have left in their spools.
+
+    Each event goes to the backends of the same names in the configuration, and leaves the spool once it is stored.
+
+    Args:
+        directory: The spools' directory; by default the configured one.
+        config: A configuration file.
+    """
+    from .replaying import ReplayReport
+    from .replaying import replay as replay_spools
+    from .settings import chosen_plan
+    from .spool_commands import chosen_directories
+
+    plan = chosen_plan(config)
+    outcome = ReplayReport()
+    try:
+        for folder in chosen_directories(directory, plan, one=True):
+            replay_spools(plan, folder, outcome)
+    finally:
+        for left in outcome.left:
+            note(f"left alone: {visible(left)}", "yellow")
+        for name in sorted({*outcome.delivered, *outcome.refused}):
+            refused = f", {outcome.refused[name]:,} refused" if outcome.refused[name] else ""
+            say(results(), f"{visible(name)}: {counted(outcome.delivered[name], 'event')} delivered{refused}")
+    return PROBLEM if outcome.left or outcome.refused.total() else OK
+
+
+def export(directory: Path | None = None, /, *, output: Path | None = None, config: Config = None) -> int:
+    """Write the events that wait in spools as JSON Lines, and leave them where they are.
+
+    Args:
+        directory: The spools' directory; by default the configured one, else all of this user's applications.
+        output: The file to write; by default standard output.
+        config: A configuration file.
+    """
+    from .spool_commands import export_events, look_at
+
+    files = look_at(_spool_directories(directory, config))
+    if output is None:
+        export_events(files, sys.stdout)
+    else:
+        with output.open("w", encoding="utf-8") as file:
+            count = export_events(files, file)
+        say(results(), f"{counted(count, 'event')} written to {visible(str(output))}")
+    return PROBLEM if any(file.state == "corrupt" for file in files) else OK
+
+
+def dead_letters(
+    directory: Path | None = None,
+    /,
+    *,
+    format: LettersFormat = "table",  # noqa: A002 - it is the option's name
+    config: Config = None,
+) -> int:
+    """Show the events in spools that backends refused for good.
+
+    Args:
+        directory: The spools' directory; by default the configured one, else all of this user's applications.
+        format: A table of how many and why, or jsonl: the events themselves, which `import` can read once repaired.
+        config: A configuration file.
+    """
+    from .spool_commands import look_at, print_dead_letters, read_dead_letters, write_dead_letters
+
+    letters = read_dead_letters(look_at(_spool_directories(directory, config)))
+    if format == "jsonl":
+        write_dead_letters(letters, sys.stdout)
+    else:
+        print_dead_letters(results(), letters)
+    return OK
+
+
+def _spool_directories(directory: Path | None, config: Path | None) -> list[Path]:
+    from .settings import chosen_plan
+    from .spool_commands import chosen_directories
+
+    # A directory that is named needs no configuration, which may be why somebody looks into it.
+    return chosen_directories(directory, None if directory is not None else chosen_plan(config))
 
 
 def _columns(mappings: list[str] | None) -> dict[str, str]:

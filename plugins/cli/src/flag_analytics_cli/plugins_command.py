@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .layout import Trimmed
+from .terminal import say
 from .visible import visible
 
 __all__ = ["PluginLine", "find_plugins", "plugins_json", "print_plugins"]
@@ -75,8 +77,10 @@ def print_plugins(console: Console, lines: Sequence[PluginLine]) -> None:
         console.print("No plugins are installed: pip install 'flag-analytics[all]' brings all of this project's.")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("Plugin", "State", "Selected", "Offers", "Distribution"):
+    for column in ("Plugin", "State", "Selected"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
+    table.add_column("Offers")
+    table.add_column("Distribution")
     for line in lines:
         table.add_row(
             Text(visible(line.name), "bold"),
@@ -85,11 +89,11 @@ def print_plugins(console: Console, lines: Sequence[PluginLine]) -> None:
             ", ".join(line.roles) or Text("-", "dim"),
             Text(visible(f"{line.distribution} {line.version}") if line.distribution else "-", "dim"),
         )
-    console.print(table)
+    console.print(Trimmed(table))
     for line in lines:
         if line.problem:
             console.print()
-            console.print(Text.assemble((visible(line.name), "bold"), ": ", visible(line.problem)), soft_wrap=True)
+            say(console, Text.assemble((visible(line.name), "bold"), ": ", visible(line.problem)))
 
 
 def plugins_json(lines: Sequence[PluginLine]) -> None:

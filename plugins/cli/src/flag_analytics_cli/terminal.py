@@ -7,8 +7,9 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-__all__ = ["can_draw", "diagnostics", "note", "prepare_streams", "results"]
+__all__ = ["can_draw", "diagnostics", "note", "prepare_streams", "results", "say"]
 
 _PIPE_WIDTH = 120
 """What fits where there is no terminal to ask for its width, and COLUMNS is not set."""
@@ -38,9 +39,14 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
+def say(console: Console, text: str | Text, style: str = "") -> None:
+    """Print a sentence: broken between words at the width of a terminal, on one line for other programs."""
+    console.print(text, style=style, soft_wrap=not console.is_terminal)
+
+
 def note(text: str, style: str = "dim") -> None:
     """Say something that is not a result."""
-    diagnostics().print(text, style=style, soft_wrap=True)
+    say(diagnostics(), text, style)
 
 
 def can_draw(console: Console) -> bool:

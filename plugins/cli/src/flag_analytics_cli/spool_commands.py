@@ -1,0 +1,148 @@
+"""``flag-analytics spool inspect``, ``export`` and ``flag-analytics dead-letters``: what is in spools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from flag_analytics.config import Plan
+from flag_analytics.delivery.ledger import DeadLetter
+from flag_analytics.errors import FlagAnalyticsError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .layout import Trimmed
+from .spool_files import SpoolFile, dead_letters, known_directories, look, spools_in, waiting_events
+from .visible import visible
+
+__all__ = [
+    "NoDirectoryError",
+    "chosen_directories",
+    "export_events",
+    "look_at",
+    "print_dead_letters",
+    "print_spools",
+    "read_dead_letters",
+    "write_dead_letters",
+]
+
+
+class NoDirectoryError(FlagAnalyticsError):
+    """It is not clear whose spools are meant; the message names those there are."""
+
+
+def chosen_directories(directory: Path | None, plan: Plan | None, *, one: bool = False) -> list[Path]:
+    """Return the directories to look into: the one given, else the configured one, else all of this user's.
+
+    Args:
+        one: It must be certain which application's spools are meant.
+
+    Raises:
+        NoDirectoryError: there is no such directory, or it is not certain.
+    """
+    configured = None if plan is None else plan.delivery_options().spool_directory
+    chosen = directory or configured
+    if chosen is not None:
+        if not chosen.is_dir():
+            raise NoDirectoryError(f"{chosen} is no directory: expected the folder that holds spools")
+        return [chosen]
+    known = known_directories()
+    if one:
+        listed = "".join(f"\n  {folder}" for folder in known) or " (there are none in their usual place)"
+        raise NoDirectoryError(f"which application's spools? Give their directory:{listed}")
+    return known
+
+
+def look_at(directories: Iterable[Path]) -> list[SpoolFile]:
+    """Return what is in every spool of these directories."""
+    return [look(path) for directory in directories for path in spools_in(directory)]
+
+
+def print_spools(console: Console, files: Sequence[SpoolFile]) -> None:
+    """Show spools by directory, one line for each."""
+    if not files:
+        console.print("No spools.")
+        return
+    for index, directory in enumerate(dict.fromkeys(file.path.parent for file in files)):
+        if index:
+            console.print()
+        console.print(Text(visible(str(directory)), "bold"), soft_wrap=True)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in ("Spool", "State"):
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        for name in ("KiB", "Waiting", "Dead"):
+            table.add_column(name, justify="right")
+        table.add_column("Oldest (UTC)", no_wrap=True)
+        for file in files:
+            if file.path.parent == directory:
+                table.add_row(
+                    Text(visible(file.path.name)),
+                    Text(file.state, "red" if file.state == "corrupt" else "none"),
+                    f"{file.size_bytes / 1024:,.0f}",
+                    _waiting(file.waiting),
+                    Text(f"{file.dead:,}", "red" if file.dead else "none"),
+                    "-" if file.oldest is None else f"{file.oldest:%Y-%m-%d %H:%M:%S}",
+                )
+        console.print(Trimmed(table))
+
+
+def _waiting(waiting: Mapping[str, int]) -> Text:
+    parts = [f"{count:,} for {visible(sink)}" for sink, count in waiting.items() if count]
+    return Text("\n".join(parts) or "none")
+
+
+def export_events(files: Iterable[SpoolFile], file: TextIO) -> int:
+    """Write the events that wait as JSON Lines, as ``flag-analytics import`` reads them; return how many."""
+    count = 0
+    for spool in files:
+        if spool.state != "corrupt":
+            for event in waiting_events(spool.path):
+                _write_line(file, event.to_dict())
+                count += 1
+    return count
+
+
+def read_dead_letters(files: Iterable[SpoolFile]) -> list[DeadLetter]:
+    """Return the dead letters of these spools."""
+    return [letter for spool in files if spool.state != "corrupt" for letter in dead_letters(spool.path)]
+
+
+def print_dead_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
+    """Show how many events each sink refused, and why."""
+    if not letters:
+        console.print("No dead letters.")
+        return
+    groups: dict[tuple[str, str, str, str], list[float]] = {}
+    for letter in letters:
+        groups.setdefault((letter.sink, letter.event.flag_key, letter.error, letter.code), []).append(letter.at)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("Sink", "Flag", "Error", "Code"):
+        table.add_column(name, overflow="fold")
+    table.add_column("Events", justify="right", no_wrap=True)
+    table.add_column("Latest (UTC)", no_wrap=True)
+    for (sink, flag_key, error, code), times in sorted(groups.items()):
+        latest = datetime.fromtimestamp(max(times), UTC)
+        cells = [Text(visible(text) or "-") for text in (sink, flag_key, error, code)]
+        table.add_row(*cells, f"{len(times):,}", f"{latest:%Y-%m-%d %H:%M:%S}")
+    console.print(Trimmed(table))
+
+
+def write_dead_letters(letters: Iterable[DeadLetter], file: TextIO) -> None:
+    """Write dead letters as JSON Lines: the event, and under ``dead_letter`` why it was refused."""
+    for letter in letters:
+        why = {
+            "sink": letter.sink,
+            "error": letter.error,
+            "code": letter.code,
+            "batch_id": letter.batch_id,
+            "at": datetime.fromtimestamp(letter.at, UTC).isoformat(),
+        }
+        _write_line(file, {**letter.event.to_dict(), "dead_letter": why})
+
+
+def _write_line(file: TextIO, fields: dict[str, Any]) -> None:
+    file.write(json.dumps(fields, ensure_ascii=True, separators=(",", ":")) + "\n")
