@@ -40,9 +40,15 @@ class EvaluationReason(StrEnum):
 _REASONS: dict[str, EvaluationReason] = {reason.value: reason for reason in EvaluationReason}
 
 
+made_last = [""]
+"""The id made last, in any thread: an event is mostly recorded right after it was made, and this one needs no check."""
+
+
 def new_event_id() -> str:
     """Return a new UUIDv7 (RFC 9562) as text: sortable by creation time, unique across threads and forks."""
-    return str(uuid_utils.uuid7())
+    event_id = str(uuid_utils.uuid7())
+    made_last[0] = event_id
+    return event_id
 
 
 if hasattr(os, "register_at_fork"):

@@ -41,7 +41,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 import uuid_utils
 
-from .events import EvaluationReason, EventKind, FlagEvaluationEvent, as_reason, new_event_id
+from .events import EvaluationReason, EventKind, FlagEvaluationEvent, as_reason, made_last, new_event_id
 
 __all__ = ["MAX_EVENT_BYTES", "MAX_KEY_CHARS", "Freezer", "FrozenEvent", "normal_key"]
 
@@ -181,17 +181,19 @@ class Freezer:
         """
         try:
             if event.__class__ is FlagEvaluationEvent:
-                frozen = self._freeze_plain(event)
-                if frozen is not None:
-                    return frozen
+                frozen = self._freeze_plain(_fields_of(event))
             elif event.__class__ is FrozenEvent:
                 return event
+            else:
+                frozen = self._freeze_plain(_foreign_fields_of(event))
+            if frozen is not None:
+                return frozen
         except Exception:
             pass  # whatever a hostile value raises there, the normaliser takes apart piece by piece
         return self._freeze_any(event)
 
-    def _freeze_plain(self, event: FlagEvaluationEvent) -> FrozenEvent | None:  # noqa: C901 - one straight line
-        """Return the event's normal form if nothing needs to be changed for it, else None.
+    def _freeze_plain(self, fields: tuple[Any, ...]) -> FrozenEvent | None:  # noqa: C901 - one straight line
+        """Return the normal form of an event's fields if nothing needs to be changed for it, else None.
 
         This is the caller's cost of every recorded event. What looks roundabout here was measured: one ``astuple`` is
         cheaper than sixteen attributes, one f-string than three sums, a byte's ``in`` than a search for an escape.
@@ -213,7 +215,7 @@ class Freezer:
             provider_name,
             kind,
             sample_rate,
-        ) = _fields_of(event)
+        ) = fields
         if reason.__class__ is EvaluationReason:
             reason = _PLAIN_REASONS[reason]
         if (
@@ -231,7 +233,8 @@ class Freezer:
             or not reason
         ):
             return None
-        _check_uuid(event_id)
+        if event_id is not made_last[0]:
+            _check_uuid(event_id)
         text = f"{flag_key}{reason}{variant}{targeting_key}"
         if not (
             error_type is None
@@ -328,6 +331,29 @@ class Freezer:
         if changes:
             with self._lock:
                 self._changes.update(changes)
+
+
+def _foreign_fields_of(event: Any) -> tuple[Any, ...]:
+    """Return the fields of an object of another class, which has the reference's eight and perhaps some of ours."""
+    reason = event.reason
+    return (
+        event.timestamp,
+        event.flag_key,
+        event.value,
+        str.__str__(reason) if isinstance(reason, str) else reason,  # of another enumeration's member, its value
+        event.variant,
+        event.targeting_key,
+        event.context_attributes,
+        event.evaluation_duration_ms,
+        getattr(event, "event_id", None) or new_event_id(),
+        getattr(event, "error_type", None),
+        getattr(event, "error_message", None),
+        getattr(event, "flag_version", None),
+        getattr(event, "flag_set_id", None),
+        getattr(event, "provider_name", None),
+        getattr(event, "kind", _EVALUATION),
+        getattr(event, "sample_rate", 1.0),
+    )
 
 
 def _is_plain(value: Any) -> bool:

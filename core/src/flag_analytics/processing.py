@@ -18,6 +18,7 @@ __all__ = ["Processing", "as_event"]
 logger = logging.getLogger("flag_analytics.pipeline")
 
 _LOG_PAUSE_SECONDS = 60.0
+_MISSING = object()
 _UNKNOWN: dict[str, Any] = {"timestamp": None, "flag_key": "", "value": None, "reason": "UNKNOWN"}
 
 
@@ -70,10 +71,13 @@ def as_event(event: Any) -> FlagEvaluationEvent:
         return thawed
     fields = dict(_UNKNOWN)
     for name in FlagEvaluationEvent.__struct_fields__:
+        found = _MISSING
         try:
-            fields[name] = getattr(event, name)
+            found = getattr(event, name, _MISSING)
         except Exception:
-            pass  # missing, or its property raises: the default stands
+            pass  # its property raises: the default stands, as for one that is missing
+        if found is not _MISSING:
+            fields[name] = found
     return FlagEvaluationEvent(**fields)
 
 
