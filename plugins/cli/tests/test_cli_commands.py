@@ -208,6 +208,20 @@ def test_many_flags_are_one_table_until_some_are_named(capsys):
     assert output.index("flag-07") < output.index("flag-03"), "in the order they were asked for"
 
 
+def test_long_keys_lose_their_middle_and_are_still_told_apart(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    keys = [f"some-team/some-product/some-really-long-flag-name-{number}" for number in range(3)]
+    Path("long.jsonl").write_text("\n".join(f'{{"timestamp": 0, "flag_key": "{key}"}}' for key in keys))
+    assert main(["report", "--file", "long.jsonl"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in printed[1:4]]
+    for number, name in enumerate(names):
+        assert name.startswith("some-team")
+        assert name.endswith(f"…lag-name-{number}")
+    assert keys[0] in printed, "in full above its details"
+    assert all(len(line) <= 80 for line in printed)
+
+
 def test_lines_have_no_spaces_at_their_ends(exposures, capsys):
     main(["report", "page", "other", "--file", exposures, "--flag-key", "page"])
     assert [line for line in capsys.readouterr().out.splitlines() if line != line.rstrip()] == []

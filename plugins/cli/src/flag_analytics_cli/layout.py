@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import attrs
 from flag_analytics.aggregator import FlagMetrics
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.segment import Segment
@@ -24,8 +24,9 @@ __all__ = ["Trimmed", "flag_block", "overview", "print_report"]
 _MOST_BLOCKS = 12
 _MOST_ROWS = 20
 _LONGEST_BAR = 32
-_WIDEST = 140
 _WIDE = 112
+_FIGURES = 58
+_FIGURES_AND_TIME = 80
 _NONE = "-"
 _GAP = (0, 2, 0, 0)
 
@@ -67,17 +68,22 @@ def print_report(console: Console, report: Report) -> None:
 def overview(flags: Sequence[FlagFigures], width: int) -> RenderableType:
     """Return one line for each flag; narrow terminals do without the times."""
     wide = width >= _WIDE
-    table = Table(box=None, pad_edge=False, padding=_GAP, header_style="dim", width=min(width, _WIDEST))
+    figures = _FIGURES_AND_TIME if wide else _FIGURES
+    room = max(width - figures, 12)
+    names = [_shortened(visible(flag.flag_key), room) for flag in flags]
+    # As wide as it needs to be: figures far away from their names are hard to follow.
+    needed = max((cell_len(name) for name in names), default=0) + figures
+    table = Table(box=None, pad_edge=False, padding=_GAP, header_style="dim", width=min(width, needed))
     table.add_column("Flag", ratio=1, no_wrap=True, overflow="ellipsis", min_width=12)
     for name in ("Evaluations", "Users", "Rate", "Errors", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
         table.add_column("Last seen (UTC)", no_wrap=True)
-    for flag in flags:
+    for name, flag in zip(names, flags, strict=True):
         metrics = flag.metrics
         measured = _is_measured(metrics)
         cells: list[RenderableType] = [
-            Text(visible(flag.flag_key), "bold"),
+            Text(name, "bold"),
             f"{metrics.total_evaluations:,}",
             f"{metrics.unique_users:,}",
             _rate(metrics.evaluation_rate),
@@ -180,7 +186,16 @@ def _rate(per_second: float) -> str:
             return f"{rate:,.0f}/{unit}"
         if rate >= 1:
             return f"{rate:.1f}/{unit}"
-    return f"{per_second * 86_400:.2g}/day"
+    per_day = per_second * 86_400
+    return f"{per_day:.2g}/day" if per_day >= 0.01 or not per_day else "<0.01/day"
+
+
+def _shortened(name: str, width: int) -> str:
+    """Return a name with its middle left out where it is too wide: keys that begin alike often end differently."""
+    if cell_len(name) <= width:
+        return name
+    head = width // 2
+    return f"{set_cell_size(name, head)}…{set_cell_size(name[::-1], width - head - 1)[::-1]}"
 
 
 def _is_measured(metrics: FlagMetrics) -> bool:
