@@ -400,6 +400,7 @@ def test_a_wrong_option_is_a_problem_with_its_path(store, table, path, expected)
         ({"processors": [{"type": "nothing_like_it"}]}, "processors[0].type", "offers a plugin 'nothing_like_it'"),
         ({"delivery": {"policy": "drop"}}, "delivery.policy", "expected one of 'drop_newest', 'drop_oldest', 'block'"),
         ({"delivery": []}, "delivery", "expected a table"),
+        ({"plugins": {"gone": True}}, "plugins", "expected an array of names"),
         ({"plugins": ["gone"]}, "plugins", "offers a plugin 'gone'"),
     ],
 )

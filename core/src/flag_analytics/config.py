@@ -164,8 +164,10 @@ class _Reader:
 
     def plan(self) -> Plan:
         self._refuse_unknown_sections()
-        plugins = _names_in(self._tree.get("plugins", ()))
-        for name in plugins:
+        plugins = self._tree.get("plugins", [])
+        if not isinstance(plugins, list | str | EnvText):
+            self._complain("plugins", 'expected an array of names: plugins = ["audit"]')
+        for name in _names_in(plugins):
             self._load("plugins", str(name))
         sinks = tuple(
             sink for section, role in _SINK_SECTIONS for sink in self._sinks(section, role) if sink is not None

@@ -11,6 +11,7 @@ __all__ = ["MASK", "MaskedCause", "mask", "masked_cause", "place", "secret_parts
 MASK = "***"
 
 _MAX_MESSAGE_CHARS = 500
+_MAX_READ_CHARS = 4_000
 _MAX_CHAIN = 5
 _SHORT = 4
 _TELLING_NAME = r"[\w.-]*(?:pass|pwd|secret|token|credential|api_?key|sslkey|salt)[\w.-]*"
@@ -56,6 +57,8 @@ def message_of(error: BaseException, secrets: Collection[str] = ()) -> str:
         words = " ".join(str(error).split())
     except Exception:
         words = ""
+    if len(words) > _MAX_READ_CHARS:  # up to a whole word, or half a secret would be left that nothing recognises
+        words = words[:_MAX_READ_CHARS].rpartition(" ")[0]
     words = mask(words, secrets)
     if len(words) > _MAX_MESSAGE_CHARS:
         words = words[:_MAX_MESSAGE_CHARS] + "…"

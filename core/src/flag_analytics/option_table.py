@@ -179,8 +179,6 @@ def _convert(value: Any, annotation: Any, *, strict: bool) -> Any:
             return item  # an object of the application's own, out of a configuration in Python
         raise TypeError
 
-    if annotation in {bool, int, float, str} and isinstance(value, Mapping | Sequence) and not isinstance(value, str):
-        raise TypeError
     return msgspec.convert(value, annotation, strict=strict, dec_hook=accept)
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from .collector_sink import CollectorSink
 from .config import Plan, PlannedProcessor, PlannedSink, Source, read_config
@@ -36,6 +36,10 @@ __all__ = ["Pipeline", "open_pipeline"]
 _CLOSE_TIMEOUT_SECONDS = 5.0
 
 
+class _RecordNowait(Protocol):
+    def __call__(self, event: Any) -> Outcome: ...
+
+
 class Pipeline:
     """Takes evaluation events and delivers each to every collector and exporter.
 
@@ -49,7 +53,7 @@ class Pipeline:
         exporters: What the exporter backends created, by name in configuration.
     """
 
-    record_nowait: Callable[[Any], Outcome]
+    record_nowait: _RecordNowait
 
     def __init__(
         self,
