@@ -539,6 +539,16 @@ def test_an_option_of_the_backend_itself_is_more_specific_than_the_general_table
     assert plan.sink_options(second, DeliveryOptions(batch_size=10)).batch_size == 2
 
 
+def test_an_option_that_is_an_engine_setting_under_another_name_is_more_specific_too(site):
+    field = 'attrs.field(default=1.0, metadata={"delivery": "flush_interval_seconds"})'
+    module = STORE.replace("size: int", f"flush_interval: float = {field}\n        size: int")
+    site.add("acme-store", points={"store": "acme_store"}, modules={"acme_store": module})
+    source = {"collectors": {"store": {"flush_interval": 7.0}}, "delivery": {"flush_interval_seconds": 2.0}}
+    plan = read_config(source, environ={}, registry=site.registry())
+    wish = DeliveryOptions(flush_interval_seconds=7.0)
+    assert plan.sink_options(plan.sinks[0], wish).flush_interval_seconds == 7.0
+
+
 # --- secrets
 
 

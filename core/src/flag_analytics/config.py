@@ -57,7 +57,8 @@ class PlannedSink:
     Attributes:
         name: Its name in configuration, ``type`` or ``type/name``.
         options: What ``backend.create`` gets.
-        explicit: The options that configuration sets, as opposed to defaults.
+        explicit: The options that configuration sets, as opposed to defaults, under the names of the engine's settings
+            where they are such.
         delivery: The settings of its own ``delivery`` table.
     """
 
@@ -250,7 +251,8 @@ class _Reader:
             self._refuse_plugin(path, error)
             return None, frozenset()
         options = build(backend.options, values, path, self.problems, self._secrets, table)
-        return options, frozenset(values)
+        meant = {field.name: field.metadata.get("delivery", field.name) for field in attrs.fields(backend.options)}
+        return options, frozenset(meant[name] for name in values)
 
     def _delivery(self, table: Any, path: str, *, of_one_sink: bool = False) -> Mapping[str, Any]:
         if not isinstance(table, dict):

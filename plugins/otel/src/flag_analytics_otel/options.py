@@ -56,7 +56,9 @@ class OTelOptions:
     meter_name: str = "flag_analytics"
     logger_name: str = "flag_analytics"
     batch_size: int = attrs.field(default=100, validator=attrs.validators.ge(0))
-    flush_interval: float = attrs.field(default=30.0, validator=attrs.validators.ge(0))
+    flush_interval: float = attrs.field(
+        default=30.0, validator=attrs.validators.ge(0), metadata={"delivery": "flush_interval_seconds"}
+    )
     record_values: bool = False
     create_spans: bool = True
     semconv: Semconv = attrs.field(default="legacy", validator=attrs.validators.in_(("legacy", "stable", "both")))
