@@ -92,7 +92,7 @@ class CollectorContract(LifeCycleContract):
         if not self.keeps_order:
             pytest.skip("no order")
         events = {thread: [plain_event(n, flag_key=f"thread-{thread}") for n in range(100)] for thread in range(4)}
-        await in_threads([partial(subject.record, *mine) for mine in events.values()])
+        await in_threads([partial(subject.record, *mine) for mine in events.values()], self.patience_seconds)
         await subject.flush()
         found = await self._read(subject)
         for thread in range(4):

@@ -14,7 +14,7 @@ from .children import can_fork, run_in_child
 from .samples import foreign_event, hostile_events, plain_event, plain_events
 from .stalls import LoopWatch
 from .subjects import Subject
-from .threads import PATIENCE_SECONDS, eager_switching, in_threads
+from .threads import eager_switching, in_threads
 
 __all__ = ["LifeCycleContract"]
 
@@ -29,6 +29,7 @@ class LifeCycleContract:
         survives_fork: It can be used in a forked child, and in the parent afterwards.
         max_stall_seconds: The longest ``record`` and ``flush`` may keep an event loop from other tasks.
         forks: How often a fork is tried while other threads record.
+        patience_seconds: How long threads and ``close()`` may take before they count as stuck.
         fork_deadline_seconds: How long a forked child may take to record one event and flush.
     """
 
@@ -37,6 +38,7 @@ class LifeCycleContract:
     survives_fork: ClassVar[bool] = True
     max_stall_seconds: ClassVar[float] = 0.25
     forks: ClassVar[int] = 10
+    patience_seconds: ClassVar[float] = 60.0
     fork_deadline_seconds: ClassVar[float] = 10.0
 
     async def known(self, subject: Subject) -> Counter[str]:
@@ -91,7 +93,7 @@ class LifeCycleContract:
     @pytest.mark.asyncio
     async def test_closing_again_and_from_many_tasks_is_fine(self, subject: Subject) -> None:
         await subject.record(*plain_events(3))
-        await asyncio.wait_for(asyncio.gather(*(subject.close() for _ in range(5))), PATIENCE_SECONDS)
+        await asyncio.wait_for(asyncio.gather(*(subject.close() for _ in range(5))), self.patience_seconds)
         await subject.close()
         if self.keeps_after_close:
             assert await self.known(subject) == Counter(event.flag_key for event in plain_events(3))
@@ -124,7 +126,7 @@ class LifeCycleContract:
     async def test_many_threads_may_record_at_once(self, subject: Subject) -> None:
         events = {thread: [plain_event(n, flag_key=f"thread-{thread}") for n in range(200)] for thread in range(8)}
         with eager_switching():
-            await in_threads([partial(subject.record, *mine) for mine in events.values()])
+            await in_threads([partial(subject.record, *mine) for mine in events.values()], self.patience_seconds)
         await subject.flush()
         assert await self.known(subject) == Counter({f"thread-{thread}": 200 for thread in range(8)})
 
@@ -138,8 +140,8 @@ class LifeCycleContract:
                 await asyncio.sleep(0)
             await subject.flush()
 
-        await in_threads([partial(use, 0)])  # the loop that used it first is closed now
-        await in_threads([partial(use, loop) for loop in range(1, 6)])
+        await in_threads([partial(use, 0)], self.patience_seconds)  # the loop that used it first is closed now
+        await in_threads([partial(use, loop) for loop in range(1, 6)], self.patience_seconds)
         await use(6)
         assert await self.known(subject) == Counter({f"loop-{loop}": 10 for loop in range(7)})
 
@@ -201,7 +203,7 @@ class LifeCycleContract:
 
         async def record(thread: int) -> None:
             events = [plain_event(number, flag_key=f"parent-{fork}-{thread}") for number in range(50)]
-            at_once.wait(PATIENCE_SECONDS)
+            at_once.wait(self.patience_seconds)
             await subject.record(*events)
 
         async def use_in_child() -> None:
@@ -209,13 +211,15 @@ class LifeCycleContract:
             await subject.flush()
 
         async def fork_child() -> None:
-            at_once.wait(PATIENCE_SECONDS)
+            at_once.wait(self.patience_seconds)
 
         def forker() -> None:
             asyncio.run(fork_child())
             run_in_child(lambda: asyncio.run(use_in_child()), self.fork_deadline_seconds)
 
-        await asyncio.gather(in_threads([partial(record, 0), partial(record, 1)]), asyncio.to_thread(forker))
+        await asyncio.gather(
+            in_threads([partial(record, 0), partial(record, 1)], self.patience_seconds), asyncio.to_thread(forker)
+        )
 
 
 def _names_of_tests(contract: type) -> list[str]:

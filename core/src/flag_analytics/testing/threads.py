@@ -9,9 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["PATIENCE_SECONDS", "eager_switching", "in_threads"]
-
-PATIENCE_SECONDS = 60.0
+__all__ = ["eager_switching", "in_threads"]
 
 
 @contextmanager
@@ -25,7 +23,7 @@ def eager_switching() -> Iterator[None]:
         sys.setswitchinterval(interval)
 
 
-async def in_threads(functions: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+async def in_threads(functions: Sequence[Callable[[], Coroutine[Any, Any, None]]], patience_seconds: float) -> None:
     """Run coroutine functions at once, each in a thread and an event loop of its own; raise what one of them raised."""
     errors: list[BaseException] = []
 
@@ -39,7 +37,7 @@ async def in_threads(functions: Sequence[Callable[[], Coroutine[Any, Any, None]]
     for thread in threads:
         thread.start()
     for thread in threads:
-        await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
-    assert not any(thread.is_alive() for thread in threads), f"a thread was stuck for {PATIENCE_SECONDS} seconds"
+        await asyncio.to_thread(thread.join, patience_seconds)
+    assert not any(thread.is_alive() for thread in threads), f"a thread was stuck for {patience_seconds} seconds"
     if errors:
         raise errors[0]
