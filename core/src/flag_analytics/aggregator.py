@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -285,7 +284,7 @@ class AnalyticsAggregator:
             raise TypeError(
                 f"window_seconds is {type(window_seconds).__name__}: expected a number of seconds, or None for all time"
             )
-        if math.isnan(window_seconds):
+        if window_seconds != window_seconds:  # noqa: PLR0124  only nan differs from itself
             raise ValueError("window_seconds is not a number: expected seconds, or None for all time")
         try:
             return Window(end - timedelta(seconds=window_seconds), end)
