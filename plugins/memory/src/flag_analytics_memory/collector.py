@@ -39,7 +39,8 @@ class MemoryStats:
         evicted: Events forgotten to make room for newer ones.
         cleared: Events forgotten by ``clear()`` and ``close()``.
         refused: Events not taken, by reason: ``closed``, ``error``.
-        sanitised: Changes that bringing events into normal form took, by kind (see ``flag_analytics.normal_form``).
+        sanitised: Changes that bringing events into normal form took, by kind (see ``flag_analytics.normal_form``);
+            ``clock_skew``, which changes nothing, is not among them.
     """
 
     accepted: int
@@ -258,7 +259,7 @@ class InMemoryAnalyticsCollector:
                 evicted=evicted,
                 cleared=self._cleared,
                 refused={reason.value: n for reason, count in self._refused.items() if (n := count.value())},
-                sanitised=self._freezer.changes(),
+                sanitised={kind: n for kind, n in self._freezer.changes().items() if kind != "clock_skew"},
             )
 
     async def summarise(
