@@ -106,7 +106,7 @@ def third_party(dist: Path, home: Path) -> None:
     (directory / "flag-analytics.toml").write_text('[collectors.jsonl]\npath = "events.jsonl"\n', "utf-8")
     run(python, HERE / "chosen_by_toml.py", cwd=directory)
     shutil.copytree(EXAMPLE / "tests", directory / "tests")
-    (directory / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nfilterwarnings = error\n", "utf-8")
+    (directory / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n", "utf-8")
     run(python, "-m", "pytest", "-q", "tests", cwd=directory)
 
 

@@ -21,13 +21,13 @@ with open_pipeline({role: {name: options}}) as pipeline:
     report = pipeline.flush_sync()
     assert report.complete, report
     assert report.sinks[name].delivered == 1, report
+    if name == "memory":
+        import asyncio
+
+        (kept,) = asyncio.run(pipeline.collectors[name].get_events())
+        assert kept.flag_key == "checkout"
 assert pipeline.stats().balanced()
 
-if name == "memory":
-    import asyncio
-
-    (kept,) = asyncio.run(pipeline.collectors[name].get_events())
-    assert kept.flag_key == "checkout"
 if name == "database":
     import sqlite3
 
