@@ -153,8 +153,8 @@ class Backend:
     """What a plugin registers: a name for messages, an attrs class of options, and how to create it from them.
 
     ``create(options)`` does no I/O: it returns a ``BatchSink``, an ``InlineSink`` or a plain ``AnalyticsCollector``.
-    Options fields whose metadata has ``secret=True`` are never shown. One that is a setting of the delivery engine under
-    another name says so with ``delivery="flush_interval_seconds"``: a configuration that sets it means it.
+    Options fields whose metadata has ``secret=True`` are never shown. One that is a setting of the delivery engine
+    under another name says so with ``delivery="flush_interval_seconds"``: a configuration that sets it means it.
     """
 
     name: str
