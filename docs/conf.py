@@ -25,6 +25,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
+napoleon_custom_sections = [("Capabilities", "params_style")]
 
 # Without a network there is no inventory of other projects' names. Of our own, private ones and the modules inside a
 # backend are not described; every other reference must resolve.

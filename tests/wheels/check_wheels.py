@@ -116,7 +116,7 @@ def entry_points(project: Path) -> list[str]:
 
 
 def wheel(dist: Path, name: str) -> str:
-    (path,) = dist.resolve().glob(f"{name.replace('-', '_')}-[0-9]*.whl")
+    (path,) = dist.glob(f"{name.replace('-', '_')}-[0-9]*.whl")
     return str(path)
 
 
@@ -156,4 +156,4 @@ def run(*command: object, cwd: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())

@@ -469,8 +469,8 @@ class SinkMachine:
         round_.bisecting = True
         self._retry_at = None
         events = part.batch.events
-        if len(events) > 1:
-            middle = len(events) // 2
+        middle = len(events) // 2
+        if middle:
             round_.todo.append(_Part(Batch(f"{part.batch.id}.{middle}-", events[middle:])))
             round_.todo.append(_Part(Batch(f"{part.batch.id}.-{middle}", events[:middle])))
             return _NOTHING
