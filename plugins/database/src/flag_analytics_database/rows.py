@@ -63,36 +63,38 @@ def as_rows(
     Raises:
         BadBatch: an id is not a UUID.
     """
+    rows = []
+    plain = True
+    epoch = _EPOCH
     try:
-        rows = [
-            (
-                event_id(event.event_id),
-                micros(event.timestamp),
-                int(event.received_at * 1_000_000),
-                KIND_CODES[event.kind],
-                event.flag_key,
-                event.reason,
-                event.variant,
-                event.targeting_key,
-                event.evaluation_duration_ms,
-                event.value_json.decode(),
-                event.context_json.decode(),
+        for event in events:
+            since = event.timestamp - epoch  # ``micros``, without the call: this loop is what a batch costs here
+            rows.append(
+                (
+                    event_id(event.event_id),
+                    (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds,
+                    int(event.received_at * 1_000_000),
+                    KIND_CODES[event.kind],
+                    event.flag_key,
+                    event.reason,
+                    event.variant,
+                    event.targeting_key,
+                    event.evaluation_duration_ms,
+                    event.value_json.decode(),
+                    event.context_json.decode(),
+                )
             )
-            for event in events
-        ]
+            plain = (
+                plain
+                and event.sample_rate == 1.0
+                and event.error_type is event.error_message is event.flag_version is None
+                and event.flag_set_id is event.provider_name is None
+            )
     except ValueError:
         raise BadBatch("an event's id is not a UUID: expected 32 hexadecimal digits", code="event_id") from None
-    if not any(map(_uses_further, events)):
+    if plain:
         return PLAIN_COLUMNS, rows
     return ALL_COLUMNS, [row + _further(event) for row, event in zip(rows, events, strict=True)]
-
-
-def _uses_further(event: FrozenEvent) -> bool:
-    return not (
-        event.sample_rate == 1.0
-        and event.error_type is event.error_message is event.flag_version is None
-        and event.flag_set_id is event.provider_name is None
-    )
 
 
 def _further(event: FrozenEvent) -> tuple[Any, ...]:
