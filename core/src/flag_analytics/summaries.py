@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
@@ -21,6 +21,7 @@ from .protocols import EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 
 __all__ = [
     "DEFAULT_VARIANT",
+    "Digest",
     "StepTally",
     "Tally",
     "activity",
@@ -40,8 +41,6 @@ DEFAULT_VARIANT = "default"
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _ANYTHING = EventFilter()
-_variant = attrgetter("variant")
-_reason = attrgetter("reason")
 _targeting_key = attrgetter("targeting_key")
 _timestamp = attrgetter("timestamp")
 
@@ -125,8 +124,50 @@ def _has(context: Mapping[str, Any], wanted: Sequence[tuple[str, Any]]) -> bool:
     return True
 
 
+@attrs.frozen
+class Digest:
+    """What one run of one flag's events amounts to: enough to take part in any sum, without the events themselves.
+
+    Attributes:
+        total: Number of events, at least 1.
+        first_seen: The earliest time.
+        last_seen: The latest time.
+        kinds: The kinds that occur.
+        variants: Events by variant, as it is.
+        reasons: Events by reason.
+        users: Distinct targeting keys; None and the empty one may be among them.
+        durations: Milliseconds, in order; those above 0.
+    """
+
+    total: int
+    first_seen: datetime
+    last_seen: datetime
+    kinds: frozenset[str]
+    variants: Mapping[str | None, int]
+    reasons: Mapping[str, int]
+    users: Collection[str | None]
+    durations: Sequence[float]
+
+    @classmethod
+    def of(cls, events: Sequence[Any]) -> Digest:
+        """Return the digest of at least one event."""
+        # One attribute after the other, each by one comprehension: several fast passes take less than a slow one.
+        times = [event.timestamp for event in events]
+        limit = math.inf
+        return cls(
+            total=len(events),
+            first_seen=min(times),
+            last_seen=max(times),
+            kinds=frozenset({event.kind for event in events}),
+            variants=Counter([event.variant for event in events]),
+            reasons=Counter([event.reason for event in events]),
+            users={event.targeting_key for event in events},
+            durations=sorted([d for event in events if 0.0 < (d := event.evaluation_duration_ms) < limit]),
+        )
+
+
 class Tally:
-    """Counts what happened to one flag: ``add`` events as they come, then ask for the ``summary``."""
+    """Counts what happened to one flag: ``add`` events or ``merge`` digests as they come, then ask for the summary."""
 
     def __init__(self) -> None:
         self._total = 0
@@ -137,19 +178,19 @@ class Tally:
         self._first_seen: datetime | None = None
 
     def add(self, events: Sequence[Any]) -> None:
-        """Count these events, one attribute after the other: several fast passes take less than one slow one."""
-        if not events:
-            return
-        self._total += len(events)
-        self._variants.update(map(_variant, events))
-        self._reasons.update(map(_reason, events))
-        self._users.update(map(_targeting_key, events))
-        limit = math.inf
-        # Sorted runs: putting them together at the end is a merge, a fraction of a sort.
-        self._durations += sorted([d for event in events if 0.0 < (d := event.evaluation_duration_ms) < limit])
-        earliest = min(map(_timestamp, events))
-        if self._first_seen is None or earliest < self._first_seen:
-            self._first_seen = earliest
+        """Count these events."""
+        if events:
+            self.merge(Digest.of(events))
+
+    def merge(self, digest: Digest) -> None:
+        """Count the events of a digest."""
+        self._total += digest.total
+        self._variants.update(digest.variants)
+        self._reasons.update(digest.reasons)
+        self._users.update(digest.users)
+        self._durations += digest.durations  # in sorted runs: to put them in order is a merge, a fraction of a sort
+        if self._first_seen is None or digest.first_seen < self._first_seen:
+            self._first_seen = digest.first_seen
 
     def summary(self, percentiles: Sequence[float] = ()) -> FlagSummary:
         """Return what was counted so far, with these percentiles (0–100) of the durations above 0."""

@@ -28,6 +28,7 @@ _MAX_INT = 2**63 - 1
 _MAX_CONTEXT_BYTES = 4_096
 _MAX_KNOWN_VARIANTS = 1_000
 _BACKSLASH = 0x5C
+_INFINITE = math.inf
 _KINDS = frozenset({"evaluation", "exposure", "outcome"})
 
 _encode = msgspec.json.Encoder().encode
@@ -112,29 +113,37 @@ def is_normal(event: Any) -> bool:
     if type(event) is FrozenEvent:
         return True
     try:
+        key = event.targeting_key
         return (
-            type(event.timestamp) is datetime
-            and event.timestamp.tzinfo is UTC
+            event.timestamp.tzinfo is UTC
+            and type(event.timestamp) is datetime
             and is_short(event.flag_key)
             and (type(event.reason) is EvaluationReason or (is_short(event.reason) and event.reason != ""))
-            and (event.variant is None or is_short(event.variant))
-            and (event.targeting_key is None or is_short(event.targeting_key))
+            and (event.variant is None or type(event.variant) is str)  # what it says was looked at
+            and (key is None or (type(key) is str and key.isprintable()))  # its length was
             and type(event.evaluation_duration_ms) is float
-            and math.isfinite(event.evaluation_duration_ms)
+            and -_INFINITE < event.evaluation_duration_ms < _INFINITE
             and type(event.event_id) is str
             and len(event.event_id) == 36
             and type(event.sample_rate) is float
             and event.sample_rate == 1.0
             and type(event.kind) is str
             and event.kind in _KINDS
-            and (event.error_type is None or is_short(event.error_type))
-            and (event.error_message is None or is_short(event.error_message))
-            and (event.flag_version is None or is_short(event.flag_version))
-            and (event.flag_set_id is None or is_short(event.flag_set_id))
-            and (event.provider_name is None or is_short(event.provider_name))
+            and (
+                (
+                    event.error_type is event.error_message is event.provider_name is None
+                    and event.flag_version is event.flag_set_id is None
+                )
+                or _are_short(event)
+            )
         )
     except Exception:  # a hostile attribute: the freezer takes such an event apart
         return False
+
+
+def _are_short(event: FlagEvaluationEvent) -> bool:
+    texts = (event.error_type, event.error_message, event.provider_name, event.flag_version, event.flag_set_id)
+    return all(text is None or is_short(text) for text in texts)
 
 
 def is_short(text: Any) -> bool:

@@ -15,10 +15,10 @@ import attrs
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, normal_key
 from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, Outcome, TimeStep, Window
-from flag_analytics.summaries import StepTally, Tally, activity, normal_filter, select
+from flag_analytics.summaries import Digest, StepTally, Tally, activity, normal_filter, select
 
 from .admission import admit, as_recorded, has_context, is_small
-from .log import EventLog
+from .log import EventLog, Piece
 
 __all__ = ["InMemoryAnalyticsCollector", "MemoryStats"]
 
@@ -272,12 +272,13 @@ class InMemoryAnalyticsCollector:
         where: EventFilter | None = None,
     ) -> Mapping[str, FlagSummary]:
         """See ``EventSource.summarise``."""
-        where = normal_filter(where)
         summaries = {}
-        for key, events in self._by_flag(flag_keys, where).items():
+        for key, pieces in self._pieces(flag_keys).items():
             tally = Tally()
-            async for some in _slices(events):
-                tally.add(select(some, window, where))
+            async for digest, events in self._matching(pieces, window, normal_filter(where)):
+                if digest is not None:
+                    tally.merge(digest)
+                tally.add(events)
             summary = tally.summary(percentiles)
             if summary.total:
                 summaries[key] = summary
@@ -285,25 +286,28 @@ class InMemoryAnalyticsCollector:
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """See ``EventSource.list_flags``."""
-        where = normal_filter(where)
         flags = []
-        for key, events in sorted(self._by_flag(None, where).items()):
-            found: list[Any] = []
-            async for some in _slices(events):
-                found += select(some, window, where)
+        for key, pieces in sorted(self._pieces(None).items()):
+            found: list[FlagActivity] = []
+            async for digest, events in self._matching(pieces, window, normal_filter(where)):
+                if digest is not None:
+                    found.append(FlagActivity(key, digest.total, digest.first_seen, digest.last_seen))
+                if events:
+                    found.append(activity(key, events))
             if found:
-                flags.append(activity(key, found))
+                count = sum(part.count for part in found)
+                first_seen = min(part.first_seen for part in found)
+                flags.append(FlagActivity(key, count, first_seen, max(part.last_seen for part in found)))
         return flags
 
     async def count_steps(
         self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
     ) -> Mapping[int, TimeStep]:
         """See ``EventSource.count_steps``."""
-        where = normal_filter(where)
         tally = StepTally(window, step_seconds)
-        for events in self._by_flag([flag_key], where).values():
-            async for some in _slices(events):
-                tally.add(select(some, window, where))
+        for pieces in self._pieces([flag_key]).values():
+            async for _, events in self._matching(pieces, window, normal_filter(where), digests=False):
+                tally.add(events)
         return tally.steps()
 
     async def count_future(self, now: datetime) -> int:
@@ -323,17 +327,53 @@ class InMemoryAnalyticsCollector:
                 wanted -= len(run)
         return list(itertools.chain.from_iterable(reversed(runs)))
 
-    def _by_flag(self, flag_keys: Iterable[str] | None, where: EventFilter) -> dict[str, list[Any]]:
-        """Return the events, as of one moment, of these flags or of all, that can pass the filter."""
+    def _pieces(self, flag_keys: Iterable[str] | None) -> dict[str, list[Piece]]:
+        """Return where the events of these flags, or of all, are at this moment."""
         with self._lock:
             self._index()
             keys = self._log.flag_keys() if flag_keys is None else flag_keys
-            by_flag = {key: list(itertools.chain.from_iterable(reversed([*self._log.of_flag(key)]))) for key in keys}
-        if where.required_context():
-            return {
-                key: [as_recorded(event) for event in events if has_context(event)] for key, events in by_flag.items()
-            }
-        return by_flag
+            return {key: self._log.pieces(key) for key in keys}
+
+    async def _matching(
+        self, pieces: list[Piece], window: Window, where: EventFilter, *, digests: bool = True
+    ) -> AsyncIterator[tuple[Digest | None, list[Any]]]:
+        """Yield the events in the window that pass the filter: as a digest where a whole piece does, else themselves.
+
+        The lock is taken for one piece at a time, and after some of them other tasks have their turn.
+        """
+        digests = digests and _asks_for_kinds_only(where)
+        looked_at = 0
+        some: list[Any] = []
+        for piece in pieces:
+            with self._lock:
+                digest = self._log.digest(piece) if digests else None
+                covered = digest is not None and _covers(window, where, digest)
+                events = [] if covered else self._log.events(piece)
+            if covered:
+                yield digest, []
+            some += events
+            looked_at += digest.total if digest is not None else len(events)
+            if looked_at >= _SLICE:
+                yield None, _select(some, window, where)
+                some = []
+                looked_at = 0
+                await asyncio.sleep(0)
+        yield None, _select(some, window, where)
+
+
+def _asks_for_kinds_only(where: EventFilter) -> bool:
+    return where.provider_name is where.variant is None and not where.required_context()
+
+
+def _covers(window: Window, where: EventFilter, digest: Digest) -> bool:
+    begun = window.start is None or window.start <= digest.first_seen
+    return begun and digest.last_seen <= window.end and digest.kinds.issubset(where.kinds)
+
+
+def _select(events: list[Any], window: Window, where: EventFilter) -> list[Any]:
+    if where.required_context():
+        events = [as_recorded(event) for event in events if has_context(event)]
+    return select(events, window, where)
 
 
 async def _slices(events: list[Any]) -> AsyncIterator[list[Any]]:

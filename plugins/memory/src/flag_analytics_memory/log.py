@@ -8,26 +8,46 @@ from itertools import islice
 from operator import attrgetter, is_
 from typing import Any
 
+import attrs
 from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.summaries import Digest
 
 from .admission import as_recorded, is_normal, is_short
+from .packing import PackedDigest
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "Piece"]
 
 _SMALLEST_SEGMENT = 64
-_LARGEST_SEGMENT = 4_096
+_SEGMENTS = 32
+"""How many segments a full log has: that much of its capacity, a part in so many, may be held beyond it for a while."""
+_WORTH_A_DIGEST = 32
 _flag_key = attrgetter("flag_key")
 
 
 class _Segment:
-    """A run of consecutive events, in order and by flag; ``inspected`` counts those known to be normal, by flag."""
+    """A run of consecutive events, in order and by flag. The other three say, by flag:
 
-    __slots__ = ("by_flag", "events", "inspected")
+    ``inspected``: how many of the events are known to be normal. ``removed``: how many have left, counted from the
+    first on. ``digests``: what the events amounted to when ``removed`` and the number of the last one were these.
+    """
+
+    __slots__ = ("by_flag", "digests", "events", "inspected", "removed")
 
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.by_flag: defaultdict[str, list[Any]] = defaultdict(list)
         self.inspected: dict[str, int] = {}
+        self.removed: Counter[str] = Counter()
+        self.digests: dict[str, tuple[tuple[int, int], PackedDigest]] = {}
+
+
+@attrs.define(eq=False)
+class Piece:
+    """One flag's events within one segment, up to the ``end``-th, which was the last one when this was made."""
+
+    flag_key: str
+    end: int
+    _segment: _Segment
 
 
 class EventLog:
@@ -47,7 +67,7 @@ class EventLog:
     def __init__(self, capacity: int, freeze: Callable[[Any], Any]) -> None:
         self._capacity = capacity
         self._freeze = freeze
-        self._segment_size = max(_SMALLEST_SEGMENT, min(_LARGEST_SEGMENT, capacity // 32))
+        self._segment_size = max(_SMALLEST_SEGMENT, capacity // _SEGMENTS)
         self._segments = deque([_Segment()])
         self._held = 0
         self._evicted = 0
@@ -114,11 +134,37 @@ class EventLog:
 
     def of_flag(self, flag_key: str) -> Iterator[list[Any]]:
         """Yield the events of one flag, as ``everything`` does."""
+        return map(self.events, reversed(self.pieces(flag_key)))
+
+    def pieces(self, flag_key: str) -> list[Piece]:
+        """Return where the events of one flag are, the oldest first; those that come later do not belong to it."""
         self._drop_surplus()
-        for segment in reversed(self._segments):
-            if flag_key in segment.by_flag:
-                self._inspect(segment, flag_key)
-                yield segment.by_flag[flag_key]
+        return [
+            Piece(flag_key, segment.removed[flag_key] + len(segment.by_flag[flag_key]), segment)
+            for segment in self._segments
+            if flag_key in segment.by_flag
+        ]
+
+    def events(self, piece: Piece) -> list[Any]:
+        """Return the events of a piece, in normal form."""
+        segment, key = piece._segment, piece.flag_key  # noqa: SLF001  the log's own
+        if key not in segment.by_flag:  # all have left since
+            return []
+        self._inspect(segment, key)
+        return segment.by_flag[key][: piece.end - segment.removed[key]]
+
+    def digest(self, piece: Piece) -> Digest | None:
+        """Return the digest of a piece if it has so many events that this pays; it is kept for the next time."""
+        segment, key = piece._segment, piece.flag_key  # noqa: SLF001  the log's own
+        extent = (segment.removed[key], piece.end)
+        kept_extent, packed = segment.digests.get(key, (None, None))
+        if packed is not None and kept_extent == extent:
+            return packed.unpack()
+        if piece.end - segment.removed[key] < _WORTH_A_DIGEST:
+            return None
+        digest = Digest.of(self.events(piece))
+        segment.digests[key] = (extent, PackedDigest.of(digest))
+        return digest
 
     def count(self, flag_key: str) -> int:
         """Return how many events there are of one flag."""
@@ -140,6 +186,8 @@ class EventLog:
         for key, count in Counter(map(_flag_key, oldest.events[:surplus])).items():
             members = oldest.by_flag[key]
             del members[:count]
+            oldest.removed[key] += count
+            oldest.digests.pop(key, None)
             oldest.inspected[key] = max(0, oldest.inspected.get(key, 0) - count)
             if not members:
                 del oldest.by_flag[key], oldest.inspected[key]
