@@ -31,8 +31,8 @@ class Delivery:
 
     Args:
         sinks: The sinks by name.
-        options: Settings for all sinks; the defaults if None.
-        sink_options: Settings of single sinks, in place of ``options`` and of a sink's own ``delivery`` attribute.
+        options: Settings for all sinks. If None, each sink's own ``delivery`` attribute holds, or else the defaults.
+        sink_options: Settings of single sinks, in place of all these.
         freezer: Brings events into normal form; by default one of this delivery's own.
         name: Tells this delivery's spools from others' in the same directory for state.
         on_dead_letters: Called with a sink's name, an error's class and the events that were given up. A bound method
@@ -49,15 +49,17 @@ class Delivery:
         name: str = "delivery",
         on_dead_letters: Callable[[str, str, Sequence[DeadLetter]], None] | None = None,
     ) -> None:
-        wishes = {sink_name: getattr(sink, "delivery", None) for sink_name, sink in sinks.items()}
-        own_options = {sink_name: wish for sink_name, wish in wishes.items() if isinstance(wish, DeliveryOptions)}
-        if options is None:  # a single sink's wish (durability among it) is the delivery's
-            options = next(iter(own_options.values())) if len(sinks) == 1 and own_options else DeliveryOptions()
+        wishes: dict[str, DeliveryOptions] = {}
+        if options is None:
+            own = {sink_name: getattr(sink, "delivery", None) for sink_name, sink in sinks.items()}
+            wishes = {sink_name: wish for sink_name, wish in own.items() if isinstance(wish, DeliveryOptions)}
+            # What belongs to the whole delivery (durability, the spool) can be the wish of a single sink.
+            options = next(iter(wishes.values())) if len(sinks) == 1 and wishes else DeliveryOptions()
         settings = Settings(
             name=name,
             sinks=dict(sinks),
             options=options,
-            sink_options={**own_options, **(sink_options or {})},
+            sink_options={**wishes, **(sink_options or {})},
             freezer=freezer or Freezer(traceparent=_traceparent_of(sinks)),
             on_dead_letters=_weakly(on_dead_letters),
         )
