@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
+import random
 import sys
 import threading
 import weakref
@@ -19,8 +21,9 @@ from flag_analytics.aggregator import AnalyticsAggregator
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.normal_form import Freezer, FrozenEvent
 from flag_analytics.protocols import AnalyticsCollector, EventFilter, EventSource, InlineSink, Outcome, Window
-from flag_analytics.summaries import StepTally, Tally, activity, select
+from flag_analytics.summaries import Digest, StepTally, Tally, activity, select
 from flag_analytics_memory import InMemoryAnalyticsCollector, MemoryStats
+from flag_analytics_memory.packing import PackedDigest
 from flag_analytics_memory.plugin import MemoryOptions, flag_analytics_register_collectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -509,3 +512,71 @@ def test_the_plugin_offers_a_collector_named_memory() -> None:
 def test_the_options_check_the_size(max_size: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="max_size is"):
         MemoryOptions(max_size=max_size)
+
+
+async def test_answers_stay_exact_while_events_come_and_leave_and_digests_are_kept() -> None:
+    numbers = random.Random(7)
+    collector = InMemoryAnalyticsCollector(2_000)
+    model: deque[FlagEvaluationEvent] = deque(maxlen=2_000)
+    windows = [Window(NOW + timedelta(seconds=start), NOW + timedelta(seconds=6_000)) for start in (-1, 3_000, 5_500)]
+    filters = [None, EventFilter(kinds=("outcome",)), EventFilter(variant="on"), EventFilter(environment="prod")]
+    for number in range(6_000):
+        one = event(
+            number - numbers.randrange(300),
+            flag_key=numbers.choice(["a", "a", "b", "c\0"]),
+            variant=numbers.choice([None, "", "on"]),
+            targeting_key=numbers.choice([None, "", *(f"user-{n}" for n in range(50))]),
+            reason=numbers.choice([EvaluationReason.ERROR, "SPLIT"]),
+            evaluation_duration_ms=numbers.choice([0.0, numbers.random()]),
+            kind="outcome" if number > 4_000 and number % 90 == 0 else "evaluation",
+            context_attributes={"environment": "prod"} if number % 40 == 0 else {},
+        )
+        model.append(one)
+        await collector.record(one)
+        if number % 700 == 0 or number in {5_998, 5_999}:
+            frozen = [Freezer().freeze(kept) for kept in model]
+            for window, where in itertools.product([*windows, *windows[:1]], filters):
+                await check_answers(collector, frozen, window, where)
+
+
+async def check_answers(
+    collector: InMemoryAnalyticsCollector, frozen: list[FrozenEvent], window: Window, where: EventFilter | None
+) -> None:
+    by_flag: dict[str, list[Any]] = {}
+    for one in select(frozen, window, where):
+        by_flag.setdefault(one.flag_key, []).append(one)
+    expected = {}
+    for key, found in by_flag.items():
+        tally = Tally()
+        tally.add(found)
+        expected[key] = tally.summary((50.0, 90.0))
+    keys = ["a", "b", "c\ufffd", "d"]
+    assert await collector.summarise(keys, window, percentiles=(50.0, 90.0), where=where) == expected
+    assert await collector.list_flags(window, where=where) == [activity(key, by_flag[key]) for key in sorted(by_flag)]
+
+
+async def test_a_question_is_answered_as_of_the_moment_it_was_asked() -> None:
+    collector = InMemoryAnalyticsCollector(12_000)
+    for number in range(12_000):
+        collector.record_nowait(event(number, flag_key="flag"))
+    question = asyncio.create_task(AnalyticsAggregator(collector).get_flag_metrics("flag", None))
+    await asyncio.sleep(0)  # the first slice is counted
+    assert not question.done()
+    for number in range(500):
+        collector.record_nowait(event(number, flag_key="flag"))
+    assert (await question).total_evaluations == 12_000
+    await collector.clear()
+    assert (await AnalyticsAggregator(collector).get_flag_metrics("flag", None)).total_evaluations == 0
+
+
+@given(st.lists(st.sampled_from(["", "u", "naïve 🚩", "x" * 190])), st.lists(st.floats(0.1, 10)))
+def test_a_packed_digest_gives_the_same_summary(users: list[str], durations: list[float]) -> None:
+    recorded = [event(targeting_key=user) for user in users]
+    recorded += [event(evaluation_duration_ms=duration, kind="exposure") for duration in durations] or [event()]
+    digest = Digest.of(recorded)
+    packed = PackedDigest.of(digest).unpack()
+    one, other = Tally(), Tally()
+    one.merge(digest)
+    other.merge(packed)
+    assert one.summary((50.0,)) == other.summary((50.0,))
+    assert (packed.kinds, packed.last_seen) == (digest.kinds, digest.last_seen)

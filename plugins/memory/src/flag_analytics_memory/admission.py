@@ -22,7 +22,7 @@ from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.normal_form import MAX_KEY_CHARS, FrozenEvent
 from msgspec.structs import replace
 
-__all__ = ["admit", "as_recorded", "has_context", "is_normal", "is_short", "is_small"]
+__all__ = ["admit", "as_recorded", "has_context", "is_normal", "is_short", "is_small", "with_own_context"]
 
 _MAX_INT = 2**63 - 1
 _MAX_CONTEXT_BYTES = 4_096
@@ -52,11 +52,7 @@ def admit(event: Any, variants: set[str | None]) -> FlagEvaluationEvent | None:
         or (event.variant not in variants and not _is_new_variant(event.variant, variants))
     ):
         return None
-    context = event.context_attributes
-    if not context:
-        return event
-    encoded = _encode_context(context)
-    return None if encoded is None else replace(event, context_attributes=encoded)
+    return with_own_context(event) if event.context_attributes else event
 
 
 def _is_new_variant(variant: Any, variants: set[str | None]) -> bool:
@@ -67,16 +63,19 @@ def _is_new_variant(variant: Any, variants: set[str | None]) -> bool:
     return True
 
 
-def _encode_context(context: Any) -> bytes | None:
-    """Return the JSON of a small dict of scalars, if that is its normal form."""
+def with_own_context(event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
+    """Return a copy with the context as JSON, if that is a small dict of scalars in normal form, else None."""
+    context: Any = event.context_attributes
     if type(context) is not dict:
         return None
     for attribute in context.values():
         if type(attribute) is not str and not is_small(attribute):
             return None
-    encoded = _encode(context)
+    encoded: Any = _encode(context)
     # A backslash begins an escape, and some escapes are not in normal form.
-    return None if len(encoded) > _MAX_CONTEXT_BYTES or _BACKSLASH in encoded else encoded
+    if len(encoded) > _MAX_CONTEXT_BYTES or _BACKSLASH in encoded:
+        return None
+    return replace(event, context_attributes=encoded)
 
 
 def as_recorded(event: Any) -> FlagEvaluationEvent:

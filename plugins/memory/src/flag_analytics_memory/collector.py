@@ -17,7 +17,7 @@ from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, normal_key
 from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, Outcome, TimeStep, Window
 from flag_analytics.summaries import Digest, StepTally, Tally, activity, normal_filter, select
 
-from .admission import admit, as_recorded, has_context, is_small
+from .admission import admit, as_recorded, has_context, is_small, with_own_context
 from .log import EventLog, Piece
 
 __all__ = ["InMemoryAnalyticsCollector", "MemoryStats"]
@@ -116,14 +116,14 @@ class InMemoryAnalyticsCollector:
         try:
             if (
                 type(event) is FlagEvaluationEvent
-                and not event.context_attributes
                 and ((value := event.value) is True or value is False or value is None or is_small(value))
                 and ((key := event.targeting_key) is None or len(key) <= MAX_KEY_CHARS)
                 and event.variant in self._variants
                 and event.error_message is None
                 and not self._closed
+                and (kept := with_own_context(event) if event.context_attributes else event) is not None
             ):
-                fresh.append(event)
+                fresh.append(kept)
                 if len(fresh) < self._max_fresh:
                     return
             else:
@@ -140,14 +140,14 @@ class InMemoryAnalyticsCollector:
         try:
             if (
                 type(event) is FlagEvaluationEvent
-                and not event.context_attributes
                 and ((value := event.value) is True or value is False or value is None or is_small(value))
                 and ((key := event.targeting_key) is None or len(key) <= MAX_KEY_CHARS)
                 and event.variant in self._variants
                 and event.error_message is None
                 and not self._closed
+                and (kept := with_own_context(event) if event.context_attributes else event) is not None
             ):
-                fresh.append(event)
+                fresh.append(kept)
                 if len(fresh) < self._max_fresh:
                     return _ACCEPTED
             else:
