@@ -158,7 +158,9 @@ class TestNotThreadSafe(Contract):
     class Collector(Good):
         async def record(self, event: Any) -> None:
             if not self.closed:
-                self.events = [*self.events, self.freezer.freeze(event)]
+                before = self.events
+                time.sleep(0)  # noqa: ASYNC251 - as any I/O would, this lets another thread in
+                self.events = [*before, self.freezer.freeze(event)]
 
     @pytest.fixture
     def collector(self) -> Any:

@@ -26,10 +26,16 @@ def eager_switching() -> Iterator[None]:
 async def in_threads(functions: Sequence[Callable[[], Coroutine[Any, Any, None]]], patience_seconds: float) -> None:
     """Run coroutine functions at once, each in a thread and an event loop of its own; raise what one of them raised."""
     errors: list[BaseException] = []
+    start = threading.Barrier(len(functions))
+
+    async def together(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        # On a busy machine one thread could be done before the next one has a loop.
+        start.wait(patience_seconds)
+        await function()
 
     def run(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            asyncio.run(function())
+            asyncio.run(together(function))
         except BaseException as error:
             errors.append(error)
 
