@@ -187,7 +187,7 @@ async def test_durable_events_survive_in_a_spool_until_the_database_is_there(tmp
     successor = await DatabaseAnalyticsCollector.create(url, delivery=delivery)
     async with asyncio.timeout(10.0):
         # What another process left is taken over beside the first flush, not before it.
-        while len(await successor.get_events()) < 10:
+        while len(await successor.get_events()) < 10:  # noqa: ASYNC110 - no event of this loop announces it
             await asyncio.sleep(0.01)
     assert (await successor.close_report()).spooled == 0
 
