@@ -50,6 +50,39 @@ def test_the_password_of_a_url_is_masked_in_every_encoding_it_may_be_quoted_in(p
 
 
 @pytest.mark.parametrize(
+    ("url", "piece"),
+    [
+        ("sqlite://user:hunter2", "hunter2"),
+        ("postgresql://user:hunter2/host", "hunter2"),
+        ("postgresql://user:hunter2/host", "hunter2/host"),
+        ("postgresql://user:abc", "abc"),
+        ("postgresql://app:left/right:3rd@db:5432/x", "right"),
+        ("postgresql://app:left@right@db:5432/x", "left"),
+        ("user:hunter2@host/db", "hunter2"),
+        ("https://hooks.example.org/services/T0AB12/kQ9xLzz", "kQ9xLzz"),
+        ("https://h.example.org/?session=kQ9xLzz", "kQ9xLzz"),
+    ],
+)
+def test_a_piece_of_a_secret_url_is_masked_where_it_is_quoted_alone(url, piece):
+    assert mask(f"invalid literal: '{piece}'", secret_parts(url)) == "invalid literal: '***'"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://app:kQ9xLzz@localhost:5432/analytics?sslmode=require",
+        "postgresql://localhost/analytics",
+        "postgresql://[::1]:5432/analytics",
+        "sqlite:////var/lib/flag-analytics/events.db",
+        "user@localhost",
+    ],
+)
+def test_harmless_words_of_a_secret_url_stay_readable(url):
+    words = "a user on localhost port 5432 cannot open events.db or analytics: sslmode require; see flag-analytics"
+    assert mask(words, secret_parts(url)) == words
+
+
+@pytest.mark.parametrize(
     "name", ["password", "PGPASSWORD", "api_key", "apikey", "auth_token", "client_secret", "salt", "dsn"]
 )
 def test_names_that_tell_of_a_secret_are_known(name):

@@ -14,10 +14,15 @@ _MAX_MESSAGE_CHARS = 500
 _MAX_READ_CHARS = 4_000
 _MAX_CHAIN = 5
 _SHORT = 4
+_ODD_CHARS = 6
 _TELLING_NAME = r"[\w.-]*(?:pass|pwd|secret|token|credential|api_?key|sslkey|salt)[\w.-]*"
 # Up to the last @ of the word: a password that was not percent-encoded may hold a slash or an @ itself.
 _USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?P<userinfo>[^\s'\"]*)@")
 _QUERY = re.compile(rf"(?P<name>[?&;]{_TELLING_NAME}=)(?P<value>[^&;\s'\"]+)", re.IGNORECASE)
+_URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://(?P<authority>[^\s'\"/?#]*)(?P<rest>[^\s'\"]*)")
+_BARE_USERINFO = re.compile(r"[^\s'\":/]*:(?P<password>[^\s'\"]+)@[^\s'\"@]*")
+_PIECE = re.compile(r"[^/:@?&=;,\s'\"]+")
+_PLAIN_WORD = re.compile(r"[a-z]*(?:[._-][a-z]*)*|[0-9]*")
 _LOOKS_SECRET = re.compile(_TELLING_NAME + r"|.*\bdsn\b.*", re.IGNORECASE)
 
 
@@ -37,13 +42,36 @@ def mask(text: str, secrets: Collection[str] = ()) -> str:
 
 
 def secret_parts(value: str) -> frozenset[str]:
-    """Return the texts under which a secret may be quoted: itself, its parts if it is a URL, in every encoding."""
-    parts = {value}
+    """Return the texts under which a secret may be quoted: itself, its parts if it is a URL, in every encoding.
+
+    A driver that cannot read a URL quotes what it stumbled over, which may be any piece of it between two of
+    ``/ : @ ? & =``. Pieces of a password count in any case; elsewhere plain words and numbers are harmless, and so is a
+    host's name: messages need them.
+    """
+    parts = {value} | {match["value"] for match in _QUERY.finditer(value)}
     for match in _USERINFO.finditer(value):
         userinfo = match["userinfo"]
-        parts |= {userinfo, userinfo.partition(":")[2]}
-    parts |= {match["value"] for match in _QUERY.finditer(value)}
+        password = userinfo.partition(":")[2]
+        parts |= {userinfo, password, *_pieces(password)}
+    for match in _URL.finditer(value):
+        parts |= _odd_parts(match["authority"].rpartition("@")[2], match["rest"])
+    bare = _BARE_USERINFO.fullmatch(value)
+    if bare is not None:  # a URL without its scheme
+        parts |= {bare["password"], *_pieces(bare["password"])}
     return frozenset(form for part in parts for form in (part, unquote(part), unquote_plus(part), quote(part)) if form)
+
+
+def _odd_parts(authority: str, rest: str) -> set[str]:
+    """Return what may be a secret in a URL besides user and query: a port that is none, and words that look random."""
+    _, colon, port = authority.rpartition(":")
+    parts = {piece for piece in _pieces(rest) if len(piece) >= _ODD_CHARS and not _PLAIN_WORD.fullmatch(piece)}
+    if colon and not port.isdecimal() and not authority.endswith("]"):  # user:password, and the host forgotten
+        parts |= {port, port + rest, *_pieces(rest)}
+    return parts
+
+
+def _pieces(text: str) -> set[str]:
+    return {piece for piece in _PIECE.findall(text) if len(piece) >= _SHORT}
 
 
 def looks_secret(name: str) -> bool:
