@@ -55,6 +55,8 @@ def test_it_knows_its_version(capsys):
         (["report", "--map", "variant=group"], "add --file FILE"),
         (["import"], "FILE"),
         (["import", "exposures.csv", "--format", "cvs"], "csv"),
+        (["import", "--formt", "csv", "exposures.csv"], "unknown option --formt: did you mean --format?"),
+        (["report", "--file", "-x"], "unknown option -x"),
         (["import", "exposures.csv", "--map", "varant=group"], "did you mean 'variant'?"),
         (["report", "--file", "exposures.csv", "--flag-key", "f", "--map", "variant=grop"], "did you mean 'group'?"),
         (["report", "--file", "exposures.csv"], "give it with --flag-key KEY"),
@@ -69,6 +71,12 @@ def test_a_wrong_command_line_is_2_and_says_what_is_right(arguments, words, caps
     assert output.out == ""
     assert words in output.err
     assert "Traceback" not in output.err
+    assert " --help` shows what is possible\n" in output.err
+
+
+def test_the_usage_names_what_a_command_takes(capsys):
+    assert main(["report", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: flag-analytics report [FLAG ...] [OPTIONS]\n")
 
 
 @pytest.mark.parametrize("arguments", [["report", "--file", "nowhere.csv"], ["import", "nowhere.csv"]])

@@ -13,13 +13,14 @@ import pytest
 REPOSITORY = Path(__file__).parents[3]
 
 
-def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with this text as its standard input."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FLAG_ANALYTICS")}
     return subprocess.run(
         [sys.executable, "-m", "flag_analytics_cli", *arguments],
         cwd=cwd,
         env={**kept, "PYTHONIOENCODING": "utf-8", **environment},
-        stdin=subprocess.DEVNULL,
+        input=text,
         capture_output=True,
         encoding="utf-8",
         timeout=120,
@@ -59,6 +60,17 @@ def test_the_real_ab_test_is_imported_and_found_again_by_another_process(tmp_pat
     assert done.returncode == 0, done.stderr
     assert "476 evaluations by 474 users" in done.stdout
     assert done.stdout.count("238   50.0 %") == 2
+
+
+def test_a_hyphen_is_standard_input(tmp_path: Path):
+    line = '{"timestamp": 0, "flag_key": "f"}\n'
+    done = run("report", "--file", "-", "f", cwd=tmp_path, text=line)
+    assert done.returncode == 0, done.stderr
+    assert "1 evaluation by 0 users" in done.stdout
+    pytest.importorskip("flag_analytics_database")
+    done = run("import", "-", "--format", "jsonl", cwd=tmp_path, text=line)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 event imported into database")
 
 
 def test_whoever_reads_may_stop_reading(tmp_path: Path):

@@ -6,10 +6,11 @@ line itself is wrong. 130: interrupted.
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ __all__ = ["UsageError", "build_app", "main"]
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+_READ_FILES = ("import", "report")
 _OWN_COMMANDS = ("check", "dead-letters", "demo", "import", "plugins", "report", "spool")
 _HELP = (
     "What are our feature flags really doing?\n\n"
@@ -38,6 +40,8 @@ _HELP = (
 Config = Annotated[Path | None, Parameter(name="--config", env_var="FLAG_ANALYTICS_CONFIG", show_env_var=True)]
 Mappings = Annotated[list[str] | None, Parameter(name="--map", negative=())]
 Switch = Annotated[bool, Parameter(negative=())]
+InputFile = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""A path, or ``-``. Whatever else begins with a hyphen is an option that does not exist: see ``_unknown_option``."""
 
 
 class UsageError(Exception):
@@ -66,11 +70,15 @@ def _run(tokens: list[str]) -> int:
     if not tokens or tokens[0] not in _OWN_COMMANDS:
         _add_plugin_commands(app, tokens)
     try:
-        code = app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
-    except CycloptsError:
+        unknown = _unknown_option(app, tokens)
+        if unknown is not None:
+            raise UsageError(unknown)
+        code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except (CycloptsError, UsageError, ColumnError) as error:
+        _complain(error, USAGE)
+        command = tokens[0] if tokens and tokens[0] in _OWN_COMMANDS else ""
+        note(f"`{' '.join(('flag-analytics', *command.split()))} --help` shows what is possible")
         return USAGE
-    except (UsageError, ColumnError) as error:
-        return _complain(error, USAGE)
     except ConfigError as error:
         from .check import print_problems
 
@@ -88,6 +96,23 @@ def _run(tokens: list[str]) -> int:
 def _complain(problem: object, code: int) -> int:
     note(f"flag-analytics: {visible(str(problem))}", "red")
     return code
+
+
+def _unknown_option(app: App, tokens: Sequence[str]) -> str | None:
+    """Return what is wrong with the first option that the command does not have, of those that read a file.
+
+    Their file may begin with a hyphen, since ``-`` is standard input, so that the parser would take it for the file.
+    """
+    if not tokens or tokens[0] not in _READ_FILES:
+        return None
+    options = {name for argument in app[tokens[0]].assemble_argument_collection() for name in argument.names}
+    options |= {"--help", "-h", "--version"}
+    for word in itertools.takewhile(lambda word: word != "--", tokens[1:]):
+        name = word.partition("=")[0]
+        if name.startswith("-") and name != "-" and name not in options:
+            close = difflib.get_close_matches(name, sorted(options), n=1)
+            return f"unknown option {name}: " + (f"did you mean {close[0]}?" if close else "there is none of this name")
+    return None
 
 
 def _add_plugin_commands(app: App, tokens: Sequence[str]) -> None:
@@ -109,7 +134,7 @@ def _add_plugin_commands(app: App, tokens: Sequence[str]) -> None:
 
 def _config_in(tokens: Sequence[str]) -> Path | None:
     """Return the value of --config before anything is parsed: it decides which commands there are."""
-    for word, following in zip_longest(tokens, tokens[1:]):
+    for word, following in itertools.zip_longest(tokens, tokens[1:]):
         if word.startswith("--config="):
             return Path(word.removeprefix("--config="))
         if word == "--config" and following:
@@ -130,8 +155,8 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     app.command(demo)
-    app.command(import_file, name="import")
-    app.command(report)
+    app.command(import_file, name="import", usage="Usage: flag-analytics import FILE [OPTIONS]")
+    app.command(report, usage="Usage: flag-analytics report [FLAG ...] [OPTIONS]")
     app.command(plugins)
     app.command(check)
     app.command(dead_letters)
@@ -171,7 +196,7 @@ def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: Co
 
 
 def import_file(
-    file: str,
+    file: InputFile,
     /,
     *,
     format: FileFormat | None = None,  # noqa: A002 - it is the option's name
@@ -233,7 +258,7 @@ def report(
     *flags: str,
     window: str = "all",
     format: ReportFormat = "table",  # noqa: A002 - it is the option's name
-    file: str | None = None,
+    file: InputFile | None = None,
     file_format: FileFormat | None = None,
     map: Mappings = None,  # noqa: A002 - it is the option's name
     flag_key: str | None = None,
