@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
+from .discretion import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
 from .options import DatabaseOptions
 
 __all__ = ["EngineMaker", "family_of", "from_options", "like_engine", "masked", "parse_url"]
@@ -98,6 +99,8 @@ def from_options(options: DatabaseOptions) -> EngineMaker:
     def make(pooled: bool) -> AsyncEngine:
         arguments = dict(given) if pooled else _without_pool(given)
         arguments.setdefault("hide_parameters", True)
+        arguments.setdefault("logging_name", LOGGING_NAME)
+        arguments.setdefault("pool_logging_name", LOGGING_NAME)
         if pooled:
             arguments.setdefault("poolclass", AsyncAdaptedQueuePool)
             arguments.setdefault("pool_pre_ping", True)
@@ -129,7 +132,8 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
 
     def make(pooled: bool) -> AsyncEngine:
         pool = {"poolclass": AsyncAdaptedQueuePool, "pool_pre_ping": True} if pooled else {"poolclass": NullPool}
-        copy = create_async_engine(url, hide_parameters=True, creator=connect, **pool)
+        names = {"logging_name": LOGGING_NAME, "pool_logging_name": LOGGING_NAME}
+        copy = create_async_engine(url, hide_parameters=True, creator=connect, **names, **pool)
         _prepare_connections(copy, family, statement_timeout_seconds)
         return copy
 
@@ -176,10 +180,10 @@ def _connect_args(url: URL, options: DatabaseOptions) -> dict[str, Any]:
 
 
 def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_seconds: float) -> None:
-    if family != "sqlite":
-        return
+    guard_engine(engine)
 
-    def prepare(connection: Any, _: Any) -> None:
+    def prepare_sqlite(connection: Any, _: Any) -> None:
+        guard_sqlite_thread(connection)
         cursor = connection.cursor()
         # A writer and any number of readers at once; a power cut may lose the last commits but corrupts nothing.
         cursor.execute("PRAGMA journal_mode=WAL")
@@ -191,7 +195,15 @@ def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_sec
         cursor.execute("PRAGMA read_uncommitted=1")
         cursor.close()
 
-    event.listen(engine.sync_engine, "connect", prepare)
+    def prepare_mysql(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(STRICT_SESSION)
+        cursor.close()
+
+    if family == "sqlite":
+        event.listen(engine.sync_engine, "connect", prepare_sqlite)
+    elif family == "mysql":
+        event.listen(engine.sync_engine, "connect", prepare_mysql)
 
 
 def _is_in_memory(url: URL) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Coroutine
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 __all__ = ["LoopThread"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("flag_analytics.database")
 
 
 class LoopThread:
@@ -53,9 +56,16 @@ class LoopThread:
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    # Debug mode and the usual handler both quote what passes through the loop: rows, and the words of drivers.
+    loop.set_debug(False)
+    loop.set_exception_handler(_say_class_only)
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+def _say_class_only(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    logger.warning("something failed beside a question: %s", type(context.get("exception")).__name__)
