@@ -277,9 +277,7 @@ def test_import_into_memory_is_refused_with_the_way_out(exposures, capsys, monke
     assert "no backend is configured that keeps events" in capsys.readouterr().err
 
 
-def test_the_demo_shows_every_flag_in_full_and_the_same_for_the_same_seed(capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__MEMORY", "true")
-
+def test_the_demo_shows_every_flag_in_full_and_the_same_for_the_same_seed(capsys):
     def figures(*arguments: str) -> list[str]:
         assert main(["demo", "--once", "--events", "600", *arguments]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -291,6 +289,85 @@ def test_the_demo_shows_every_flag_in_full_and_the_same_for_the_same_seed(capsys
     words = " ".join(first)
     for name in ("annual-first", "usage-based", "TARGETING_MATCH", "DISABLED", "ERROR", "SPLIT"):
         assert name in words
+
+
+def test_the_demo_leaves_the_configured_backends_alone_unless_it_is_given_them(capsys):
+    pytest.importorskip("flag_analytics_database")
+    configuration = Path("flag-analytics.toml")
+    configuration.write_text('[collectors.database]\nconnection_string = "sqlite:///production.db"\n')
+    assert main(["demo", "--once", "--events", "50"]) == 0
+    assert "Kept in flag-analytics.db: apart from the backends that are configured." in capsys.readouterr().err
+    assert sorted(Path().glob("*.db")) == [Path("flag-analytics.db")]
+    assert main(["demo", "--once", "--events", "50", "--config", str(configuration)]) == 0
+    assert capsys.readouterr().err == ""
+    assert sorted(Path().glob("*.db")) == [Path("flag-analytics.db"), Path("production.db")]
+
+
+def test_a_variable_that_names_a_configuration_does_not_send_the_demo_there(capsys, monkeypatch: pytest.MonkeyPatch):
+    Path("other.toml").write_text("[collectors.nowhere]\n")
+    monkeypatch.setenv("FLAG_ANALYTICS_CONFIG", "other.toml")
+    monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__NOWHERE__URL", "x")
+    assert main(["demo", "--once", "--events", "50"]) == 0
+    assert "apart from the backends that are configured" in capsys.readouterr().err
+
+
+README_TOML = """
+[collectors.memory]
+max_size = 60_000
+
+[collectors."database/warehouse"]
+connection_string = "sqlite+aiosqlite:///flags.db"
+batch_size = 500
+
+[exporters.prometheus]
+prefix = "myapp"
+"""
+
+
+@pytest.fixture
+def stored(exposures, capsys) -> None:
+    """Twenty events in flags.db, which the configuration of this directory names after memory."""
+    pytest.importorskip("flag_analytics_database")
+    Path("flag-analytics.toml").write_text(README_TOML)
+    Path("only.toml").write_text('[collectors.database]\nconnection_string = "sqlite:///flags.db"\n')
+    assert main(["import", exposures, "--flag-key", "page", "--config", "only.toml"]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_report_reads_what_outlives_the_process_whatever_comes_first(capsys):
+    assert main(["report"]) == 0
+    output = capsys.readouterr()
+    assert "20 evaluations by 9 users" in output.out
+    assert output.err == "from database/warehouse\n"
+    assert main(["report", "--config", "only.toml"]) == 0
+    assert capsys.readouterr().err == "", "there is only one that could be meant"
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_report_reads_the_collector_that_is_named(capsys):
+    table = '[collectors."database/empty"]\nconnection_string = "sqlite:///empty.db"\n'
+    Path("flag-analytics.toml").write_text(table + README_TOML)
+    assert main(["report", "--collector", "database/warehouse"]) == 0
+    assert "20 evaluations by 9 users" in capsys.readouterr().out
+    for name, words in (
+        ("memory", "it keeps no events after the process"),
+        ("warehouse", "configured are: database/empty, memory, database/warehouse"),
+    ):
+        assert main(["report", "--collector", name]) == 1
+        assert words in capsys.readouterr().err
+    assert main(["report", "--collector", "memory", "--file", "exposures.csv"]) == 2
+
+
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
+def test_a_mistyped_database_is_said_and_not_created(driver, capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__DATABASE__CONNECTION_STRING", f"{driver}:///flgas.db?timeout=3")
+    assert main(["report"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "database: there is no database flgas.db: expected the file" in output.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sound_configuration_is_described(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,48 @@ def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path: Path, n
     assert (b"\x1b[" in printed) is not bool(no_color)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_an_interrupted_demo_shows_what_there_is_and_where_it_is_kept(tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flag_analytics_cli", "demo", "--events", "2000"],
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
+        stdin=subprocess.DEVNULL,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    os.close(follower)
+    printed = b""
+    interrupted = False
+    while True:
+        try:
+            part = os.read(leader, 4_096)
+        except OSError:
+            break
+        if not part:
+            break
+        printed += part
+        if b"new-checkout" in printed and not interrupted:
+            interrupted = True
+            process.send_signal(signal.SIGINT)
+    os.close(leader)
+    with process:
+        assert process.stderr is not None
+        errors = process.stderr.read().decode()
+        assert process.wait(60) == 130
+    assert "Traceback" not in errors
+    assert "Kept in flag-analytics.db" in errors
+    assert "interrupted" in errors
+    summary = printed.decode().rpartition("p99 ms")[2]
+    for words in ("smart-ranking", "evaluations", "Reason"):
+        assert words in summary
+
+
 def broken_plugin(directory: Path) -> Path:
     """Install a plugin whose import fails into a directory for PYTHONPATH."""
     site = directory / "site"
@@ -170,3 +213,16 @@ def test_plugins_that_are_selected_add_commands(tmp_path: Path):
     assert " prune " in done.stdout
     done = run("--help", cwd=tmp_path, FLAG_ANALYTICS__COLLECTORS__MEMORY="true")
     assert " prune " not in done.stdout
+
+
+def test_commands_of_plugins_fall_back_to_what_all_commands_fall_back_to(tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    done = run("prune", "--days", "1", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "database: nothing is stored here yet\n")
+    done = run("db", "upgrade", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "database: brought to version 0001 (was: missing)\n")
+    assert (tmp_path / "flag-analytics.db").exists()
+    other = tmp_path / "other.toml"
+    other.write_text('[collectors.database]\nconnection_string = "sqlite:///other.db"\n')
+    done = run("db", "upgrade", cwd=tmp_path, FLAG_ANALYTICS_CONFIG=str(other))
+    assert (done.returncode, (tmp_path / "other.db").exists()) == (0, True)

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 from flag_analytics.aggregator import AnalyticsAggregator
 from flag_analytics.config import Plan
@@ -39,8 +40,10 @@ class DemoError(FlagAnalyticsError):
     """The demo ran, and not all of its events were stored."""
 
 
-def run_demo(plan: Plan, *, events: int, seed: int, live: bool) -> None:
-    """Evaluate flags ``events`` times, and show what was recorded.
+def run_demo(plan: Plan, *, events: int, seed: int, live: bool) -> bool:
+    """Evaluate flags ``events`` times, and show what was recorded; return whether it came to its end.
+
+    Interrupted (SIGINT), it stores and shows what was evaluated until then.
 
     Args:
         live: Take ``_LIVE_SECONDS`` for it and show a table that follows; else be done as soon as possible.
@@ -49,27 +52,35 @@ def run_demo(plan: Plan, *, events: int, seed: int, live: bool) -> None:
         DemoError: some events were not stored.
         SourceError: none of the plan's collectors can be asked about its events.
     """
-    asyncio.run(_demo(plan, events, seed, live))
+    return asyncio.run(_demo(plan, events, seed, live))
 
 
-async def _demo(plan: Plan, events: int, seed: int, live: bool) -> None:
+async def _demo(plan: Plan, events: int, seed: int, live: bool) -> bool:
     console = results()
-    started = time.monotonic()
+    started = datetime.now(UTC)
+    finished = True
     async with open_pipeline(plan) as pipeline, _client(pipeline) as client:
         aggregator = pipeline.aggregator
         coming = visits(events, seed)
-        if live:
-            await _watch(console, pipeline, client, coming, events, started)
-        for number, visit in enumerate(coming, 1):
-            await _evaluate(client, visit)
-            if number % _FLUSH_EVERY == 0:
-                await pipeline.flush()
+        try:
+            if live:
+                await _watch(console, pipeline, client, coming, events, started)
+            for number, visit in enumerate(coming, 1):
+                await _evaluate(client, visit)
+                if number % _FLUSH_EVERY == 0:
+                    await pipeline.flush()
+        except asyncio.CancelledError:
+            # The first Ctrl-C only ends the evaluating; the next one ends the command.
+            finished = False
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
         report = await pipeline.flush()
         if not report.complete:
             raise DemoError(
                 f"not every event was stored: {report.pending:,} wait, {sum(report.dropped.values()):,} lost"
             )
         print_report(console, await _figures(aggregator, started))
+    return finished
 
 
 @asynccontextmanager
@@ -98,9 +109,10 @@ async def _watch(
     client: OpenFeatureClient,
     coming: Iterator[Visit],
     events: int,
-    started: float,
+    started: datetime,
 ) -> None:
     """Evaluate at an even pace, and draw what the pipeline has recorded so far."""
+    begin = time.monotonic()
     frames = int(_LIVE_SECONDS * _FRAMES_PER_SECOND)
     with Live(console=console, auto_refresh=False, transient=True) as view:
         done = 0
@@ -110,12 +122,13 @@ async def _watch(
                 await _evaluate(client, visit)
             done = due
             view.update(_frame(console, await _figures(pipeline.aggregator, started), done, events), refresh=True)
-            await asyncio.sleep(max(0.0, started + frame / _FRAMES_PER_SECOND - time.monotonic()))
+            await asyncio.sleep(max(0.0, begin + frame / _FRAMES_PER_SECOND - time.monotonic()))
 
 
-async def _figures(aggregator: AnalyticsAggregator, started: float) -> Report:
-    # One second more: the first event must not fall out for the time it takes to ask.
-    return await gather(aggregator, tuple(FLAGS), time.monotonic() - started + 1.0, window_name="this run")
+async def _figures(aggregator: AnalyticsAggregator, started: datetime) -> Report:
+    now = datetime.now(UTC)
+    # From the start and not a moment before: the store may hold the events of an earlier run.
+    return await gather(aggregator, tuple(FLAGS), (now - started).total_seconds(), now, window_name="this run")
 
 
 def _frame(console: Console, report: Report, done: int, events: int) -> Group:

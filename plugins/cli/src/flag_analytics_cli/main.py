@@ -38,6 +38,8 @@ _HELP = (
 )
 
 Config = Annotated[Path | None, Parameter(name="--config", env_var="FLAG_ANALYTICS_CONFIG", show_env_var=True)]
+DemoConfig = Annotated[Path | None, Parameter(name="--config")]
+"""Without the environment variable: made-up events go to configured backends only where somebody says so."""
 Mappings = Annotated[list[str] | None, Parameter(name="--map", negative=())]
 Switch = Annotated[bool, Parameter(negative=())]
 InputFile = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -124,11 +126,11 @@ def _add_plugin_commands(app: App, tokens: Sequence[str]) -> None:
         return
     from flag_analytics.registry import default_registry
 
-    from .settings import chosen_plugins
+    from .settings import chosen_plan, chosen_plugins
 
     registry = default_registry()
     selected = sorted(chosen_plugins(_config_in(tokens), registry) & registry.installed().keys())
-    for problem in registry.add_commands(app, selected):
+    for problem in registry.add_commands(app, selected, chosen_plan):
         note(f"commands of a plugin are missing: {visible(str(problem))}", "yellow")
 
 
@@ -174,25 +176,30 @@ def _version() -> str:
     return version("flag-analytics-cli")
 
 
-def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: Config = None) -> int:
+def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: DemoConfig = None) -> int:
     """Evaluate real flags for simulated users, and show what was recorded.
+
+    The made-up events go to flag-analytics.db in this directory, never to the backends that are configured here.
 
     Args:
         events: How many evaluations.
         seed: The same seed brings the same users to the same flags.
         once: No live table: evaluate as fast as possible and print the result, for scripts.
-        config: A configuration file.
+        config: Send the made-up events to the backends of this configuration file instead.
     """
     if events < 1:
         raise UsageError(f"--events {events} is too few: expected at least 1")
     from .demo import run_demo
-    from .settings import DATABASE_FILE, chosen_plan, is_embedded, keeps_events
+    from .settings import DATABASE_FILE, demo_plan, is_configured, is_embedded, keeps_events
 
-    plan = chosen_plan(config)
-    run_demo(plan, events=events, seed=seed, live=not once and results().is_terminal)
+    plan = demo_plan(config)
+    finished = run_demo(plan, events=events, seed=seed, live=not once and results().is_terminal)
     if is_embedded(plan) and keeps_events(plan):
-        note(f"\nKept in {DATABASE_FILE}: `flag-analytics report` shows it again.")
-    return OK
+        again = "apart from the backends that are configured" if is_configured() else "`flag-analytics report` shows it"
+        note(f"\nKept in {DATABASE_FILE}: {again}.")
+    if not finished:
+        note("interrupted: these are the evaluations until then")
+    return OK if finished else INTERRUPTED
 
 
 def import_file(
@@ -258,6 +265,7 @@ def report(
     *flags: str,
     window: str = "all",
     format: ReportFormat = "table",  # noqa: A002 - it is the option's name
+    collector: str | None = None,
     file: InputFile | None = None,
     file_format: FileFormat | None = None,
     map: Mappings = None,  # noqa: A002 - it is the option's name
@@ -272,6 +280,7 @@ def report(
         flags: The keys of flags; without any, all that have events in the window.
         window: How far back from now: 90s, 15m, 1h, 7d, 2w or all.
         format: A table for people; json has every figure, csv a line for each variant of each flag.
+        collector: Ask this one of the configured collectors; by default the first that keeps events for good.
         file: Report on this file alone, without storing anything; - is standard input. What follows is as for import.
         file_format: The file's format.
         map: As for import.
@@ -288,11 +297,13 @@ def report(
             raise UsageError("--map, --flag-key, --file-format and --strict are about a file: add --file FILE")
         from .stored import stored_report
 
-        figures = stored_report(config, flags, seconds)
+        figures = stored_report(config, flags, seconds, collector)
         write_report(figures, format)
         for missing in figures.missing if format != "table" else ():
             note(f"no evaluations of {visible(missing)} in the window")
         return PROBLEM if figures.missing else OK
+    if collector is not None:
+        raise UsageError("--collector names where to read, and so does --file: give one of the two")
     from .importing import EventFile
     from .stored import file_report
 

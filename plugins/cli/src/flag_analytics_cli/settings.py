@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import attrs
-from flag_analytics.config import Plan, Source, read_config, selected_plugins
+from flag_analytics.config import Plan, PlannedSink, Source, read_config, selected_plugins
 from flag_analytics.config_sources import read_tables
 from flag_analytics.registry import Registry, default_registry
 
@@ -17,8 +18,12 @@ __all__ = [
     "IMPORT_BLOCK_SECONDS",
     "chosen_plan",
     "chosen_plugins",
+    "demo_plan",
+    "is_configured",
     "is_embedded",
+    "is_lasting",
     "keeps_events",
+    "missing_file",
     "patient",
 ]
 
@@ -26,6 +31,7 @@ DATABASE_FILE = "flag-analytics.db"
 """The SQLite file in the current directory that is used where nothing else is configured."""
 IMPORT_BLOCK_SECONDS = 60.0
 _MEMORY_EVENTS = 1_000_000
+_SQLITE_FILE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)(\?.*)?")
 _EMBEDDED_LABEL = "the built-in default, since nothing is configured"
 
 
@@ -44,6 +50,27 @@ def chosen_plan(config: Path | None, registry: Registry | None = None) -> Plan:
     return attrs.evolve(plan, label=_EMBEDDED_LABEL) if embedded else plan
 
 
+def demo_plan(config: Path | None, registry: Registry | None = None) -> Plan:
+    """Return the plan for made-up events: a file that is given, else the embedded default.
+
+    What this directory or the environment configure is left alone, since it may be where real events are kept.
+
+    Raises:
+        ConfigError: everything that is wrong with the file.
+    """
+    if config is not None:
+        return chosen_plan(config, registry)
+    registry = registry or default_registry()
+    plan = read_config({"collectors": _embedded(registry)}, environ={}, registry=registry)
+    return attrs.evolve(plan, label=_EMBEDDED_LABEL)
+
+
+def is_configured() -> bool:
+    """Return whether this directory or the environment name backends."""
+    tree = read_tables(None, os.environ, default_registry().installed()).tree
+    return bool(os.environ.get("FLAG_ANALYTICS_CONFIG") or tree.get("collectors") or tree.get("exporters"))
+
+
 def chosen_plugins(config: Path | None, registry: Registry | None = None) -> frozenset[str]:
     """Return the names of the plugins that ``chosen_plan`` would load, without loading or checking anything."""
     source, _ = _chosen_source(config, registry or default_registry())
@@ -57,7 +84,21 @@ def is_embedded(plan: Plan) -> bool:
 
 def keeps_events(plan: Plan) -> bool:
     """Return whether events outlive the command, or leave it at all."""
-    return any(sink.name.partition("/")[0] != "memory" for sink in plan.sinks)
+    return any(map(is_lasting, plan.sinks))
+
+
+def is_lasting(sink: PlannedSink) -> bool:
+    """Return whether what the backend takes outlives the process."""
+    return sink.name.partition("/")[0] != "memory"
+
+
+def missing_file(sink: PlannedSink) -> Path | None:
+    """Return the SQLite file that a backend would create when it is asked, None if there is nothing to create."""
+    match = _SQLITE_FILE.fullmatch(str(getattr(sink.options, "connection_string", "")))
+    if match is None or match["path"].startswith((":memory:", "file:")):
+        return None
+    path = Path(match["path"])
+    return None if path.exists() else path
 
 
 def patient(plan: Plan) -> Plan:
