@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
+import json
 import re
+import sqlite3
 from pathlib import Path
 
 import attrs
@@ -13,19 +16,23 @@ import pytest
 from flag_analytics import errors, hookspecs
 from flag_analytics.delivery import DeliveryOptions
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.testing import CollectorContract
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def load(name):
     """Return a module of the documentation's own extensions, which are in no package."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / "_ext" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, DOCS / "_ext" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS / "_ext")
+        spec.loader.exec_module(module)
     return module
 
 
 attributes = load("attributes")
+tables = load("tables")
 BACKENDS = dict(attributes.backends())
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
 EVERYTHING = "\n".join(PAGES.values())
@@ -57,7 +64,32 @@ def test_a_hookspec_is_one_sentence(name):
 
 @pytest.mark.parametrize("path", BACKENDS)
 def test_a_backends_options_are_in_the_configuration_guide(path):
-    assert f"```{{options}} {path}\n" in PAGES["guides/configuration.md"]
+    assert f"<!-- table: options {path} -->\n" in PAGES["guides/configuration.md"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_tables_of_a_page_are_what_the_code_says(name):
+    assert PAGES[name] == tables.with_tables(PAGES[name]), "run `uv run python docs/_ext/tables.py`"
+
+
+def test_a_table_follows_the_docstring(monkeypatch):
+    page = "<!-- table: options collectors.memory -->\n<!-- end of table -->\n"
+    options = BACKENDS["collectors.memory"].options
+    monkeypatch.setattr(options, "__doc__", "Options.\n\nAttributes:\n    max_size: As many | as few.\n")
+    assert r"| `max_size` | `int` | `10_000` | As many \| as few. |" in tables.with_tables(page)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_shows_nothing_that_only_sphinx_understands(name):
+    shown = re.sub(r"^<!-- site\n.*?^-->$", "", PAGES[name], flags=re.MULTILINE | re.DOTALL)
+    assert "```{" not in shown
+    assert "{py:" not in shown
+
+
+def test_a_readme_is_its_page_on_the_site():
+    site_only = load("site_only")
+    source = "See [it](../../plugins/otel/README.md#options).\n<!-- site\nmore\n-->\n"
+    assert site_only.as_site(source) == "See [it](../backends/otel.md#options).\nmore\n\n"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +164,8 @@ def test_every_plugin_has_a_page():
 
 def test_every_page_is_reachable():
     listed = set(re.findall(r"^([\w/]+)$", PAGES["index.md"], re.MULTILINE))
-    assert {name.removesuffix(".md") for name in PAGES} - {"index"} <= listed
+    linked = set(re.findall(r"\]\(([\w/]+\.md)\)", PAGES["index.md"]))
+    assert linked == set(PAGES) - {"index.md"} == {f"{name}.md" for name in listed}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -155,6 +188,34 @@ def test_every_command_is_described_in_the_readme_of_the_command_line():
     commands = [name for name in build_app() if not name.startswith("-")]
     assert {"check", "demo", "import", "plugins", "report"} <= set(commands)
     assert not [name for name in commands if f"flag-analytics {name}" not in readme]
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "src/third_party_jsonl/plugin.py", "tests/test_jsonl.py"])
+def test_the_plugin_of_the_guide_is_the_one_in_the_examples(file):
+    code = (DOCS.parent / "examples" / "third_party_jsonl" / file).read_text("utf-8")
+    assert f"\n{code}```\n" in PAGES["guides/plugins.md"]
+
+
+class TestTheSinkOfTheGuide(CollectorContract):
+    """What the guide says of connections and forks is enough for the kit."""
+
+    idempotent = True
+
+    @pytest.fixture
+    def collector(self, tmp_path):
+        (code,) = re.findall(
+            r"^```python\n(import sqlite3\n.*?)^```$", PAGES["guides/plugins.md"], re.MULTILINE | re.DOTALL
+        )
+        namespace = {"__name__": "guide"}
+        exec(code, namespace)
+        return namespace["SqliteSink"](tmp_path / "events.db")
+
+    async def stored(self, collector):
+        with contextlib.closing(sqlite3.connect(collector.path)) as connection:
+            rows = (
+                connection.execute("SELECT event FROM events ORDER BY rowid") if collector.path.stat().st_size else []
+            )
+            return [FlagEvaluationEvent.from_dict(json.loads(event)) for (event,) in rows]
 
 
 def test_the_plugin_of_the_readme_is_the_one_in_the_examples():

@@ -1,19 +1,21 @@
-"""Reads what a class's docstring says of its attributes; shared by the documentation and its tests."""
+"""Reads what a class's docstring says of its attributes; shared by the tables of the documentation and its tests."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import inspect
 import re
+import typing
 from collections.abc import Iterator
 from typing import Any
 
 import attrs
+import msgspec
 from flag_analytics.processors import BUILT_IN
 
-__all__ = ["backends", "default_text", "described"]
+__all__ = ["backends", "described", "fields_of", "first_sentence"]
 
-_SECTION = re.compile(r"^(?:Attributes|Args):\n(?P<lines>(?:[ ]{4}.*\n|\n)+)", re.MULTILINE)
+_SECTION = re.compile(r"^(?:Attributes|Args|Capabilities)\b.*:\n(?P<lines>(?:[ ]{4}.*\n|\n)+)", re.MULTILINE)
 _ENTRY = re.compile(r"^(?P<names>\w+(?:, \w+)*):\s+(?P<text>.*?)(?=^\w+(?:, \w+)*:|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -28,9 +30,41 @@ def described(cls: type[Any]) -> dict[str, str]:
     }
 
 
-def default_text(field: attrs.Attribute[Any]) -> str:
-    """Return an option's default as a reader would write it in TOML."""
-    value = field.default
+def first_sentence(thing: object) -> str:
+    """Return the first paragraph of a docstring as one line."""
+    return " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+
+
+def fields_of(cls: type[Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield name, type and default of each field, as a reader would write them."""
+    hints = typing.get_type_hints(cls)
+    if attrs.has(cls):
+        for field in attrs.fields(cls):
+            if field.init:
+                yield field.name, _type_text(field.type, hints[field.name]), _default_text(field.default)
+    elif issubclass(cls, msgspec.Struct):
+        written = {name: kind for base in reversed(cls.__mro__) for name, kind in inspect.get_annotations(base).items()}
+        for item in msgspec.structs.fields(cls):
+            missing = item.default is msgspec.NODEFAULT
+            default = attrs.NOTHING if missing and item.default_factory is msgspec.NODEFAULT else item.default
+            made = "made anew" if missing and default is not attrs.NOTHING else _default_text(default)
+            yield item.name, _type_text(written[item.name], hints[item.name]), made
+    else:
+        for name in described(cls):
+            (kind,) = typing.get_args(hints[name])  # of ClassVar
+            yield name, _type_text(kind.__name__, kind), _default_text(vars(cls)[name])
+
+
+def _type_text(written: Any, kind: Any) -> str:
+    """Return a type as it is written in the class, or the values it can have where they are few."""
+    choices = [part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is typing.Literal]
+    if choices:
+        return ", ".join(f'`"{choice}"`' for choice in typing.get_args(choices[0]))
+    return f"`{written}`" if isinstance(written, str) else f"`{inspect.formatannotation(written)}`"
+
+
+def _default_text(value: Any) -> str:
+    """Return a default as a reader would write it in TOML."""
     if value is attrs.NOTHING:
         return "required"
     if isinstance(value, attrs.Factory):  # type: ignore[arg-type]
@@ -43,7 +77,7 @@ def default_text(field: attrs.Attribute[Any]) -> str:
         return f"`{value}` ({value // 2**20} MiB)"
     if isinstance(value, int):
         return f"`{value:_}`"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | frozenset):
         return f"`{list(value)}`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
