@@ -111,6 +111,7 @@ batch_size = 7
 [exporters.none]
 [[processors]]
 type = "hash_targeting_key"
+unkeyed = true
 [[processors]]
 type = "redact"
 attributes = ["email"]
@@ -129,7 +130,10 @@ def check_plan(plan):
     assert plan.sinks[0].options.ratio == 0.5
     assert plan.sinks[1].options.url == "sqlite:///a"
     assert plan.sinks[1].delivery == {"batch_size": 7}
-    assert [processor.options for processor in plan.processors] == [HashTargetingKey(), Redact(attributes=("email",))]
+    assert [processor.options for processor in plan.processors] == [
+        HashTargetingKey(unkeyed=True),
+        Redact(attributes=("email",)),
+    ]
     assert plan.delivery_options() == DeliveryOptions(max_events=100)
     assert plan.plugins == ("store", "none")
 
@@ -294,12 +298,15 @@ def test_the_environment_reaches_a_second_backend_of_a_type_its_delivery_and_pro
         "FLAG_ANALYTICS__COLLECTORS__STORE": "true",
         "FLAG_ANALYTICS__PROCESSORS__0__RATE": "0.5",
         "FLAG_ANALYTICS__PROCESSORS__1__TYPE": "hash_targeting_key",
-        "FLAG_ANALYTICS__PROCESSORS__1__SALT": "pepper",
+        "FLAG_ANALYTICS__PROCESSORS__1__SALT": "pepper-and-salt-0",
     }
     plan = read_config(source, environ=environ, registry=store)
     assert {sink.name: sink.options.size for sink in plan.sinks} == {"store/ware-house": 5, "store": 10, "store/new": 7}
     assert plan.sinks[0].delivery == {"batch_size": 6}
-    assert [processor.options for processor in plan.processors] == [Sample(rate=0.5), HashTargetingKey(salt="pepper")]
+    assert [processor.options for processor in plan.processors] == [
+        Sample(rate=0.5),
+        HashTargetingKey(salt="pepper-and-salt-0"),
+    ]
 
 
 def test_ten_processors_from_the_environment_come_in_the_order_of_their_numbers(store):
@@ -328,8 +335,66 @@ def test_a_variable_that_leads_nowhere_is_a_problem(store, variable, text, expec
 
 
 def test_variables_of_other_names_are_not_ours(store):
-    environ = {"FLAG_ANALYTICS_TEST_POSTGRES": "x", "flag_analytics__collectors": "x", "XFLAG_ANALYTICS__A": "y"}
+    names = (
+        *("FLAG_ANALYTICS_CONFIG", "FLAG_ANALYTICS_TEST_POSTGRES", "FLAG_ANALYTICS_REQUIRE_SERVERS"),
+        *("FLAG_ANALYTICS_BENCH_FULL", "FLAG_ANALYTICS_PLUGINSDIR", "flag_analytics__collectors", "XFLAG_ANALYTICS__A"),
+    )
+    environ = dict.fromkeys(names, "x")
     assert read_config({"collectors": {"store": {}}}, environ=environ, registry=store)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "path", "expected"),
+    [
+        (
+            "FLAG_ANALYTICS__COLLECTORS__STORE__SISE",
+            "1",
+            "collectors.store.sise",
+            "unknown option (did you mean 'size'",
+        ),
+        ("FLAG_ANALYTICS__COLLECTORS__STOR__SIZE", "1", "collectors.stor", "did you mean 'store'?"),
+        ("FLAG_ANALYTICS__EXPORTERS__STRICTT", "true", "exporters.strictt", "did you mean 'strict'?"),
+        ("FLAG_ANALYTICS__DELIVERY__BATCH_SISE", "1", "delivery.batch_sise", "did you mean 'batch_size'?"),
+        (
+            "FLAG_ANALYTICS__COLLECTORS__STORE__DELIVERY__BATCH",
+            "1",
+            "collectors.store.delivery.batch",
+            "unknown option",
+        ),
+        ("FLAG_ANALYTICS__PLUGINS", "gone", "plugins", "offers a plugin 'gone'"),
+        ("FLAG_ANALYTICS__PROCESSORS__0__TYPE", "sampel", "processors[0].type", "did you mean 'sample'?"),
+        ("FLAG_ANALYTICS__PROCESSORS__0__RATE", "1", "processors[0]", "expected a table with a type"),
+        ("FLAG_ANALYTICS__COLLECTORS__STORE__SIZE", "0", "collectors.store.size", "expected an integer of at least 1"),
+    ],
+)
+def test_a_name_that_is_wrong_in_the_environment_is_blamed_on_its_variable(store, variable, text, path, expected):
+    message = problems_of(store, {"collectors": {"store": {}}}, {variable: text})[path]
+    assert expected in message
+    assert message.endswith(f" (from {variable})")
+
+
+def test_a_name_that_is_wrong_in_the_file_is_not_blamed_on_the_environment(store):
+    environ = {"FLAG_ANALYTICS__COLLECTORS__STORE__SIZE": "1"}
+    assert "(from" not in problems_of(store, {"collectors": {"store": {"sise": 5}}}, environ)["collectors.store.sise"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("FLAG_ANALYTICS_COLLECTORS__STORE__SIZE", "FLAG_ANALYTICS__COLLECTORS__STORE__SIZE"),
+        ("FLAG_ANALYTICS_COLLECTORS_STORE_SIZE", "FLAG_ANALYTICS__COLLECTORS__STORE__SIZE"),
+        ("FLAG_ANALYTICS_COLLECTORS_STORE_A_MAX_SIZE", "FLAG_ANALYTICS__COLLECTORS__STORE_A__MAX_SIZE"),
+        ("FLAG_ANALYTICS_COLLECTORS_STORE", "FLAG_ANALYTICS__COLLECTORS__STORE"),
+        ("FLAG_ANALYTICS_EXPORTERS_PROMETHEUS_PREFIX", "FLAG_ANALYTICS__EXPORTERS__PROMETHEUS__PREFIX"),
+        ("FLAG_ANALYTICS_DELIVERY_BATCH_SIZE", "FLAG_ANALYTICS__DELIVERY__BATCH_SIZE"),
+        ("FLAG_ANALYTICS_PROCESSORS_0_FLAG_KEYS", "FLAG_ANALYTICS__PROCESSORS__0__FLAG_KEYS"),
+        ("FLAG_ANALYTICS_PLUGINS", "FLAG_ANALYTICS__PLUGINS"),
+    ],
+)
+def test_a_variable_with_one_underscore_for_two_is_a_problem_that_spells_it_right(store, variable, meant):
+    source = {"collectors": {"store": {}, "store/a": {}}}
+    message = problems_of(store, source, {variable: CANARY})[variable]
+    assert message == f"is not read: two underscores stand between the names, {meant}"
 
 
 # --- what is checked
@@ -341,7 +406,7 @@ def test_variables_of_other_names_are_not_ours(store):
         ({"size": "abc"}, "size", "expected an integer, got 'abc'"),
         ({"size": True}, "size", "expected an integer, got true"),
         ({"size": 1.5}, "size", "expected an integer, got 1.5"),
-        ({"size": 0}, "size", "must be >= 1: 0"),
+        ({"size": 0}, "size", "expected an integer of at least 1, got 0"),
         ({"size": [1]}, "size", "expected an integer, got an array"),
         ({"ratio": "half"}, "ratio", "expected a number, got 'half'"),
         ({"echo": 1}, "echo", "expected true or false, got 1"),
@@ -358,7 +423,7 @@ def test_variables_of_other_names_are_not_ours(store):
         ({5: 5}, "5", "unknown option"),
         ({"a b\x00": 5}, '"a b\\u0000"', "unknown option"),
         ({"delivery": {"batch_sizes": 5}}, "delivery.batch_sizes", "(did you mean 'batch_size'?)"),
-        ({"delivery": {"batch_size": 0}}, "delivery.batch_size", "must be >= 1"),
+        ({"delivery": {"batch_size": 0}}, "delivery.batch_size", "expected an integer of at least 1, got 0"),
         ({"delivery": {"durability": "spool"}}, "delivery.durability", "belongs to the whole pipeline"),
         ({"delivery": 5}, "delivery", "expected a table"),
         ({"prefix": "x" * 1_000, "size": "y" * 1_000}, "size", "…"),
@@ -395,8 +460,18 @@ def test_a_wrong_option_is_a_problem_with_its_path(store, table, path, expected)
             "unknown processor 'sampel' (did you mean 'sample'?)",
         ),
         ({"processors": [{"type": "sample"}]}, "processors[0].rate", "is required: expected a number"),
-        ({"processors": [{"type": "sample", "rate": 0}]}, "processors[0].rate", "must be > 0"),
-        ({"processors": [{"type": "sample", "rate": 2}]}, "processors[0].rate", "must be <= 1"),
+        (
+            {"processors": [{"type": "sample", "rate": 0}]},
+            "processors[0].rate",
+            "expected a number above 0 and at most 1, got 0",
+        ),
+        ({"processors": [{"type": "sample", "rate": 2}]}, "processors[0].rate", "above 0 and at most 1, got 2"),
+        ({"processors": [{"type": "hash_targeting_key"}]}, "processors[0]", "a salt is required: make one with"),
+        (
+            {"processors": [{"type": "hash_targeting_key", "salt": "${UNSET:-}"}]},
+            "processors[0].salt",
+            "expected a salt of at least 16 characters: make one with",
+        ),
         ({"processors": [{"type": "nothing_like_it"}]}, "processors[0].type", "offers a plugin 'nothing_like_it'"),
         ({"delivery": {"policy": "drop"}}, "delivery.policy", "expected one of 'drop_newest', 'drop_oldest', 'block'"),
         ({"delivery": []}, "delivery", "expected a table"),
@@ -601,7 +676,7 @@ def test_a_secret_is_in_no_word_of_a_syntax_error(store, tmp_path):
 def test_a_secret_is_in_no_repr_of_a_plan(store):
     source = {
         "collectors": {"store": {"url": f"postgresql://u:{CANARY}@h/d", "prefix": "${PW}"}},
-        "processors": [{"type": "hash_targeting_key", "salt": CANARY}],
+        "processors": [{"type": "hash_targeting_key", "salt": f"{CANARY}-long"}],
     }
     plan = read_config(source, environ={"PW": CANARY}, registry=store)
     assert isinstance(plan, Plan)

@@ -311,7 +311,7 @@ def test_a_plain_collector_that_fails_in_the_middle_gets_the_rest_and_nothing_tw
 def test_processors_run_in_order_and_every_sink_sees_the_result(plugins):
     source = {
         "collectors": {"sink": {}, "inline": {}},
-        "processors": [{"type": "mark"}, {"type": "hash_targeting_key"}, {"type": "mark"}],
+        "processors": [{"type": "mark"}, {"type": "hash_targeting_key", "unkeyed": True}, {"type": "mark"}],
     }
     with plugins.open(source) as pipeline:
         pipeline.record_nowait(event(variant="on"))
@@ -389,7 +389,7 @@ class ForeignEvent:
     evaluation_duration_ms: float = 0.0
 
 
-@pytest.mark.parametrize("processors", [[], [{"type": "hash_targeting_key"}]])
+@pytest.mark.parametrize("processors", [[], [{"type": "hash_targeting_key", "unkeyed": True}]])
 def test_an_event_object_of_another_library_is_taken_as_it_is(plugins, processors):
     with plugins.open({"collectors": {"sink": {}}, "processors": processors}) as pipeline:
         foreign = ForeignEvent(NOW, "theirs", {"a": 1}, "STATIC", "v", "user", {"plan": "pro"}, 1.5)

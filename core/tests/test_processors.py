@@ -38,23 +38,40 @@ def event(**changes):
 # --- hash_targeting_key
 
 
-def hashed(key, **options):
-    return hash_targeting_key(HashTargetingKey(**options))(event(targeting_key=key)).targeting_key
+SALT = "pepper-and-salt-0"
+
+
+def hashed(key, salt=SALT, **options):
+    return hash_targeting_key(HashTargetingKey(salt=salt, **options))(event(targeting_key=key)).targeting_key
 
 
 def test_the_hash_is_keyed_blake2b_of_the_targeting_key():
-    expected = hashlib.blake2b(b"user-1", key=b"pepper", digest_size=16, person=b"targeting_key").hexdigest()
-    assert hashed("user-1", salt="pepper") == expected
+    expected = hashlib.blake2b(b"user-1", key=SALT.encode(), digest_size=16, person=b"targeting_key").hexdigest()
+    assert hashed("user-1") == expected
 
 
 def test_nothing_but_the_targeting_key_changes():
     before = event()
-    after = hash_targeting_key(HashTargetingKey())(before)
+    after = hash_targeting_key(HashTargetingKey(salt=SALT))(before)
     assert msgspec.structs.replace(after, targeting_key="user-1") == before
 
 
 def test_another_salt_makes_another_hash():
-    assert len({hashed("user-1", salt=salt) for salt in ("", "a", "b", "x" * 64, "x" * 65, "x" * 66, "\ud800")}) == 7
+    salts = (SALT, "b" * 16, "x" * 64, "x" * 65, "x" * 66, "\ud800" * 16)
+    assert len({hashed("user-1", salt) for salt in salts}) == len(salts)
+
+
+@pytest.mark.parametrize("options", [{}, {"salt": ""}, {"salt": "a" * 15}, {"salt": "", "unkeyed": True}])
+def test_a_salt_that_could_be_guessed_is_refused_with_how_to_make_one(options):
+    with pytest.raises(ValueError, match=r"salt.*secrets\.token_urlsafe"):
+        HashTargetingKey(**options)
+
+
+def test_a_hash_without_a_key_must_be_asked_for():
+    expected = hashlib.blake2b(b"user-1", digest_size=16, person=b"targeting_key").hexdigest()
+    assert hashed("user-1", None, unkeyed=True) == expected
+    with pytest.raises(ValueError, match="not both"):
+        HashTargetingKey(salt=SALT, unkeyed=True)
 
 
 @pytest.mark.parametrize("length", [16, 17, 32, 64])
@@ -66,7 +83,7 @@ def test_the_hash_has_as_many_digits_as_asked_for(length):
 @pytest.mark.parametrize("length", [0, 15, 65])
 def test_a_hash_too_short_to_tell_users_apart_or_too_long_is_refused(length):
     with pytest.raises(ValueError, match="length"):
-        HashTargetingKey(length=length)
+        HashTargetingKey(salt=SALT, length=length)
 
 
 @pytest.mark.parametrize("key", [None, ""])
@@ -75,7 +92,7 @@ def test_an_event_without_a_targeting_key_stays_without(key):
 
 
 def test_the_salt_is_in_no_repr():
-    assert "pepper" not in repr(HashTargetingKey(salt="pepper"))
+    assert SALT not in repr(HashTargetingKey(salt=SALT))
 
 
 @given(st.text(min_size=1, max_size=400), st.text(min_size=1, max_size=400))
@@ -300,7 +317,7 @@ hostile = scalars | st.lists(scalars, max_size=2) | st.dictionaries(scalars, sca
 def test_no_field_of_an_event_can_break_a_built_in_processor(flag_key, targeting_key, context):
     odd = event(flag_key=flag_key, targeting_key=targeting_key, context_attributes=context)
     for process in (
-        hash_targeting_key(HashTargetingKey()),
+        hash_targeting_key(HashTargetingKey(salt=SALT)),
         redact(Redact(attributes=("a.b", "c"), value=True)),
         sample(Sample(rate=0.5)),
     ):

@@ -31,7 +31,7 @@ import attrs
 from .config_sources import SECTIONS, EnvText, Tables, join_path, read_tables
 from .delivery.options import DeliveryOptions
 from .errors import ConfigError, ConfigProblem, PluginError
-from .option_table import build, did_you_mean, read_values
+from .option_table import build, did_you_mean, origin_of, read_values
 from .processors import BUILT_IN
 from .protocols import Backend
 from .registry import KNOWN_PLUGINS, Registry, default_registry
@@ -169,7 +169,7 @@ class _Reader:
         if not isinstance(plugins, list | str | EnvText):
             self._complain("plugins", 'expected an array of names: plugins = ["audit"]')
         for name in _names_in(plugins):
-            self._load("plugins", str(name))
+            self._load("plugins", str(name), origin_of(plugins))
         sinks = tuple(
             sink for section, role in _SINK_SECTIONS for sink in self._sinks(section, role) if sink is not None
         )
@@ -195,24 +195,25 @@ class _Reader:
                 "[collectors.memory] to flag-analytics.toml",
             )
 
-    def _load(self, path: str, name: str) -> bool:
+    def _load(self, path: str, name: str, origin: str) -> None:
         try:
             self._registry.load(name)
         except PluginError as error:
-            self._refuse_plugin(path, error)
-            return False
+            self._refuse_plugin(path, error, origin)
+            return
         self._plugins[name] = None
-        return True
 
-    def _refuse_plugin(self, path: str, error: PluginError) -> None:
-        self._complain(path, str(error))
+    def _refuse_plugin(self, path: str, error: PluginError, origin: str = "") -> None:
+        self._complain(path, f"{error}{origin}")
         self.cause = self.cause or error
 
-    def _backend(self, path: str, role: Literal["collector", "exporter", "processor"], name: str) -> Backend | None:
+    def _backend(
+        self, path: str, role: Literal["collector", "exporter", "processor"], name: str, origin: str
+    ) -> Backend | None:
         try:
             backend = self._registry.backend(role, name)
         except PluginError as error:
-            self._refuse_plugin(path, error)
+            self._refuse_plugin(path, error, origin)
             return None
         if name in self._registry.installed():
             self._plugins[name] = None
@@ -228,7 +229,8 @@ class _Reader:
     def _sink(self, section: str, role: Literal["collector", "exporter"], name: Any, table: Any) -> PlannedSink | None:
         path = join_path(section, name)
         if not isinstance(name, str) or not _SINK_NAME.fullmatch(name):
-            self._complain(path, "expected a name of letters, digits, _, - and ., as type or type/name")
+            expected = "expected a name of letters, digits, _, - and ., as type or type/name"
+            self._complain(path, expected + origin_of(table))
             return None
         collectors = self._tree.get("collectors")
         if role == "exporter" and isinstance(collectors, dict) and name in collectors:
@@ -236,7 +238,7 @@ class _Reader:
         if not isinstance(table, dict):
             self._complain(path, "expected a table; an empty one takes every default")
             return None
-        backend = self._backend(path, role, name.partition("/")[0])
+        backend = self._backend(path, role, name.partition("/")[0], origin_of(table))
         delivery = self._delivery(table.get("delivery", {}), join_path(path, "delivery"), of_one_sink=True)
         if backend is None:
             return None
@@ -274,17 +276,18 @@ class _Reader:
 
     def _processor(self, table: Any, path: str) -> PlannedProcessor | None:
         name = table.get("type") if isinstance(table, dict) else None
+        origin = origin_of(name)
         name = name.text if isinstance(name, EnvText) else name
         if not isinstance(name, str):
-            self._complain(path, f"expected a table with a type: built in are {', '.join(BUILT_IN)}")
+            self._complain(path, f"expected a table with a type: built in are {', '.join(BUILT_IN)}{origin_of(table)}")
             return None
         backend = BUILT_IN.get(name)
         if backend is None:
             meant = did_you_mean(name, BUILT_IN)
             if meant and name not in self._registry.installed():
-                self._complain(join_path(path, "type"), f"unknown processor {name!r}{meant}")
+                self._complain(join_path(path, "type"), f"unknown processor {name!r}{meant}{origin}")
                 return None
-            backend = self._backend(join_path(path, "type"), "processor", name)
+            backend = self._backend(join_path(path, "type"), "processor", name, origin)
         if backend is None:
             return None
         own = {key: value for key, value in table.items() if key != "type"}

@@ -20,7 +20,7 @@ import attrs
 
 from .errors import ConfigProblem
 
-__all__ = ["EnvText", "Tables", "join_path", "read_tables"]
+__all__ = ["EnvTable", "EnvText", "Tables", "join_path", "read_tables"]
 
 PREFIX = "FLAG_ANALYTICS__"
 SECTIONS = ("collectors", "exporters", "processors", "delivery", "plugins")
@@ -29,6 +29,9 @@ _FILE_NAME = "flag-analytics.toml"
 _PYPROJECT = "pyproject.toml"
 _MAX_DEPTH = 32
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{")
+_NEAR_MISS = re.compile(rf"FLAG_ANALYTICS_(?P<section>{'|'.join(SECTIONS).upper()})(?P<rest>_.*)?\Z", re.DOTALL)
+"""One underscore where two belong; other names with this prefix are none of configuration's."""
+
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -41,6 +44,14 @@ class EnvText:
 
     def __repr__(self) -> str:
         return f"EnvText(from {self.variable})"
+
+
+class EnvTable(dict[str, Any]):
+    """A table that the configuration does not have and an environment variable made."""
+
+    def __init__(self, variable: str) -> None:
+        super().__init__()
+        self.variable = variable
 
 
 @attrs.frozen
@@ -74,6 +85,8 @@ def read_tables(
     for variable in sorted(environ, key=_natural):
         if variable.startswith(PREFIX):
             overlay.set(variable, environ[variable])
+        elif _NEAR_MISS.match(variable):
+            overlay.refuse_near_miss(variable)
     return Tables(expanded, label, tuple(problems))
 
 
@@ -191,7 +204,7 @@ class _Overlay:
             if text.strip().lower() not in {"", "true"}:
                 self._complain(variable, "expected true, to add this backend with its defaults, or a further __OPTION")
                 return
-            value = {}
+            value = EnvTable(variable)
         node: Any = self._tree
         for depth, step in enumerate((name, *steps)):
             key = self._key(node, step, variable, is_sink=depth == 1 and name in {"collectors", "exporters"})
@@ -202,8 +215,32 @@ class _Overlay:
                     node[key] = value
                 return
             if isinstance(node, dict):
-                node.setdefault(key, [] if key == "processors" and depth == 0 else {})
+                node.setdefault(key, [] if key == "processors" and depth == 0 else EnvTable(variable))
             node = node[key]
+
+    def refuse_near_miss(self, variable: str) -> None:
+        """Complain of a variable with one underscore where two belong, and say how it is spelt."""
+        match = _NEAR_MISS.match(variable)
+        assert match is not None
+        section, rest = match["section"], (match["rest"] or "").strip("_")
+        steps = [step.strip("_") for step in rest.split("__")] if rest else []
+        if steps and section in {"COLLECTORS", "EXPORTERS", "PROCESSORS"}:
+            steps = [*self._first_step(section, steps[0]), *steps[1:]]
+        meant = PREFIX + "__".join([section, *steps])
+        self._complain(variable, f"is not read: two underscores stand between the names, {meant}")
+
+    def _first_step(self, section: str, step: str) -> list[str]:
+        """Return the name of a backend, or the number of a processor, and what follows it."""
+        if section == "PROCESSORS":
+            number, _, option = step.partition("_")
+            return [number, option] if option else [number]
+        node = self._tree.get(section.lower())
+        configured = [name for name in node if isinstance(name, str)] if isinstance(node, dict) else []
+        for name in sorted({*configured, *self._plugin_names}, key=len, reverse=True):
+            spelt = fold(name).upper()
+            if step.upper().startswith(spelt + "_"):
+                return [step[: len(spelt)], step[len(spelt) + 1 :]]
+        return [step]
 
     def _key(self, node: Any, step: str, variable: str, *, is_sink: bool) -> Any:
         if isinstance(node, list):
@@ -224,7 +261,7 @@ class _Overlay:
             self._complain(variable, f"expected a number from 0 to {len(node)} in place of {step}")
             return None
         if int(step) == len(node):
-            node.append({})
+            node.append(EnvTable(variable))
         return int(step)
 
     def _sink_name(self, step: str) -> str:

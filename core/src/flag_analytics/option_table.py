@@ -12,11 +12,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 import msgspec
 
-from .config_sources import EnvText, fold, join_path
+from .config_sources import EnvTable, EnvText, fold, join_path
+from .demands import demands_of
 from .errors import ConfigProblem, PluginError
 from .masking import looks_secret, mask, message_of, secret_parts
 
-__all__ = ["build", "did_you_mean", "read_values"]
+__all__ = ["build", "did_you_mean", "origin_of", "read_values"]
 
 _MAX_SHOWN_CHARS = 60
 _NAMES: Mapping[Any, str] = {
@@ -37,7 +38,9 @@ def read_values(
 ) -> dict[str, Any]:
     """Return the values that ``table`` sets, checked against the fields of ``options``, by the fields' init names.
 
-    What is wrong is added to ``problems``, and every text that must never be shown to ``secrets``.
+    What is wrong is added to ``problems``, and every text that must never be shown to ``secrets``. A field whose
+    metadata has ``secret`` is never shown, nor are its validator's words unless ``discreet_validator`` says that they
+    quote nothing of the value.
 
     Raises:
         PluginError: the types of the class itself cannot be read.
@@ -50,7 +53,10 @@ def read_values(
         if name is None:
             known = ", ".join(sorted(fields)) or "none, it takes no options"
             problems.append(
-                ConfigProblem(join_path(path, key), f"unknown option{did_you_mean(key, fields)}; known are {known}")
+                ConfigProblem(
+                    join_path(path, key),
+                    f"unknown option{did_you_mean(key, fields)}; known are {known}{origin_of(raw)}",
+                )
             )
             continue
         field = fields[name]
@@ -64,12 +70,12 @@ def read_values(
             step, wrong = _innermost(raw, str(error))
             problem = f"expected {_describe(annotations[field.name])}{_got(name, wrong, secret=secret)}"
             problem += _choice_meant(raw, annotations[field.name]) if not secret else ""
-            problems.append(ConfigProblem(where + step, problem + _origin(wrong)))
+            problems.append(ConfigProblem(where + step, problem + origin_of(wrong)))
             continue
-        refusal = _refusal(field, values[name], hidden=secret or _hidden(name, raw))
+        refusal = _refusal(field, values[name], annotations[field.name], hidden=secret or _hidden(name, raw))
         if refusal is not None:
             del values[name]
-            problems.append(ConfigProblem(where, refusal + _origin(raw)))
+            problems.append(ConfigProblem(where, refusal + origin_of(raw)))
     return values
 
 
@@ -96,7 +102,7 @@ def build(
     try:
         return options(**values)
     except Exception as error:
-        words = message_of(error, secrets)
+        words = message_of(error, secrets).removeprefix("ValueError: ")
     problems.append(ConfigProblem(path, f"is refused: {words}"))
     return None
 
@@ -203,7 +209,7 @@ def _texts_of(raw: Any, *, all_of_them: bool = False) -> Iterator[str]:
             yield from _texts_of(item, all_of_them=all_of_them)
 
 
-def _refusal(field: attrs.Attribute[Any], value: Any, *, hidden: bool) -> str | None:
+def _refusal(field: attrs.Attribute[Any], value: Any, annotation: Any, *, hidden: bool) -> str | None:
     """Return what a field's own validator has against a value; with a converter only the class itself can tell."""
     if field.validator is None or field.converter is not None:
         return None
@@ -212,7 +218,12 @@ def _refusal(field: attrs.Attribute[Any], value: Any, *, hidden: bool) -> str | 
     except AttributeError:
         return None  # it looks at other fields too, so it is left to the class itself
     except Exception as error:
+        demands = demands_of(field.validator)
+        if demands is not None:
+            return f"expected {_describe(annotation)}{demands}{_got(field.name, value, secret=hidden)}"
         words = error.args[0] if error.args and isinstance(error.args[0], str) else type(error).__name__
+        if field.metadata.get("discreet_validator"):
+            return words
         return "its value is refused" if hidden else mask(words)
     return None
 
@@ -278,5 +289,6 @@ def _choice_meant(raw: Any, annotation: Any) -> str:
     return did_you_mean(raw, choices) if isinstance(raw, str) and get_origin(annotation) is Literal else ""
 
 
-def _origin(raw: Any) -> str:
-    return f" (from {raw.variable})" if isinstance(raw, EnvText) and raw.variable else ""
+def origin_of(raw: Any) -> str:
+    """Return `` (from VARIABLE)`` for what the environment set, else nothing."""
+    return f" (from {raw.variable})" if isinstance(raw, EnvText | EnvTable) and raw.variable else ""

@@ -19,11 +19,21 @@ from .protocols import Backend, Processor
 __all__ = ["BUILT_IN", "HashTargetingKey", "Redact", "Sample", "hash_targeting_key", "redact", "sample"]
 
 _SAMPLE_SPACE = float(2**64)
+_SALT_CHARS = 16
+_SALT_ADVICE = (
+    "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'` and keep it secret, "
+    "or set unkeyed = true for a hash that anybody can recompute"
+)
 
 
 def _not_empty(_: Any, attribute: attrs.Attribute[Any], value: Sequence[Any]) -> None:
     if not all(value):
-        raise ValueError(f"{attribute.name!r} must not hold an empty name")
+        raise ValueError(f"{attribute.name} holds an empty name: expected the names of context attributes")
+
+
+def _long_enough(_: Any, __: attrs.Attribute[Any], salt: str | None) -> None:
+    if salt is not None and len(salt) < _SALT_CHARS:
+        raise ValueError(f"expected a salt of at least {_SALT_CHARS} characters: {_SALT_ADVICE}")
 
 
 @attrs.frozen(kw_only=True)
@@ -31,14 +41,24 @@ class HashTargetingKey:
     """Options of ``hash_targeting_key``: targeting keys become hexadecimal digits of a keyed BLAKE2b (RFC 7693).
 
     Attributes:
-        salt: The key of the hash. Without one, whoever knows the possible targeting keys can find out which they are;
-            with another one, the same user counts as another.
+        salt: The key of the hash, at least 16 characters. Keep it secret, and keep it: with another one, the same user
+            counts as another.
+        unkeyed: Hash without a key. Whoever can guess targeting keys can then find out which they are.
         length: How many hexadecimal digits are kept. Of a million users, two share 16 digits with a probability of
             3e-8, and 32 digits never.
     """
 
-    salt: str = attrs.field(default="", repr=False, metadata={"secret": True})
+    salt: str | None = attrs.field(
+        default=None, repr=False, validator=_long_enough, metadata={"secret": True, "discreet_validator": True}
+    )
+    unkeyed: bool = False
     length: int = attrs.field(default=32, validator=[attrs.validators.ge(16), attrs.validators.le(64)])
+
+    def __attrs_post_init__(self) -> None:
+        if self.salt is None and not self.unkeyed:
+            raise ValueError(f"a salt is required: {_SALT_ADVICE}")
+        if self.salt is not None and self.unkeyed:
+            raise ValueError("expected a salt, or unkeyed = true, and not both")
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +95,7 @@ class Sample:
 def hash_targeting_key(options: HashTargetingKey) -> Processor:
     """Return the processor that replaces every targeting key by its hash."""
     # BLAKE2b takes a key of up to 64 bytes: a longer salt goes in as its own hash.
-    salt = options.salt.encode("utf-8", "surrogatepass")
+    salt = (options.salt or "").encode("utf-8", "surrogatepass")
     key = salt if len(salt) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(salt).digest()
     length = options.length
     keyed = hashlib.blake2b(key=key, digest_size=(length + 1) // 2, person=b"targeting_key")
