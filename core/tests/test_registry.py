@@ -10,6 +10,7 @@ import threading
 from textwrap import dedent
 
 import pytest
+from flag_analytics.config import read_config
 from flag_analytics.errors import PluginError, PluginNotInstalledError, SourceError
 from flag_analytics.registry import Registry
 
@@ -392,6 +393,20 @@ def test_a_module_under_two_names_hears_everything_once(site):
     commands = []
     assert registry.add_commands(commands) == ()
     assert commands == ["acme_a"]
+
+
+def test_commands_get_the_way_to_read_the_plan(site):
+    module = """
+        from flag_analytics import hookimpl
+
+        @hookimpl
+        def flag_analytics_cli(app, read_plan): app.append(read_plan)
+    """
+    site.add("acme", points={"a": "acme_a"}, modules={"acme_a": module})
+    commands = []
+    assert site.registry().add_commands(commands) == ()
+    assert site.registry().add_commands(commands, ["a"], print) == ()
+    assert commands == [read_config, print]
 
 
 def test_commands_of_healthy_plugins_are_added_though_another_one_is_broken(site):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
+    from .config import Plan
     from .delivery import DeadLetter
     from .pipeline import Pipeline
     from .protocols import Backend, EventSource
@@ -55,5 +57,5 @@ def flag_analytics_delivery_failed(sink: str, error: str, events: Sequence[DeadL
 
 
 @hookspec
-def flag_analytics_cli(app: Any) -> None:
-    """Add subcommands to the ``flag-analytics`` command, a cyclopts ``App``."""
+def flag_analytics_cli(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
+    """Add subcommands to a cyclopts ``App``; ``read_plan`` turns the value of --config into the plan to work with."""

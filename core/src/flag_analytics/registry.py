@@ -29,8 +29,10 @@ from .plugin_import import import_plugin
 from .protocols import Backend, EventSource
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
+    from .config import Plan
     from .delivery import DeadLetter
     from .pipeline import Pipeline
 
@@ -208,10 +210,20 @@ class Registry:
         """Tell the named plugins that a sink refused events for good."""
         self._tell("flag_analytics_delivery_failed", plugins, sink=sink, error=error, events=events)
 
-    def add_commands(self, app: Any, plugins: Iterable[str] | None = None) -> tuple[PluginError, ...]:
-        """Let plugins, by default all that are installed, add their commands; return what went wrong with some."""
+    def add_commands(
+        self,
+        app: Any,
+        plugins: Iterable[str] | None = None,
+        read_plan: Callable[[Path | None], Plan] | None = None,
+    ) -> tuple[PluginError, ...]:
+        """Let plugins, by default all that are installed, add their commands; return what went wrong with some.
+
+        ``read_plan`` is how their commands read the configuration, by default ``read_config``.
+        """
         names = self.installed() if plugins is None else plugins
-        return tuple(self._call_each("flag_analytics_cli", names, app=app).values())
+        if read_plan is None:
+            from .config import read_config as read_plan
+        return tuple(self._call_each("flag_analytics_cli", names, app=app, read_plan=read_plan).values())
 
     def status(self, selected: Collection[str] = (), *, probe: bool = False) -> tuple[PluginStatus, ...]:
         """Return every plugin with its state, sorted by name; ``probe`` imports all of them to find the broken ones."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,14 @@ import pytest
 pytest.importorskip("cyclopts", reason="the command line is not installed")
 
 from cyclopts import App
+from flag_analytics.config import Plan, read_config
 from flag_analytics_database import DatabaseStore
 from flag_analytics_database.plugin import flag_analytics_cli
 
 
-def run(*words: str) -> int:
+def run(*words: str, read_plan: Callable[[Path | None], Plan] = read_config) -> int:
     app = App(name="flag-analytics", result_action="return_value")
-    flag_analytics_cli(app)
+    flag_analytics_cli(app, read_plan)
     code = app(list(words), exit_on_error=False)
     assert isinstance(code, int)
     return code
@@ -75,3 +79,34 @@ def test_what_cannot_be_done_is_said_and_is_the_exit_code(tmp_path: Path, capsys
     assert "table must match" in words.err
     assert "no database collector is configured" in words.err
     assert "s3cret" not in words.err
+
+
+def test_where_nothing_is_configured_the_commands_work_with_what_the_command_line_falls_back_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Path | None] = []
+
+    def fall_back(config: Path | None) -> Plan:
+        asked.append(config)
+        return read_config({"collectors": {"database": {"connection_string": url_in(tmp_path), "retention_days": 1}}})
+
+    assert run("prune", read_plan=fall_back) == 0
+    assert not (tmp_path / "events.db").exists()
+    assert run("db", "upgrade", read_plan=fall_back) == 0
+    assert run("prune", read_plan=fall_back) == 0
+    assert asked == [None, None, None]
+    assert capsys.readouterr().out.splitlines() == [
+        "database: nothing is stored here yet",
+        "database: brought to version 0001 (was: missing)",
+        "database: removed 0 rows older than 1 days",
+    ]
+
+
+def test_adding_the_commands_imports_no_sqlalchemy() -> None:
+    code = (
+        "import sys; from cyclopts import App; from flag_analytics.config import read_config; "
+        "from flag_analytics_database.plugin import flag_analytics_cli; "
+        "flag_analytics_cli(App(), read_config); assert 'sqlalchemy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

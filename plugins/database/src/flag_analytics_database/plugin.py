@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from flag_analytics.config import Plan
 from flag_analytics.hookspecs import hookimpl
 from flag_analytics.protocols import Backend, EventSource
 
@@ -38,7 +40,7 @@ def flag_analytics_event_source(source: Any) -> EventSource | None:
 
 
 @hookimpl
-def flag_analytics_cli(app: Any) -> None:
+def flag_analytics_cli(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
     from .cli import add_commands
 
-    add_commands(app)
+    add_commands(app, read_plan)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -201,6 +202,13 @@ class DatabaseStore:
         return await self._with_connection(
             lambda connection: upgrade(connection, self.tables, self.family, partition_by=self.partition_by)
         )
+
+    def is_missing_file(self) -> bool:
+        """Return whether this is a SQLite file that nobody has made yet; asking it anything would make it."""
+        database = self.engines.url.database or ""
+        if self.family != "sqlite" or database.startswith("file:"):
+            return False
+        return not Path(database).exists()
 
     async def prune(self, before: datetime) -> int:
         """Remove everything dated before ``before``; return how many rows went."""
