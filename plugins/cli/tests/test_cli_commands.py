@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
 import sqlite3
 from pathlib import Path
 
@@ -91,20 +93,29 @@ def test_a_file_is_reported_on_without_being_stored(exposures, capsys, tmp_path:
     output = capsys.readouterr()
     assert output.out.splitlines() == [
         "page",
-        output.out.splitlines()[1],
+        "  20 evaluations by 9 users, all time, 1.1/min from first to last, no errors",
         "  2021-01-05 00:00:00 to 00:19:00 UTC",
         "  Latency not measured",
         "",
         "  Variant       Evaluations    Share",
         "  control                10   50.0 %  ████████████████",
         "  experimental           10   50.0 %  ████████████████",
-        "",
-        "  Reason",
-        "  UNKNOWN                20  100.0 %  ████████████████████████████████",
     ]
-    assert output.out.splitlines()[1].startswith("  20 evaluations by 9 users, all time, ")
     assert "columns left out: page" in output.err
     assert [path.name for path in tmp_path.iterdir()] == [exposures]
+
+
+@pytest.mark.parametrize("place", ["README.md", "plugins/cli/README.md"])
+def test_the_report_in_a_readme_is_the_whole_report(place, capsys, monkeypatch: pytest.MonkeyPatch):
+    text = (Path(__file__).parents[3] / place).read_text("utf-8")
+    content = re.search(r"^<!-- file: exposures.csv -->\n```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = re.search(r"^\$ flag-analytics (report [^\n]*exposures.csv[^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert content is not None
+    assert shown is not None
+    Path("exposures.csv").write_text(content[1])
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(shlex.split(shown[1])) == 0
+    assert capsys.readouterr().out == shown[2]
 
 
 def test_json_is_nothing_but_json(exposures, capsys):
@@ -116,6 +127,10 @@ def test_json_is_nothing_but_json(exposures, capsys):
     assert flag["total_evaluations"] == 20
     assert flag["unique_users"] == 9
     assert flag["variant_distribution"] == {"control": 10, "experimental": 10}
+    assert flag["reason_distribution"] == {"UNKNOWN": 20}
+    assert flag["evaluation_rate_over_seconds"] == 19 * 60
+    assert flag["evaluation_rate"] == pytest.approx(20 / (19 * 60))
+    assert [flag[f"latency_p{percent}"] for percent in (50, 90, 99)] == [None, None, None], "nobody measured it"
     assert flag["first_seen"] == "2021-01-05T00:00:00+00:00"
     assert flag["last_seen"] == "2021-01-05T00:19:00+00:00"
 
@@ -128,6 +143,37 @@ def test_csv_has_a_line_for_each_variant(exposures, capsys):
         ("page", "experimental", "10", "50.0"),
     ]
     assert {row["flag_unique_users"] for row in rows} == {"9"}
+    assert {row["flag_rate_over_seconds"] for row in rows} == {"1140.0"}
+    assert {row["flag_latency_p99_ms"] for row in rows} == {""}
+
+
+def test_a_rate_of_one_instant_is_left_out(capsys):
+    Path("one.jsonl").write_text('{"timestamp": 0, "flag_key": "f", "evaluation_duration_ms": 2}\n' * 3)
+    assert main(["report", "--file", "one.jsonl"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "  3 evaluations by 0 users, all time, no errors"
+    assert main(["report", "--file", "one.jsonl", "--format", "json"]) == 0
+    [flag] = json.loads(capsys.readouterr().out)["flags"]
+    assert (flag["evaluation_rate"], flag["evaluation_rate_over_seconds"]) == (None, None)
+    assert flag["latency_p50"] == 2.0
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60, 80])
+def test_tables_can_be_read_on_narrow_terminals(columns, capsys, monkeypatch: pytest.MonkeyPatch):
+    lines = [
+        {"timestamp": 0, "flag_key": f"some-flag-{key}", "variant": "treatment-b", "reason": reason}
+        for key in range(2)
+        for reason in ("ERROR", "TARGETING_MATCH")
+    ]
+    Path("flags.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["report", "--file", "flags.jsonl"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= columns
+    assert [line.split()[-2:] for line in printed[1:3]] in ([["50.00", "%"]] * 2, [["-", "-"]] * 2)
+    for name in ("some-", "2", "treat", "50.0 %", "ERROR"):
+        assert any(name in line for line in printed), name
+    assert not any("…" in line for line in printed) or columns == 30
+    assert sum("Evaluations" in line and "Share" in line for line in printed) == 2
 
 
 def test_a_window_ends_now(exposures, capsys):
@@ -218,14 +264,15 @@ def test_many_flags_are_one_table_until_some_are_named(capsys):
 
 def test_long_keys_lose_their_middle_and_are_still_told_apart(capsys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
-    keys = [f"some-team/some-product/some-really-long-flag-name-{number}" for number in range(3)]
+    keys = [f"some-team/some-product/some-really-very-long-flag-name-{number}" for number in range(3)]
     Path("long.jsonl").write_text("\n".join(f'{{"timestamp": 0, "flag_key": "{key}"}}' for key in keys))
     assert main(["report", "--file", "long.jsonl"]) == 0
     printed = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in printed[1:4]]
     for number, name in enumerate(names):
         assert name.startswith("some-team")
-        assert name.endswith(f"…lag-name-{number}")
+        assert name.endswith(f"lag-name-{number}")
+        assert "…" in name
     assert keys[0] in printed, "in full above its details"
     assert all(len(line) <= 80 for line in printed)
 
@@ -371,7 +418,9 @@ def test_a_mistyped_database_is_said_and_not_created(driver, capsys, monkeypatch
 
 
 def test_a_sound_configuration_is_described(capsys):
-    Path("good.toml").write_text('[collectors.memory]\nmax_size = 10\n[[processors]]\ntype = "hash_targeting_key"\n')
+    Path("good.toml").write_text(
+        '[collectors.memory]\nmax_size = 10\n[[processors]]\ntype = "hash_targeting_key"\nunkeyed = true\n'
+    )
     for arguments in (["check", "good.toml"], ["check", "--config", "good.toml"]):
         assert main(arguments) == 0
         assert capsys.readouterr().out.splitlines() == [

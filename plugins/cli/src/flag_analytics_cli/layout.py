@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .figures import FlagFigures, Report, ranked
-from .terminal import can_draw
+from .terminal import can_draw, say
 from .visible import visible
 from .wording import counted
 
@@ -24,9 +24,9 @@ __all__ = ["Trimmed", "flag_block", "overview", "print_report"]
 _MOST_BLOCKS = 12
 _MOST_ROWS = 20
 _LONGEST_BAR = 32
-_WIDE = 112
-_FIGURES = 58
-_FIGURES_AND_TIME = 80
+_SHORTEST_NAME = 6
+_NARROW = 56
+"""Columns of a terminal below which bars are left out."""
 _NONE = "-"
 _GAP = (0, 2, 0, 0)
 
@@ -57,7 +57,8 @@ def print_report(console: Console, report: Report) -> None:
         console.print(overview(report.flags, console.width))
     if not report.asked_for and len(report.flags) > _MOST_BLOCKS:
         console.print()
-        console.print("Name flags to see their variants and reasons.", style="dim")
+        over = "" if report.window_seconds else "Rates are from the first to the last evaluation. "
+        say(console, f"{over}Name flags to see their variants and reasons.", "dim")
         return
     for index, flag in enumerate(report.flags):
         if index or several:
@@ -66,32 +67,23 @@ def print_report(console: Console, report: Report) -> None:
 
 
 def overview(flags: Sequence[FlagFigures], width: int) -> RenderableType:
-    """Return one line for each flag; narrow terminals do without the times."""
-    wide = width >= _WIDE
-    figures = _FIGURES_AND_TIME if wide else _FIGURES
-    room = max(width - figures, 12)
+    """Return one line for each flag; narrow terminals do without some of the figures."""
+    columns = next(columns for least, columns in _OVERVIEWS if width >= least)
+    rows = [[_CELLS[column](flag) for column in columns] for flag in flags]
+    figures = sum(
+        2 + max(cell_len(column), *(cell.cell_len for cell in cells))
+        for column, cells in zip(columns, zip(*rows, strict=True), strict=True)
+    )
+    room = max(width - figures, _SHORTEST_NAME)
     names = [_shortened(visible(flag.flag_key), room) for flag in flags]
     # As wide as it needs to be: figures far away from their names are hard to follow.
-    needed = max((cell_len(name) for name in names), default=0) + figures
+    needed = max(map(cell_len, (*names, "Flag"))) + figures
     table = Table(box=None, pad_edge=False, padding=_GAP, header_style="dim", width=min(width, needed))
-    table.add_column("Flag", ratio=1, no_wrap=True, overflow="ellipsis", min_width=12)
-    for name in ("Evaluations", "Users", "Rate", "Errors", "p50 ms", "p99 ms"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if wide:
-        table.add_column("Last seen (UTC)", no_wrap=True)
-    for name, flag in zip(names, flags, strict=True):
-        metrics = flag.metrics
-        measured = _is_measured(metrics)
-        cells: list[RenderableType] = [
-            Text(name, "bold"),
-            f"{metrics.total_evaluations:,}",
-            f"{metrics.unique_users:,}",
-            _rate(metrics.evaluation_rate),
-            Text(f"{metrics.error_rate:.2f} %", "red") if metrics.error_rate else Text("none", "dim"),
-            _latency(metrics.latency_p50) if measured else Text(_NONE, "dim"),
-            _latency(metrics.latency_p99) if measured else Text(_NONE, "dim"),
-        ]
-        table.add_row(*cells, *([_moment(flag.last_seen)] if wide else []))
+    table.add_column("Flag", ratio=1, no_wrap=True, overflow="ellipsis")
+    for column in columns:
+        table.add_column(column, justify="left" if column == _LAST_SEEN else "right", no_wrap=True)
+    for name, cells in zip(names, rows, strict=True):
+        table.add_row(Text(name, "bold"), *cells)
     return Trimmed(table)
 
 
@@ -102,9 +94,9 @@ def flag_block(flag: FlagFigures, report: Report, console: Console) -> Renderabl
     if not metrics.total_evaluations:
         return Group(title, Text(f"  {_nothing(report)}", "dim"))
     lines = Group(
-        _summary_line(metrics, report.window_name),
+        _summary_line(flag, report.window_name),
         Text(_span(flag.first_seen, flag.last_seen), "dim"),
-        _latency_line(metrics),
+        _latency_line(flag),
         Text(),
         _distributions(metrics, console),
     )
@@ -115,44 +107,53 @@ def _nothing(report: Report) -> str:
     return "No evaluations yet." if report.window_seconds is None else f"No evaluations in {report.window_name}."
 
 
-def _summary_line(metrics: FlagMetrics, window_name: str) -> Text:
+def _summary_line(flag: FlagFigures, window_name: str) -> Text:
+    metrics = flag.metrics
     line = Text.assemble(
         counted(metrics.total_evaluations, "evaluation"),
         " by ",
         counted(metrics.unique_users, "user"),
         (f", {window_name}, ", "dim"),
-        _rate(metrics.evaluation_rate),
-        (", ", "dim"),
     )
+    if flag.rate is not None:
+        line.append(_rate(flag.rate)).append(", " if flag.window_seconds else " from first to last, ", "dim")
     if metrics.error_rate:
         return line.append(f"{metrics.error_rate:.2f} % errors", "red")
     return line.append("no errors", "dim")
 
 
-def _latency_line(metrics: FlagMetrics) -> Text:
-    if not _is_measured(metrics):
+def _latency_line(flag: FlagFigures) -> Text:
+    if not flag.is_measured:
         return Text("Latency not measured", "dim")
     line = Text("Latency", "dim")
-    for name, value in (("p50", metrics.latency_p50), ("p90", metrics.latency_p90), ("p99", metrics.latency_p99)):
-        line.append(f"  {name} ").append(_latency(value), "none").append(" ms")
+    for name, value in zip(("p50", "p90", "p99"), flag.latencies, strict=True):
+        line.append(f"  {name} ").append_text(_latency(value)).append(" ms")
     return line
 
 
 def _distributions(metrics: FlagMetrics, console: Console) -> Table:
-    """Return variants and reasons in one table, so that their figures and bars stand under each other."""
+    """Return variants and reasons in one table, so that their figures and bars stand under each other.
+
+    Reasons are left out where no event has one: that all of a file's are unknown is no finding.
+    """
     variants, reasons = metrics.variant_distribution, metrics.reason_distribution
+    if reasons.keys() == {"UNKNOWN"}:
+        reasons = {}
+    narrow = console.width < _NARROW
     widest = max(cell_len(visible(name)) for name in (*variants, *reasons, "Variant"))
-    name_width = min(widest, max(console.width // 3, 12))
-    bar_width = max(4, min(_LONGEST_BAR, console.width - name_width - 30))
+    name_width = min(widest, max(console.width - 24, 6) if narrow else console.width // 3)
+    bar_width = 0 if narrow else max(4, min(_LONGEST_BAR, console.width - name_width - 30))
     table = Table(box=None, pad_edge=False, padding=_GAP, header_style="dim")
     table.add_column("Variant", width=name_width, no_wrap=True, overflow="ellipsis")
     table.add_column("Evaluations", justify="right", no_wrap=True, min_width=11)
     table.add_column("Share", justify="right", no_wrap=True, min_width=7)
-    table.add_column("", no_wrap=True, width=bar_width)
+    if not narrow:
+        table.add_column("", no_wrap=True, width=bar_width)
     _add_rows(table, variants, bar_width, "cyan", console)
-    table.add_row()
-    table.add_row(Text("Reason", "dim"))
-    _add_rows(table, reasons, bar_width, "blue", console)
+    if reasons:
+        table.add_row()
+        table.add_row(Text("Reason", "dim"))
+        _add_rows(table, reasons, bar_width, "blue", console)
     return table
 
 
@@ -162,8 +163,8 @@ def _add_rows(table: Table, distribution: Mapping[str, int], bar_width: int, col
     shown = rows if len(rows) <= _MOST_ROWS else rows[: _MOST_ROWS - 1]
     for name, count in shown:
         share = count / total
-        bar = Text(_bar(share, bar_width, can_draw(console)), colour)
-        table.add_row(Text(visible(name)), f"{count:,}", f"{100 * share:.1f} %", bar)
+        bar = [Text(_bar(share, bar_width, can_draw(console)), colour)] if bar_width else []
+        table.add_row(Text(visible(name)), f"{count:,}", f"{100 * share:.1f} %", *bar)
     rest = rows[len(shown) :]
     if rest:
         count = sum(number for _, number in rest)
@@ -198,14 +199,12 @@ def _shortened(name: str, width: int) -> str:
     return f"{set_cell_size(name, head)}…{set_cell_size(name[::-1], width - head - 1)[::-1]}"
 
 
-def _is_measured(metrics: FlagMetrics) -> bool:
-    return metrics.latency_p99 > 0.0
-
-
-def _latency(milliseconds: float) -> str:
+def _latency(milliseconds: float | None) -> Text:
+    if milliseconds is None:
+        return Text(_NONE, "dim")
     if milliseconds >= 100:
-        return f"{milliseconds:,.0f}"
-    return f"{milliseconds:.3f}" if milliseconds < 1 else f"{milliseconds:.2f}"
+        return Text(f"{milliseconds:,.0f}")
+    return Text(f"{milliseconds:.3f}" if milliseconds < 1 else f"{milliseconds:.2f}")
 
 
 def _span(first: datetime | None, last: datetime | None) -> str:
@@ -216,3 +215,26 @@ def _span(first: datetime | None, last: datetime | None) -> str:
 
 def _moment(moment: datetime | None) -> str:
     return _NONE if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+_LAST_SEEN = "Last seen (UTC)"
+_CELLS: Mapping[str, Callable[[FlagFigures], Text]] = {
+    "Evaluations": lambda flag: Text(f"{flag.metrics.total_evaluations:,}"),
+    "Users": lambda flag: Text(f"{flag.metrics.unique_users:,}"),
+    "Rate": lambda flag: Text(_NONE, "dim") if flag.rate is None else Text(_rate(flag.rate)),
+    "Errors": lambda flag: (
+        Text(f"{flag.metrics.error_rate:.2f} %", "red") if flag.metrics.error_rate else Text("none", "dim")
+    ),
+    "p50 ms": lambda flag: _latency(flag.latencies[0]),
+    "p99 ms": lambda flag: _latency(flag.latencies[2]),
+    _LAST_SEEN: lambda flag: Text(_moment(flag.last_seen)),
+}
+"""The columns of the overview and what stands in them."""
+
+_OVERVIEWS = (
+    (112, tuple(_CELLS)),
+    (70, ("Evaluations", "Users", "Rate", "Errors", "p50 ms", "p99 ms")),
+    (50, ("Evaluations", "Users", "Errors")),
+    (0, ("Evaluations", "Errors")),
+)
+"""From how many columns of the terminal on which columns are shown."""

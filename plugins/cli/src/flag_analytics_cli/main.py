@@ -453,24 +453,39 @@ def dead_letters(
     directory: Path | None = None,
     /,
     *,
+    limit: int = 1_000,
     format: LettersFormat = "table",  # noqa: A002 - it is the option's name
     config: Config = None,
 ) -> int:
-    """Show the events in spools that backends refused for good.
+    """Show the events that backends refused for good: those in spools, and those that a backend keeps itself.
 
     Args:
-        directory: The spools' directory; by default the configured one, else all of this user's applications.
+        directory: Look into the spools of this directory alone; by default into the configured one, else those of all
+            of this user's applications, and into the configured backends.
+        limit: The most events of each backend, the newest.
         format: A table of how many and why, or jsonl: the events themselves, which `import` can read once repaired.
         config: A configuration file.
     """
     from .spool_commands import look_at, print_dead_letters, read_dead_letters, write_dead_letters
 
+    if limit < 1:
+        raise UsageError(f"--limit {limit} is too few: expected at least 1")
     letters = read_dead_letters(look_at(_spool_directories(directory, config)))
+    failed = False
+    if directory is None:
+        from .settings import chosen_plan
+        from .stored import kept_dead_letters
+
+        kept, problems = kept_dead_letters(chosen_plan(config), limit)
+        letters += kept
+        failed = bool(problems)
+        for problem in problems:
+            note(visible(problem), "red")
     if format == "jsonl":
         write_dead_letters(letters, sys.stdout)
     else:
         print_dead_letters(results(), letters)
-    return OK
+    return PROBLEM if failed else OK
 
 
 def _spool_directories(directory: Path | None, config: Path | None) -> list[Path]:

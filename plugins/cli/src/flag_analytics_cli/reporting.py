@@ -23,6 +23,7 @@ _CSV_HEADER = (
     "flag_evaluations",
     "flag_unique_users",
     "flag_evaluations_per_second",
+    "flag_rate_over_seconds",
     "flag_error_rate_percent",
     "flag_latency_p50_ms",
     "flag_latency_p90_ms",
@@ -57,7 +58,8 @@ def report_json(report: Report, file: TextIO) -> None:
 def report_csv(report: Report, file: TextIO) -> None:
     """Write a line for each variant of each flag; what begins with ``flag_`` is the flag's and repeats.
 
-    Text is written so that a spreadsheet does not take it for a formula, with control characters spelled out.
+    What cannot be known, such as a latency that nobody measured, is empty. Text is written so that a spreadsheet does
+    not take it for a formula, with control characters spelled out.
     """
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_CSV_HEADER)
@@ -65,16 +67,15 @@ def report_csv(report: Report, file: TextIO) -> None:
         writer.writerows(_csv_rows(flag))
 
 
-def _csv_rows(flag: FlagFigures) -> list[list[str | int | float]]:
+def _csv_rows(flag: FlagFigures) -> list[list[str | int | float | None]]:
     metrics = flag.metrics
-    whole: list[str | int | float] = [
+    whole: list[str | int | float | None] = [
         metrics.total_evaluations,
         metrics.unique_users,
-        metrics.evaluation_rate,
+        flag.rate,
+        flag.rate_seconds,
         metrics.error_rate,
-        metrics.latency_p50,
-        metrics.latency_p90,
-        metrics.latency_p99,
+        *flag.latencies,
         *(iso(moment) or "" for moment in (flag.first_seen, flag.last_seen, metrics.window_start, metrics.window_end)),
     ]
     total = sum(metrics.variant_distribution.values())
