@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import subprocess
@@ -289,3 +290,40 @@ def test_dead_letters_written_by_the_engine_are_found(directory: Path):
     spool.close()
     [path] = spools_in(directory)
     assert list(dead_letters(path)) == [letter]
+
+
+def test_dead_letters_that_a_database_keeps_are_shown_too(tmp_path: Path, monkeypatch, capsys):
+    pytest.importorskip("flag_analytics_database")
+    from flag_analytics_database import DatabaseOptions, DatabaseStore
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    config = tmp_path / "flag-analytics.toml"
+    config.write_text(
+        '[collectors.memory]\n[collectors.database]\nconnection_string = "sqlite:///kept.db"\n'
+        '[collectors."database/other"]\nconnection_string = "sqlite:///other.db"\n'
+    )
+    assert main(["dead-letters"]) == 0
+    assert "No dead letters." in capsys.readouterr().out
+    assert not (tmp_path / "kept.db").exists()
+    frozen = Freezer().freeze
+    letters = [DeadLetter("database", frozen(event(number)), "BadBatch", "22001", "b", number) for number in range(3)]
+
+    async def keep() -> None:
+        store = DatabaseStore(DatabaseOptions(connection_string="sqlite:///kept.db"))
+        await store.write_dead_letters(letters)
+        await store.close()
+
+    asyncio.run(keep())
+    assert main(["dead-letters"]) == 0
+    assert "22001" in capsys.readouterr().out
+    assert main(["dead-letters", "--limit", "2", "--format", "jsonl"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event_id"] for line in lines] == [letter.event.event_id for letter in letters[1:]]
+    assert main(["dead-letters", "--limit", "0"]) == 2
+    capsys.readouterr()
+    (tmp_path / "other.db").write_text("this is no database, and what it is will not be told")
+    assert main(["dead-letters"]) == 1
+    said = capsys.readouterr()
+    assert "22001" in said.out
+    assert "database/other: the database does not answer" in said.err

@@ -296,3 +296,30 @@ async def test_future_events_are_counted_apart(store: DatabaseStore, make_event:
     now = datetime.now(UTC)
     await store.write(batch_of(make_event(timestamp=now), make_event(timestamp=now + timedelta(microseconds=1))))
     assert await store.count_future(now) == 1
+
+
+async def test_dead_letters_are_read_back_as_they_were_written(database: Any, make_event: Any, batch_of: Any) -> None:
+    store = database.store()
+    assert await store.read_dead_letters() == []
+    events = batch_of(
+        *(
+            make_event(
+                number,
+                value={"text": "\N{SNOWMAN}\u2028", "list": [None, 1.5, True]},
+                context_attributes={"\N{PILE OF POO}": number},
+                error_type="Refused",
+                sample_rate=0.5,
+                kind="outcome",
+            )
+            for number in range(5)
+        )
+    ).events
+    letters = [
+        DeadLetter("database", event, "BadBatch", "22001", f"batch-{number}", 1_700_000_000.25 + number)
+        for number, event in enumerate(events)
+    ]
+    await store.write_dead_letters(letters[3:])
+    await store.write_dead_letters(letters[:3])
+    await store.write_dead_letters(letters)
+    assert await store.read_dead_letters() == letters
+    assert await store.read_dead_letters(limit=2) == letters[3:]

@@ -473,8 +473,8 @@ def dead_letters(
     letters = read_dead_letters(look_at(_spool_directories(directory, config)))
     failed = False
     if directory is None:
+        from .kept_letters import kept_dead_letters
         from .settings import chosen_plan
-        from .stored import kept_dead_letters
 
         kept, problems = kept_dead_letters(chosen_plan(config), limit)
         letters += kept

@@ -11,14 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 from flag_analytics.delivery import DeadLetter, DeliveryOptions
 from flag_analytics.normal_form import normal_key
 from flag_analytics.protocols import PARTS, Batch, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 from flag_analytics.summaries import normal_filter
-from sqlalchemy import Executable, text
+from sqlalchemy import Executable, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from .dead_letters import letter_from, letter_row
 from .engine import EngineMaker, from_options
 from .errors import SchemaOutdated, code_of, delivery_error, unavailable
 from .loop_thread import LoopThread
@@ -119,7 +119,7 @@ class DatabaseStore:
         """Keep refused events in a table of their own, as JSON in plain ASCII."""
         self._own()
         connection = await self._connected()
-        rows = [_dead_row(letter) for letter in letters]
+        rows = [letter_row(letter) for letter in letters]
         try:
             async with asyncio.timeout(self.options.statement_timeout_seconds):
                 await connection.execute(insert_once(self.tables.dead_letters, self.family), rows)
@@ -188,6 +188,16 @@ class DatabaseStore:
             where=None if where is None else normal_filter(where),
             limit=limit,
         )
+
+    async def read_dead_letters(self, limit: int = 1_000) -> list[DeadLetter]:
+        """Return the newest ``limit`` refused events that the table holds, in the order they were given up.
+
+        Raises:
+            SinkUnavailable: the database does not answer.
+        """
+        dead = self.tables.dead_letters
+        newest = select(dead).order_by(dead.c.at.desc(), dead.c.event_id.desc()).limit(limit)
+        return [letter_from(row) for row in reversed(await self._ask(newest, settle=True))]
 
     async def answers(self) -> bool:
         """Return whether the database answers a question."""
@@ -339,27 +349,3 @@ class DatabaseStore:
 async def _ping(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
-
-
-def _dead_row(letter: DeadLetter) -> dict[str, Any]:
-    event = letter.event
-    fields = msgspec.structs.asdict(event) | {"value": event.value, "context_attributes": event.context_attributes}
-    for name in ("value_json", "context_json", "size", "received_at", "timestamp"):
-        fields.pop(name)
-    fields["timestamp"] = event.timestamp.isoformat()
-    return {
-        "event_id": event.event_id,
-        "at": int(letter.at * 1_000_000),
-        "sink": letter.sink,
-        "error": letter.error,
-        "code": letter.code,
-        "batch_id": letter.batch_id,
-        "event": _ascii(fields),
-    }
-
-
-def _ascii(fields: dict[str, Any]) -> str:
-    import json
-
-    # Plain ASCII: whatever the database refused about the event's own characters, it takes these.
-    return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))

@@ -1,0 +1,40 @@
+"""Dead letters that backends keep themselves: those that have ``async def read_dead_letters(self, limit)``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from flag_analytics.config import Plan, PlannedSink
+from flag_analytics.delivery.ledger import DeadLetter
+from flag_analytics.errors import FlagAnalyticsError
+
+from .settings import missing_file
+
+__all__ = ["kept_dead_letters"]
+
+
+def kept_dead_letters(plan: Plan, limit: int) -> tuple[list[DeadLetter], list[str]]:
+    """Return the newest ``limit`` dead letters of each collector that keeps its own, and what went wrong with some."""
+    letters: list[DeadLetter] = []
+    problems: list[str] = []
+    for sink in plan.sinks:
+        # To ask a database that is not there would create it.
+        if sink.role == "collector" and missing_file(sink) is None:
+            try:
+                letters += asyncio.run(_read(sink, limit))
+            except (FlagAnalyticsError, ValueError) as error:
+                problems.append(f"{sink.name}: {error}")
+    return letters, problems
+
+
+async def _read(sink: PlannedSink, limit: int) -> Sequence[DeadLetter]:
+    backend: Any = sink.backend.create(sink.options)
+    read = getattr(backend, "read_dead_letters", None)
+    close = getattr(backend, "close", None)
+    try:
+        return [] if read is None else await read(limit)
+    finally:
+        if close is not None:
+            await close()
