@@ -204,7 +204,7 @@ class TestTheSinkOfTheGuide(CollectorContract):
     @pytest.fixture
     def collector(self, tmp_path):
         (code,) = re.findall(
-            r"^```python\n(import sqlite3\n.*?)^```$", PAGES["guides/plugins.md"], re.MULTILINE | re.DOTALL
+            r"^```python\n(import os\nimport sqlite3\n.*?)^```$", PAGES["guides/plugins.md"], re.MULTILINE | re.DOTALL
         )
         namespace = {"__name__": "guide"}
         exec(code, namespace)
