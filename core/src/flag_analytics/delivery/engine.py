@@ -288,7 +288,7 @@ class Engine:
             self.close_deadline = time.monotonic() + timeout
             for machine in self.machines:
                 machine.drain(on=True)
-                machine.hurry(float("inf"))
+                machine.close_soon(time.monotonic())
                 self._workers[machine].wake_to_close(start=start_workers)
             self.room_freed.notify_all()
             self._wake_spool_if_needed()

@@ -12,9 +12,9 @@ what came of it::
 
 Rules of dead letters. A sink that says ``BadBatch`` has refused the content: the batch is halved until the refused
 events stand alone. A batch whose writes raise something unexpected, or break the connection, ``SUSPECT_AFTER`` times is
-halved in the same way. At the end of such a round the suspects are dead if they are few (``_most_bad``) and there is
-proof that the backend lives: a ping, or where it has none, a neighbour that was stored. Otherwise it is the backend
-that is broken: nothing is given up, and the same events are tried again after a pause, with the next ones beside them.
+halved in the same way. The suspects of such a round are dead if there is proof that the backend lives: a neighbour that
+was stored, or, where they are few (``_most_bad``), a ping. Otherwise it is the backend that is broken: nothing is given
+up. If they are many, only a tenth is given up at a time: the rest is tried again after a pause, behind the next events.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from .options import DeliveryOptions
 __all__ = ["Dead", "Failure", "Load", "Ping", "Resolved", "SinkMachine", "Wait", "Write"]
 
 SUSPECT_AFTER = 3
+CLOSING_PAUSE_SECONDS = 0.25
 
 
 class Failure(Enum):
@@ -103,6 +104,7 @@ class _Part:
 
     batch: Batch
     disconnects: int = 0
+    timeouts: int = 0
     attempted: bool = False
 
 
@@ -118,6 +120,8 @@ class _Round:
     bisecting: bool = False
     typed: bool = True
     ping_wanted: bool = False
+    proven: bool = False
+    """Whether all of it was refused before, in a round in which others were stored."""
 
 
 class _Lane:
@@ -175,6 +179,7 @@ class SinkMachine:
         self._in_flight_bytes = 0
         self._batches = 0
         self._failures = 0
+        self._restarts = 0
         self._retry_at: float | None = None
         self._attempted_at = 0.0
         self._waiting_since: float | None = None
@@ -186,6 +191,7 @@ class SinkMachine:
         self._load_failed = False
         self._pressed = False
         self._closed = False
+        self._closing = False
         self.spooled = 0
         self.accepted = 0
         self.recovered = 0
@@ -449,7 +455,13 @@ class SinkMachine:
         part = round_.todo[-1]
         if failure is Failure.BAD:
             return self._split(part, error, code, now, jitter)
-        if failure in (Failure.UNKNOWN, Failure.SUSPICIOUS):
+        if failure is Failure.TIMEOUT:
+            # A slow or locked backend is nobody's fault: the part is only made smaller, unless it is a single event
+            # whose neighbours were stored.
+            part.timeouts += 1
+            small = len(part.batch) == 1 and not round_.stored_any
+            round_.ping_wanted = part.timeouts >= SUSPECT_AFTER and self._can_ping and not small
+        elif failure in (Failure.UNKNOWN, Failure.SUSPICIOUS):
             part.disconnects += 1
             # Halving costs little, giving up an event does: what stands alone gets all its attempts.
             at_once = round_.bisecting and not round_.typed and len(part.batch) > 1
@@ -465,22 +477,32 @@ class SinkMachine:
         """Halve a part, or set its only event aside; the statement count is 2k⌈log2 n⌉ + 1 for k bad events in n."""
         round_ = self._round
         assert round_ is not None
-        round_.todo.pop()
         round_.bisecting = True
+        if len(part.batch) > 1:
+            self._halve(part)
+            return _NOTHING
+        round_.todo.pop()
+        self._retry_at = None
+        round_.suspects.append(Dead(part.batch.events[0], part.batch.id, error, code))
+        # Without the sink's own word and without a single success, a second suspect speaks against the backend.
+        lives = round_.stored_any or round_.proven
+        most_bad = _most_bad(round_.size) if round_.typed or lives else 1
+        if len(round_.suspects) <= most_bad:
+            return self._end_of_round(now, jitter)
+        dead = self._give_up_suspects() if lives else ()
+        if not round_.todo and not round_.suspects:
+            return Resolved(dead, self._finish())
+        self._start_over(now, jitter)
+        return Resolved(dead)
+
+    def _halve(self, part: _Part) -> None:
+        assert self._round is not None
+        self._round.todo.pop()
         self._retry_at = None
         events = part.batch.events
         middle = len(events) // 2
-        if middle:
-            round_.todo.append(_Part(Batch(f"{part.batch.id}.{middle}-", events[middle:])))
-            round_.todo.append(_Part(Batch(f"{part.batch.id}.-{middle}", events[:middle])))
-            return _NOTHING
-        round_.suspects.append(Dead(events[0], part.batch.id, error, code))
-        # Without the sink's own word and without a single success, a second suspect speaks against the backend.
-        most_bad = _most_bad(round_.size) if round_.typed or round_.stored_any else 1
-        if len(round_.suspects) > most_bad:
-            self._start_over(now, jitter)
-            return _NOTHING
-        return self._end_of_round(now, jitter)
+        self._round.todo.append(_Part(Batch(f"{part.batch.id}.{middle}-", events[middle:])))
+        self._round.todo.append(_Part(Batch(f"{part.batch.id}.-{middle}", events[:middle])))
 
     def pinged(self, alive: bool, now: float, jitter: float) -> Resolved:
         """Note whether the backend answered."""
@@ -494,10 +516,14 @@ class SinkMachine:
             else:
                 self._pause(now, jitter)
             return _NOTHING
-        if round_.todo:  # a batch under suspicion, not yet split
-            round_.typed = False
-            return self._split(round_.todo[-1], "Suspect", self.last_error or "", now, jitter)
-        return self._bury()
+        if not round_.todo:
+            return self._bury()
+        part = round_.todo[-1]
+        if part.disconnects < SUSPECT_AFTER and len(part.batch) > 1:  # too large to be written in time
+            self._halve(part)
+            return _NOTHING
+        round_.typed = False
+        return self._split(part, "Suspect", self.last_error or "", now, jitter)
 
     def _end_of_round(self, now: float, jitter: float) -> Resolved:
         round_ = self._round
@@ -506,7 +532,7 @@ class SinkMachine:
             return _NOTHING
         if not round_.suspects:
             return Resolved(ack=self._finish())
-        proven = round_.stored_any or (round_.typed and (round_.size == 1 or not self._can_ping))
+        proven = round_.stored_any or round_.proven or (round_.typed and (round_.size == 1 or not self._can_ping))
         if proven:
             return self._bury()
         if self._can_ping:
@@ -516,33 +542,43 @@ class SinkMachine:
         return _NOTHING
 
     def _bury(self) -> Resolved:
-        round_ = self._round
-        assert round_ is not None
-        dead = tuple(round_.suspects)
-        self._resolve(tuple(letter.event for letter in dead))
-        self.dead += len(dead)
-        self._lost += len(dead)
+        dead = self._give_up_suspects()
         self._failures = 0
         return Resolved(dead, self._finish())
 
-    def _start_over(self, now: float, jitter: float) -> None:
-        """Take back what this round left over and try it again later, topped up with the events that wait behind it."""
+    def _give_up_suspects(self) -> tuple[Dead, ...]:
         round_ = self._round
         assert round_ is not None
-        left = [letter.event for letter in round_.suspects]
-        for part in reversed(round_.todo):
-            left.extend(part.batch.events)
-        groups = [left[at : at + self.options.batch_size] for at in range(0, len(left), self.options.batch_size)]
-        if round_.last_seq is None and len(left) < self.options.batch_size:
-            more, _ = self._take_queue(len(left), sum(event.size for event in left))
-            groups = [[*left, *more]]
-        elif round_.last_seq is None and len(left) < max(2 * self.options.batch_size, 2 * _most_bad(0)):
-            neighbours, _ = self._take_queue()  # full of suspects: only neighbours that are stored can prove them bad
-            groups = [[*neighbours], *groups] if neighbours else groups
-        events = tuple(event for group in groups for event in group)
+        dead = tuple(round_.suspects)
+        round_.suspects.clear()
+        self._resolve(tuple(letter.event for letter in dead))
+        self.dead += len(dead)
+        self._lost += len(dead)
+        return dead
+
+    def _start_over(self, now: float, jitter: float) -> None:
+        """Take back what this round left over and try it again later, with events beside it that wait behind it.
+
+        Suspects come last: whatever is stored before them in the same round proves that it is they who are bad. So
+        each round either gets further through the others, or gives some suspects up.
+        """
+        round_ = self._round
+        assert round_ is not None
+        suspects = [letter.event for letter in round_.suspects]
+        untried = [event for part in reversed(round_.todo) for event in part.batch.events]
+        if round_.last_seq is None and len(untried) < self.options.batch_size:
+            more, _ = self._take_queue(len(untried), sum(event.size for event in untried))
+            untried.extend(more)
+        groups = [group for group in (untried, suspects) if group]
+        events = (*untried, *suspects)
         self._begin(events, sum(event.size for event in events), round_.last_seq)
+        assert self._round is not None
+        # With new events beside them, it is those that must prove anew that the backend lives.
+        self._round.proven = not untried and (round_.stored_any or round_.proven)
         if len(groups) > 1:
             self._part_into(groups)
+        self._failures = self._restarts
+        self._restarts += 1
         self._pause(now, jitter)
 
     def _part_into(self, groups: Sequence[Sequence[FrozenEvent]]) -> None:
@@ -559,6 +595,7 @@ class SinkMachine:
     def _finish(self) -> int | None:
         assert self._round is not None
         last_seq = self._round.last_seq
+        self._restarts = 0
         self._round = None
         self._oldest_in_flight = None
         self._in_flight = 0
@@ -568,7 +605,8 @@ class SinkMachine:
     def _pause(self, now: float, jitter: float) -> None:
         self._failures += 1
         bound = self.options.retry_initial_seconds * 2.0 ** min(self._failures - 1, 60)
-        self._retry_at = now + jitter * min(self.options.retry_max_seconds, bound)
+        longest = CLOSING_PAUSE_SECONDS if self._closing else self.options.retry_max_seconds
+        self._retry_at = now + jitter * min(longest, bound)
 
     # --- flush, close, ledger
 
@@ -590,6 +628,12 @@ class SinkMachine:
     def hurry(self, now: float) -> None:
         """End a pause early, since someone waits for the outcome; at most once a second, however many wait."""
         if self._retry_at is not None and now - self._attempted_at >= 1.0:
+            self._retry_at = now
+
+    def close_soon(self, now: float) -> None:
+        """End a pause at once, and keep the next ones short: there will be no later."""
+        self._closing = True
+        if self._retry_at is not None:
             self._retry_at = now
 
     def close(self, unqueued: int) -> None:
@@ -632,9 +676,10 @@ class SinkMachine:
 
     def stats(self, wall: float) -> SinkStats:
         """Return the ledger; ``wall`` is the time of day in seconds since the epoch."""
-        oldest = self._queue[0] if self._queue else None
-        if self._round is not None and self._round.todo:
-            oldest = self._round.todo[-1].batch.events[0]
+        waiting = [self._queue[0].received_at] if self._queue else []
+        if self._round is not None:
+            waiting += [part.batch.events[0].received_at for part in self._round.todo]
+            waiting += [suspect.event.received_at for suspect in self._round.suspects]
         return SinkStats(
             accepted=self.accepted,
             recovered=self.recovered,
@@ -648,7 +693,7 @@ class SinkMachine:
             commit_unknown=self.commit_unknown,
             attempts=self.attempts,
             backlog_bytes=self._queued_bytes + self._in_flight_bytes,
-            backlog_age_seconds=None if oldest is None else max(0.0, wall - oldest.received_at),
+            backlog_age_seconds=max(0.0, wall - min(waiting)) if waiting else None,
             last_success=self.last_success,
             breaker=self._breaker(),
             last_error=self.last_error,
