@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from flag_analytics.delivery import DeliveryOptions
 from flag_analytics.errors import SinkUnavailable
-from flag_analytics_database import adoption
+from flag_analytics_database import DatabaseAnalyticsCollector, adoption
 from flag_analytics_database.setup import State
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -135,6 +136,24 @@ async def test_such_a_table_is_refused_until_someone_asks(database: Any, make_ev
     await asked.write(batch_of(make_event()))
     assert len(await asked.get_events()) == 4
     await asked.close()
+
+
+async def test_a_collector_is_not_healthy_on_such_a_table_and_says_why_once(
+    database: Any, make_event: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await _make_table(database, 3)
+    delivery = DeliveryOptions(retry_initial_seconds=0.01, retry_max_seconds=0.01, close_timeout_seconds=0.1)
+    async with await DatabaseAnalyticsCollector.create(database.connection_string, delivery=delivery) as collector:
+        assert not await collector.health_check()
+        await collector.record(make_event())
+        assert not await collector.flush_report(0.3)
+        assert not await collector.health_check()
+        assert collector.stats().sinks["database"].attempts > 1
+        settled = await DatabaseAnalyticsCollector.create(database.connection_string, upgrade=True)
+        assert await settled.health_check()
+        await settled.close()
+    said = [line for line in caplog.messages if "made by litestar-flags: run flag-analytics db upgrade" in line]
+    assert len(said) == 1
 
 
 async def test_it_goes_on_from_wherever_it_was_interrupted(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:

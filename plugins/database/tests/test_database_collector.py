@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 from flag_analytics.aggregator import AnalyticsAggregator
 from flag_analytics.delivery import DeliveryOptions
-from flag_analytics.errors import PluginNotInstalledError, SinkUnavailable
+from flag_analytics.errors import SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.protocols import AnalyticsCollector, EventFilter, Window
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions, DatabaseStore
-from flag_analytics_database.engine import parse_url
 from flag_analytics_database.plugin import flag_analytics_event_source
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -208,34 +207,36 @@ async def test_require_database_fails_at_once_where_it_is_down() -> None:
         await DatabaseAnalyticsCollector.create("postgresql://nobody@127.0.0.1:1/none", require_database=True)
 
 
-# --- configuration
+async def test_leaving_the_block_closes_it(sqlite: Any) -> None:
+    async with await DatabaseAnalyticsCollector.create(sqlite.connection_string) as collector:
+        await collector.record(now_event())
+    assert await sqlite.count() == 1
+    assert collector.health()["status"] == "closed"
+    assert collector.stats().balanced()
 
 
 @pytest.mark.parametrize(
-    ("given", "driver"),
+    ("table", "settings", "healthy"),
     [
-        ("sqlite:///a.db", "sqlite+aiosqlite"),
-        ("postgresql://h/d", "postgresql+asyncpg"),
-        ("postgres://h/d", "postgresql+asyncpg"),
-        ("mysql://h/d", "mysql+asyncmy"),
-        ("mariadb://h/d", "mariadb+asyncmy"),
-        ("mysql+aiomysql://h/d", "mysql+aiomysql"),
+        ("", {}, True),
+        ("", {"create_tables": False}, False),
+        ("CREATE TABLE analytics_events (id INTEGER)", {}, False),
+        ("CREATE TABLE analytics_events (id INTEGER)", {"upgrade": True}, False),
     ],
 )
-def test_a_url_without_a_driver_gets_an_asynchronous_one(given: str, driver: str) -> None:
-    assert parse_url(given).drivername == driver
+async def test_it_is_healthy_where_its_tables_are_usable_or_may_be_made(
+    database: Any, table: str, settings: dict[str, Any], healthy: bool
+) -> None:
+    if table:
+        await database.run(table)
+    async with await DatabaseAnalyticsCollector.create(database.connection_string, **settings) as collector:
+        assert await collector.health_check() is healthy
+        await collector.record(now_event())
+        assert bool(await collector.flush_report(0.3 if not healthy else 30.0)) is healthy
+        assert await collector.health_check() is healthy
 
 
-@pytest.mark.parametrize("bad", ["", "nonsense", "oracle://h/d", "mssql+aioodbc://h/d"])
-def test_a_url_of_no_supported_database_is_refused(bad: str) -> None:
-    with pytest.raises(ValueError, match="connection_string is"):
-        parse_url(bad)
-
-
-def test_a_missing_driver_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "asyncmy", None)
-    with pytest.raises(PluginNotInstalledError, match=r"pip install 'flag-analytics-database\[mysql\]'"):
-        DatabaseStore(DatabaseOptions(connection_string="mysql://h/d"))
+# --- configuration
 
 
 @pytest.mark.parametrize("field", ["table", "schema"])
@@ -256,7 +257,7 @@ CANARY = "s3cr3t-canary"
         f"postgresql://user:{CANARY}@127.0.0.1:1/db",
         f"postgresql://user@127.0.0.1:1/db?password={CANARY}",
         f"mysql://user:{CANARY}@127.0.0.1:1/db",
-        f"sqlite:////no/such/directory/{CANARY}.db",
+        f"sqlite:////no/such/directory/events.db?uri=true&password={CANARY}",
     ],
 )
 async def test_no_secret_is_shown_when_a_database_does_not_answer(

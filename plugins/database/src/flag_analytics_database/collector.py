@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import attrs
 from flag_analytics.delivery import Delivery, DeliveryOptions, DeliveryReport, DeliveryStats
@@ -24,7 +24,7 @@ class DatabaseAnalyticsCollector:
     """Keeps evaluation events in SQLite, PostgreSQL, MySQL or MariaDB. Create it with ``create`` or ``from_engine``.
 
     Recording costs about a microsecond and never waits; one worker writes batches in the background. ``stats()`` tells
-    what became of every event. It is an event source too: ``AnalyticsAggregator(collector)``.
+    what became of every event. It is an event source too: ``AnalyticsAggregator(collector)``. ``async with`` closes it.
 
     Attributes:
         batch_size: The most events in one write.
@@ -126,6 +126,15 @@ class DatabaseAnalyticsCollector:
             DatabaseStore(options, like_engine(engine, options.statement_timeout_seconds)), delivery
         )
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"DatabaseAnalyticsCollector({self.event_source!r})"
+
     @classmethod
     async def _ready(cls, store: DatabaseStore, delivery: DeliveryOptions | None) -> DatabaseAnalyticsCollector:
         if store.options.require_database and not await store.answers():
@@ -160,8 +169,12 @@ class DatabaseAnalyticsCollector:
         return report
 
     async def health_check(self) -> bool:
-        """Return whether the database answers; waits at most the time it takes to connect and to ask."""
-        return await self.event_source.answers()
+        """Return whether events can be stored: the database answers, and has usable tables or may be given them.
+
+        It changes nothing and waits at most ``query_timeout_seconds``. Tables that need ``flag-analytics db upgrade``
+        make it false; the reason is logged, at most once a minute.
+        """
+        return await self.event_source.can_store()
 
     async def get_buffer_size(self) -> int:
         """Return how many events are accepted and not stored yet."""

@@ -7,26 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-from flag_analytics.errors import PluginNotInstalledError
-from sqlalchemy import event, make_url
+from sqlalchemy import event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 from .discretion import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
 from .options import DatabaseOptions
+from .urls import family_of, missing_driver, parse_url
 
-__all__ = ["EngineMaker", "family_of", "from_options", "like_engine", "masked", "parse_url"]
-
-_ASYNC_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
-    "mysql": "mysql+asyncmy",
-    "mariadb": "mariadb+asyncmy",
-}
-_EXTRAS = {"asyncpg": "postgresql", "asyncmy": "mysql", "aiomysql": "aiomysql", "aiosqlite": "sqlite"}
+__all__ = ["EngineMaker", "from_options", "like_engine"]
 
 
 @attrs.frozen(eq=False)
@@ -47,39 +37,6 @@ class EngineMaker:
         return self.make(True)
 
 
-def parse_url(connection_string: str) -> URL:
-    """Return the URL with an async driver.
-
-    Raises:
-        ValueError: it is no URL, or of a database that is not supported; the message does not show it.
-    """
-    try:
-        url = make_url(connection_string)
-    except ArgumentError:
-        raise ValueError(
-            "connection_string is not a database URL: expected for example sqlite:///analytics.db "
-            "or postgresql://user:password@host/database"
-        ) from None
-    driver = _ASYNC_DRIVERS.get(url.drivername)
-    if driver is not None:
-        url = url.set(drivername=driver)
-    if family_of(url.get_backend_name()) is None:
-        raise ValueError(
-            f"connection_string is of type {url.get_backend_name()!r}: expected sqlite, postgresql, mysql or mariadb"
-        )
-    return url
-
-
-def family_of(backend: str) -> str | None:
-    """Return ``sqlite``, ``postgresql`` or ``mysql`` (MariaDB speaks its SQL), or None for any other database."""
-    return {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}.get(backend)
-
-
-def masked(url: URL) -> str:
-    """Return the URL without user, password and query string: what a log may show of it."""
-    return f"{url.drivername}://{url.host or ''}{f':{url.port}' if url.port else ''}/{url.database or ''}"
-
-
 def from_options(options: DatabaseOptions) -> EngineMaker:
     """Return what makes engines for a configuration; opens nothing, but the driver must be importable.
 
@@ -92,7 +49,7 @@ def from_options(options: DatabaseOptions) -> EngineMaker:
     assert family is not None
     if family == "sqlite" and _is_in_memory(url):
         url = _shared_memory(url)
-    _check_driver(url)
+    _load_driver(url)
     given = dict(options.engine)
     connect_args = {**_connect_args(url, options), **given.pop("connect_args", {})}
 
@@ -140,21 +97,11 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
     return EngineMaker(url, family, make)
 
 
-def _check_driver(url: URL) -> None:
+def _load_driver(url: URL) -> None:
     try:
         url.get_dialect(_is_async=True).import_dbapi()
-    except NoSuchModuleError:
-        raise ValueError(
-            f"connection_string names the driver {url.get_driver_name()!r}, which SQLAlchemy does not know: "
-            f"expected {', '.join(sorted(_EXTRAS))} or leave it out"
-        ) from None
     except ImportError:
-        driver = url.get_driver_name()
-        extra = _EXTRAS.get(driver)
-        line = f"flag-analytics-database[{extra}]" if extra else driver
-        raise PluginNotInstalledError(
-            f"the database driver {driver!r} is not installed: pip install '{line}'"
-        ) from None
+        raise missing_driver(url.get_driver_name()) from None
 
 
 def _without_pool(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,12 @@ def _identifier(_: Any, field: attrs.Attribute[Any], name: Any) -> None:
     check_identifier(name, field.name)
 
 
+def _usable(_: Any, __: attrs.Attribute[Any], connection_string: Any) -> None:
+    from .urls import check_driver, parse_url  # SQLAlchemy costs more than all of this, and only a URL needs it
+
+    check_driver(parse_url(connection_string))
+
+
 @attrs.frozen(kw_only=True)
 class DatabaseOptions:
     """Settings of the database collector. Times are in seconds unless the name says otherwise.
@@ -46,7 +52,7 @@ class DatabaseOptions:
     """
 
     connection_string: str = attrs.field(
-        repr=False, validator=attrs.validators.instance_of(str), metadata={"secret": True}
+        repr=False, validator=_usable, metadata={"secret": True, "discreet_validator": True}
     )
     batch_size: int = attrs.field(default=100, validator=attrs.validators.ge(1))
     flush_interval_seconds: float = attrs.field(default=5.0, validator=attrs.validators.ge(0))

@@ -17,7 +17,7 @@ from .errors import SchemaOutdated
 from .partitions import Period, create_partitions
 from .schema import Tables
 
-__all__ = ["VERSION", "State", "create_all", "prepare", "state_of", "upgrade"]
+__all__ = ["VERSION", "State", "create_all", "prepare", "refuse_unusable", "state_of", "upgrade"]
 
 VERSION = "0001"
 """The newest schema; the head of the migrations."""
@@ -54,11 +54,23 @@ async def prepare(
     await connection.rollback()
     if state is State.READY:
         return
-    if state is State.MISSING and create:
+    refuse_unusable(state, tables, create=create, may_upgrade=may_upgrade)
+    if state is State.MISSING:
         await _create(connection, tables, family, partition_by)
-    elif may_upgrade and state not in {State.MISSING, State.FOREIGN}:
-        await upgrade(connection, tables, family, partition_by=partition_by)
     else:
+        await upgrade(connection, tables, family, partition_by=partition_by)
+
+
+def refuse_unusable(state: State, tables: Tables, *, create: bool, may_upgrade: bool) -> None:
+    """Return if the tables are usable, or are about to be made so as far as that is allowed.
+
+    Raises:
+        SchemaOutdated: nothing can be stored; the message says what to do.
+    """
+    if state is State.READY:
+        return
+    allowed = create if state is State.MISSING else may_upgrade and state is not State.FOREIGN
+    if not allowed:
         raise SchemaOutdated(_advice(state, tables))
 
 

@@ -21,10 +21,10 @@ from sqlalchemy import Engine, Executable
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from .engine import family_of
 from .queries import GROUPS, USERS, activity_query, future_query, steps_query, summary_query
 from .rows import from_micros
 from .schema import Tables, tables_named
+from .urls import family_of
 
 __all__ = ["Ask", "DatabaseSource", "source_of"]
 

@@ -27,14 +27,17 @@ from .partitions import Period, create_partitions, is_partitioned
 from .reading import EventStream
 from .retention import cutoff, drop_old_partitions, prune, prune_some
 from .schema import tables_named
-from .setup import State, prepare, upgrade
+from .setup import State, prepare, refuse_unusable, state_of, upgrade
 from .source import DatabaseSource
+from .urls import masked
 from .writers import writer_for
 from .writers.any_driver import insert_once
 
 __all__ = ["DatabaseStore"]
 
 T = TypeVar("T")
+
+_LOG_PAUSE_SECONDS = 60.0
 
 logger = logging.getLogger("flag_analytics.database")
 
@@ -61,6 +64,8 @@ class DatabaseStore:
         """Events removed by retention since the start."""
         self._writer = writer_for(self.family, self.engines.url.get_driver_name(), self.tables)
         self._questions = LoopThread("flag-analytics-database")
+        self._complaint = ""
+        self._complain_at = 0.0
         self._forget()
 
     def _forget(self) -> None:
@@ -81,7 +86,8 @@ class DatabaseStore:
             self._forget()
 
     def __repr__(self) -> str:
-        return f"DatabaseStore({self.family}, table={self.tables.name!r})"
+        schema = f", schema={self.tables.schema!r}" if self.tables.schema else ""
+        return f"DatabaseStore({masked(self.engines.url)}, table={self.tables.name!r}{schema})"
 
     # --- the sink: called by the delivery worker, in its loop
 
@@ -207,6 +213,31 @@ class DatabaseStore:
             return False
         return True
 
+    async def can_store(self) -> bool:
+        """Return whether the database answers, with tables that are usable or may be made so; changes nothing.
+
+        Why they are not is logged, at most once a minute.
+        """
+
+        async def look(connection: AsyncConnection) -> None:
+            state = await connection.run_sync(state_of, self.tables)
+            refuse_unusable(state, self.tables, create=self.options.create_tables, may_upgrade=self.options.upgrade)
+
+        try:
+            await self._with_connection(look)
+        except SchemaOutdated as error:
+            self._complain(error)
+            return False
+        except Exception:
+            return False
+        return True
+
+    def _complain(self, error: SchemaOutdated) -> None:
+        words, now = str(error), time.monotonic()
+        if words != self._complaint or now >= self._complain_at:
+            self._complaint, self._complain_at = words, now + _LOG_PAUSE_SECONDS
+            logger.warning("%s", words)
+
     async def upgrade(self) -> State:
         """Bring the tables to the newest version, keeping every row; return what was found."""
         return await self._with_connection(
@@ -262,7 +293,7 @@ class DatabaseStore:
             except BaseException as error:
                 await self._disconnect(broken=True)
                 if isinstance(error, SchemaOutdated):
-                    logger.warning("%s", error)
+                    self._complain(error)
                 if not isinstance(error, Exception):
                     raise
                 raise unavailable(error) from None

@@ -1,0 +1,88 @@
+"""Connection strings: read, given an async driver, checked without importing it, and shown without their secrets."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from flag_analytics.errors import PluginNotInstalledError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+__all__ = ["check_driver", "family_of", "masked", "missing_driver", "parse_url"]
+
+_ASYNC_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+    "mysql": "mysql+asyncmy",
+    "mariadb": "mariadb+asyncmy",
+}
+_EXTRAS = {"asyncpg": "postgresql", "asyncmy": "mysql", "aiomysql": "aiomysql", "aiosqlite": "sqlite"}
+_MODULES = frozenset({*_EXTRAS, "psycopg"})
+"""Drivers that are called as the module they are imported from."""
+
+
+def parse_url(connection_string: str) -> URL:
+    """Return the URL with an async driver.
+
+    Raises:
+        ValueError: it is no URL, or of a database that is not supported; the message does not show it.
+    """
+    try:
+        url = make_url(connection_string)
+    except (ArgumentError, ValueError):  # a port that is no number is a ValueError, which quotes it
+        url = None
+    if url is None:
+        raise ValueError(
+            "connection_string is not a database URL: expected for example sqlite:///analytics.db "
+            "or postgresql://host/database"
+        )
+    driver = _ASYNC_DRIVERS.get(url.drivername)
+    if driver is not None:
+        url = url.set(drivername=driver)
+    if family_of(url.get_backend_name()) is None:
+        raise ValueError(
+            f"connection_string is of type {url.get_backend_name()!r}: expected sqlite, postgresql, mysql or mariadb"
+        )
+    return url
+
+
+def family_of(backend: str) -> str | None:
+    """Return ``sqlite``, ``postgresql`` or ``mysql`` (MariaDB speaks its SQL), or None for any other database."""
+    return {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}.get(backend)
+
+
+def masked(url: URL) -> str:
+    """Return the URL without user, password and query string: what a log may show of it."""
+    return f"{url.drivername}://{url.host or ''}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
+def check_driver(url: URL) -> None:
+    """Return if the driver that a URL names is asynchronous and installed; it is not imported.
+
+    Raises:
+        ValueError: SQLAlchemy does not know it, or it is not asynchronous.
+        PluginNotInstalledError: it is missing; the message holds the ``pip install`` line.
+    """
+    backend, driver = url.get_backend_name(), url.get_driver_name()
+    try:
+        dialect = url.get_dialect(_is_async=True)
+    except NoSuchModuleError:
+        raise ValueError(
+            f"connection_string names the driver {driver!r}, which SQLAlchemy does not know: "
+            f"expected {', '.join(sorted(_EXTRAS))} or leave it out"
+        ) from None
+    if not dialect.is_async:
+        raise ValueError(
+            f"connection_string names the driver {driver!r}, which is not asynchronous: "
+            f"write {_ASYNC_DRIVERS[backend]}://"
+        )
+    if dialect.driver in _MODULES and find_spec(dialect.driver) is None:
+        raise missing_driver(dialect.driver)
+
+
+def missing_driver(driver: str) -> PluginNotInstalledError:
+    """Return the error that says what to install for a driver."""
+    extra = _EXTRAS.get(driver)
+    line = f"flag-analytics-database[{extra}]" if extra else driver
+    return PluginNotInstalledError(f"the database driver {driver!r} is not installed: pip install '{line}'")
