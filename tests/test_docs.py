@@ -155,6 +155,31 @@ def test_every_public_name_can_be_imported_and_is_explained(name):
         assert inspect.getdoc(thing), f"{name} has no docstring"
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("AnalyticsAggregator", "analytics.aggregator"),
+        ("DatabaseAnalyticsCollector", "analytics.collectors.database"),
+        ("FlagEvaluationEvent", "analytics.models"),
+        ("FlagMetrics", "analytics.aggregator"),
+        ("InMemoryAnalyticsCollector", "analytics.collectors.memory"),
+        ("OTelAnalyticsExporter", "analytics.exporters.otel"),
+        ("OTelHook", "contrib.otel"),
+        ("PrometheusExporter", "analytics.exporters.prometheus"),
+    ],
+)
+def test_the_guide_to_moving_names_every_attribute_that_is_not_here(name, theirs):
+    reference = getattr(pytest.importorskip(f"litestar_flags.{theirs}"), name)
+    ours = getattr(flag_analytics, name)
+    here = {*dir(ours), *re.findall(r"self\.(\w+) = ", inspect.getsource(ours))}
+    missing = {each for each in dir(reference) if not each.startswith("_")} - here
+    table = PAGES["guides/migration.md"].partition("### Attributes\n")[2]
+    rows = re.findall(rf"^\| [^|]*`{name}`[^|]* \| (.*?) \|", table, re.MULTILINE)
+    named = {each for row in rows for each in re.findall(r"`(\w+)(?:\(\))?`", row)}
+    assert rows
+    assert named == missing
+
+
 def test_every_plugin_has_a_page():
     plugins = {path.parent.name for path in DOCS.parent.glob("plugins/*/pyproject.toml")}
     assert {

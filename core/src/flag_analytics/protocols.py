@@ -95,13 +95,15 @@ class Batch:
 class BatchSink(Protocol):
     """A backend that is written to in batches; queue, retries, deadlines and accounting are the delivery engine's.
 
-    All methods run on the sink's own delivery thread, in its event loop, never concurrently. Four further attributes
+    All methods run on the sink's own delivery thread, in its event loop, never concurrently. Further attributes
     are used where present:
 
     - ``async def open(self)``: called before the first write, and again after a failed open;
     - ``async def ping(self)``: raises unless the backend answers on a fresh connection; it is how a batch that
       breaks connections is told from a backend that is down;
     - ``async def write_dead_letters(self, letters: Sequence[DeadLetter])``: keeps events that were refused;
+    - ``def after_fork_in_child(self)``: called in a forked child, in the thread that forked: forgets, without closing,
+      what belongs to the parent; the next write opens anew. It must not wait, log or open anything;
     - ``delivery: DeliveryOptions``: how this sink wants to be delivered to, below the user's own settings;
     - ``def traceparent(self) -> str | None``: called in ``record`` for the caller's trace context.
     """
