@@ -258,3 +258,19 @@ def test_a_dataclass_with_the_same_attributes_is_no_less_of_an_event():
     made = dataclasses.make_dataclass("Event", REFERENCE_FIELDS)
     fields = dataclasses.asdict(made(NOW, "k", 1, "STATIC", None, None, {}, 0.0))
     assert FlagEvaluationEvent.from_dict(fields).flag_key == "k"
+
+
+def test_an_event_is_changed_by_replacing_it_under_its_own_id():
+    before = FlagEvaluationEvent(NOW, "checkout", True, EvaluationReason.SPLIT, sample_rate=0.5)
+    after = before.replace(variant="on", value=None)
+    assert (after.variant, after.value, after.sample_rate) == ("on", None, 0.5)
+    assert after.replace(variant=None, value=True) == before
+    assert after.event_id == before.event_id
+    with pytest.raises(TypeError, match="nothing"):
+        before.replace(nothing=1)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="copy.replace is new in Python 3.13")
+def test_the_standard_librarys_replace_does_the_same():
+    before = FlagEvaluationEvent(NOW, "checkout", True, EvaluationReason.SPLIT)
+    assert copy.replace(before, variant="on") == before.replace(variant="on")

@@ -11,6 +11,7 @@ import weakref
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 from flag_analytics.config import read_config
 from flag_analytics.delivery import Delivery, DeliveryOptions
@@ -340,6 +341,24 @@ def test_an_event_that_a_processor_drops_or_breaks_on_is_counted_and_reaches_no_
         assert pipeline.collectors["sink"].events == pipeline.collectors["inline"].events == []
         stats = pipeline.stats()
     assert (stats.recorded, stats.accepted, stats.refused) == (1, 0, {outcome.value: 1})
+
+
+def assign(changed):
+    changed.variant = "on"
+
+
+@pytest.mark.parametrize(
+    "process",
+    [lambda event: attrs.evolve(event, variant="on"), lambda event: dataclasses.replace(event, variant="on"), assign],
+)
+def test_a_processor_that_takes_an_event_for_something_else_is_told_how_to_change_it(process, caplog):
+    delivery = Delivery({})
+    processing = Processing([("mine", process)], delivery)
+    assert processing.record_nowait(event()) is Outcome.ERROR
+    delivery.close_sync()
+    (message,) = caplog.messages
+    assert message.startswith("processor mine raised ")
+    assert message.endswith("the event is dropped; return event.replace(name=value) to change an event")
 
 
 def test_a_broken_processor_is_logged_once_a_minute_without_the_event(plugins, caplog):

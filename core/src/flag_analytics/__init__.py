@@ -139,6 +139,7 @@ _CORE = {
     ),
 }
 _BACKENDS = {
+    "AnalyticsHook": "openfeature",
     "DatabaseAnalyticsCollector": "database",
     "InMemoryAnalyticsCollector": "memory",
     "OTelAnalyticsExporter": "otel",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 import uuid_utils
@@ -112,6 +112,14 @@ class FlagEvaluationEvent(_ReferenceFields, frozen=True, kw_only=True):
         if isinstance(self.context_attributes, Mapping):
             fields["context_attributes"] = dict(self.context_attributes)
         return fields
+
+    def replace(self, **changes: Any) -> Self:
+        """Return this event with some fields changed, under the same ``event_id``: what a processor hands on.
+
+        Raises:
+            TypeError: there is no field of that name.
+        """
+        return msgspec.structs.replace(self, **changes)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> FlagEvaluationEvent:

@@ -19,6 +19,7 @@ logger = logging.getLogger("flag_analytics.pipeline")
 
 _LOG_PAUSE_SECONDS = 60.0
 _MISSING = object()
+_MISTAKEN = ("replace() should be called on dataclass instances", "immutable type: 'FlagEvaluationEvent'")
 _UNKNOWN: dict[str, Any] = {"timestamp": None, "flag_key": "", "value": None, "reason": "UNKNOWN"}
 
 
@@ -61,7 +62,8 @@ class Processing:
         if now >= self._log_next:
             self._log_next = now + _LOG_PAUSE_SECONDS
             name = self._names[step] if step < len(self._names) else "?"
-            logger.warning("processor %s raised %s: the event is dropped", name, type(error).__name__)
+            advice = _advice(error)
+            logger.warning("processor %s raised %s: the event is dropped%s", name, type(error).__name__, advice)
 
 
 def as_event(event: Any) -> FlagEvaluationEvent:
@@ -79,6 +81,14 @@ def as_event(event: Any) -> FlagEvaluationEvent:
         if found is not _MISSING:
             fields[name] = found
     return FlagEvaluationEvent(**fields)
+
+
+def _advice(error: BaseException) -> str:
+    """Return what to do about an event that was taken for an attrs object, a dataclass or something that can change."""
+    words = error.args[0] if error.args and isinstance(error.args[0], str) else ""
+    if type(error).__name__ == "NotAnAttrsClassError" or words.startswith(_MISTAKEN):
+        return "; return event.replace(name=value) to change an event"
+    return ""
 
 
 def _unusable(result: Any) -> TypeError:

@@ -327,3 +327,20 @@ def test_zero_batch_size_and_zero_interval_are_mapped_to_the_engine():
 def test_further_delivery_settings_stay_as_they_are():
     options = OTelOptions(batch_size=7, flush_interval=2.0).engine_options(DeliveryOptions(max_events=9))
     assert (options.max_events, options.batch_size, options.flush_interval_seconds) == (9, 7, 2.0)
+
+
+async def test_leaving_the_block_hands_over_what_waits_and_closes(sdk):
+    async with OTelAnalyticsExporter(**sdk.emitters()) as exporter:
+        await exporter.record(evaluated())
+        assert await exporter.flush_report(10.0)
+        await exporter.record(evaluated("second"))
+    assert keys(sdk) == ["checkout", "second"]
+    assert exporter.record_nowait(evaluated()) is Outcome.CLOSED
+    assert await exporter.close_report(1.0)
+
+
+def test_its_repr_says_how_it_exports(sdk):
+    exporter = OTelAnalyticsExporter(**sdk.emitters(), semconv="both")
+    shown = "OTelSink(semconv='both', create_spans=True, parent='link')"
+    assert repr(exporter) == f"OTelAnalyticsExporter({shown})"
+    exporter.close_sync()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.normal_form import Freezer
+from flag_analytics.pipeline import open_pipeline
 from flag_analytics.protocols import AnalyticsExporter, InlineSink, Outcome
 from flag_analytics_prometheus import DEFAULT_DURATION_BUCKETS, LabelCaps, MetricsConflictError, PrometheusExporter
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -39,6 +40,22 @@ def evaluations(registry, flag_key="checkout", reason="SPLIT", variant="a", name
 def test_it_is_an_exporter_and_an_inline_sink(exporter):
     assert isinstance(exporter, AnalyticsExporter)
     assert isinstance(exporter, InlineSink)
+
+
+async def test_leaving_the_block_closes_it(registry):
+    async with PrometheusExporter(registry) as exporter:
+        await exporter.record(an_event())
+    assert exporter.record_nowait(an_event()) is Outcome.CLOSED
+    assert evaluations(registry) == 1
+
+
+async def test_its_repr_says_what_it_is_and_where_it_serves(registry):
+    async with PrometheusExporter(registry, "shop") as exporter:
+        assert repr(exporter) == "PrometheusExporter(prefix='shop')"
+        server = exporter.serve(0)
+        assert repr(exporter) == f"PrometheusExporter(prefix='shop', serving {server.url})"
+    with open_pipeline({"exporters": {"prometheus": {"prefix": "repr"}}}, environ={}) as pipeline:
+        assert repr(pipeline.exporters["prometheus"]) == "PrometheusExporter(prefix='repr')"
 
 
 async def test_every_method_of_the_protocol_returns_none(exporter):

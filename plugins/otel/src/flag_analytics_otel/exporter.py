@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from flag_analytics.delivery import Delivery, DeliveryOptions, DeliveryStats
+from flag_analytics.delivery import Delivery, DeliveryOptions, DeliveryReport, DeliveryStats
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.protocols import Outcome
 from opentelemetry._logs import Logger
@@ -35,7 +35,7 @@ class OTelAnalyticsExporter:
     """Exports evaluation events as OpenTelemetry spans, log records and metrics.
 
     ``record`` costs the caller one queue; the SDK's work is done on a thread of its own. Without an SDK nothing is
-    queued at all: such events are counted as ``filtered``.
+    queued at all: such events are counted as ``filtered``. ``async with`` closes it.
 
     Args:
         tracer: A tracer; by default the global provider's, by ``tracer_name``, whenever that provider is set.
@@ -101,6 +101,15 @@ class OTelAnalyticsExporter:
         self._heard = False
         self._closed = False
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"OTelAnalyticsExporter({self._sink!r})"
+
     @property
     def tracer(self) -> Tracer:
         return self._sink.tracer
@@ -154,10 +163,18 @@ class OTelAnalyticsExporter:
         """Return when what was recorded before is handed to OpenTelemetry; flushing the providers is their owner's."""
         await self._delivery.flush()
 
+    async def flush_report(self, timeout: float = 30.0) -> DeliveryReport:
+        """Flush for at most ``timeout`` seconds; the report is true if everything recorded before is handed over."""
+        return await self._delivery.flush(timeout)
+
     async def close(self) -> None:
         """Flush and release the thread; further events are refused and counted. Providers stay open."""
+        await self.close_report()
+
+    async def close_report(self, timeout: float | None = None) -> DeliveryReport:
+        """Close within ``timeout`` seconds; every caller gets the same report of what was achieved."""
         self._closed = True
-        await self._delivery.close()
+        return await self._delivery.close(timeout)
 
     def flush_sync(self, timeout: float = 30.0) -> None:
         """``flush`` for code without an event loop; for up to ``timeout`` seconds."""

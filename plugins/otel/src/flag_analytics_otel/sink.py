@@ -89,6 +89,10 @@ class OTelSink:
         self._spans = options.spans
         self._logs = options.logs
 
+    def __repr__(self) -> str:
+        options = self.options
+        return f"OTelSink(semconv={options.semconv!r}, create_spans={options.create_spans}, parent={options.parent!r})"
+
     def listening(self) -> bool:
         """Return whether anyone takes what this sink would emit; about 100 ns for each signal nobody takes."""
         return self._metrics_taken() or (self._spans and self._spans_taken()) or (self._logs and self._logs_taken())

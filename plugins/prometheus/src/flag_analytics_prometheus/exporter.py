@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.protocols import Outcome
@@ -22,7 +22,7 @@ class PrometheusExporter:
     """Counts evaluations by flag key, reason and variant, their durations, distinct users and errors.
 
     An exporter touches memory only and is safe from any thread. Exporters with the same registry, prefix and options
-    share their metrics, so that a pipeline can be closed and opened anew.
+    share their metrics, so that a pipeline can be closed and opened anew. ``async with`` closes it.
 
     Args:
         registry: Where the metrics are registered; the default is prometheus_client's own ``REGISTRY``.
@@ -62,6 +62,16 @@ class PrometheusExporter:
         """What ``serve`` started."""
         if aggregator is not None:
             self.read_gauges_from(aggregator, flag_keys, window_seconds=window_seconds, timeout_seconds=timeout_seconds)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        serving = "" if self.server is None else f", serving {self.server.url}"
+        return f"PrometheusExporter(prefix={self.prefix!r}{serving})"
 
     @property
     def exposition(self) -> Exposition:
