@@ -109,7 +109,9 @@ def test_a_file_is_reported_on_without_being_stored(exposures, capsys, tmp_path:
 def test_the_report_in_a_readme_is_the_whole_report(place, capsys, monkeypatch: pytest.MonkeyPatch):
     text = (Path(__file__).parents[3] / place).read_text("utf-8")
     content = re.search(r"^<!-- file: exposures.csv -->\n```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    shown = re.search(r"^\$ flag-analytics (report [^\n]*exposures.csv[^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = re.search(
+        r"^\$ flag-analytics (report [^\n]*exposures.csv[^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL
+    )
     assert content is not None
     assert shown is not None
     Path("exposures.csv").write_text(content[1])
@@ -199,6 +201,38 @@ def test_bad_lines_are_named_on_standard_error_and_make_the_exit_code_1(capsys):
         "some.csv: 1 line is no event",
         "  line 3: timestamp is neither ISO 8601 nor a number of seconds since 1970",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "code", "words"),
+    [
+        ("empty.csv", b"", [], 1, "flag-analytics: empty.csv: the file is empty: expected a header line"),
+        ("empty.jsonl", b"", [], 0, "empty.jsonl: the file is empty"),
+        ("wide.csv", "flag,timestamp\n".encode("utf-16"), [], 1, "wide.csv: the file is in UTF-16 or UTF-32"),
+        ("some.csv", b"flag,timestamp\n", ["--encoding", "utf-9"], 1, "some.csv: encoding 'utf-9' is unknown"),
+        ("all.json", b'[{"timestamp": 0, "flag_key": "f"}]', [], 1, "all.json: the file is a JSON array: expected one"),
+        ("all.json", b'\xef\xbb\xbf[\n{"timestamp": 0}]', [], 1, "jq -c '.[]' FILE"),
+        ("dates.csv", b"flag,timestamp\nf,05/01/2026 10:00\n", [], 1, "line 2: timestamp has its day and month in an"),
+        (
+            "keys.jsonl",
+            b'{"timestamp": 0, "flag_key": "f", "userId": 7, "dead_letter": {}, "plan\\u001b": "x"}',
+            [],
+            0,
+            "keys.jsonl: keys left out: plan\\x1b, userId (what is under context_attributes is kept)\n",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_names_the_file(name, content, options, code, words, capsys):
+    Path(name).write_bytes(content)
+    assert main(["report", "--file", name, *options]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_many_unknown_keys_are_not_all_kept(capsys):
+    keys = {f"{number}-{'x' * 200}": 1 for number in range(1_000)}
+    Path("keys.jsonl").write_text(json.dumps({"timestamp": 0, "flag_key": "f", **keys}))
+    assert main(["report", "--file", "keys.jsonl"]) == 0
+    assert len(capsys.readouterr().err) < 1_200
 
 
 HOSTILE = [
@@ -293,9 +327,14 @@ def test_a_report_of_nothing_creates_nothing(capsys, tmp_path: Path):
 
 def test_an_imported_file_is_stored_once_and_reported_after_the_command_has_ended(exposures, capsys):
     pytest.importorskip("flag_analytics_database")
-    for _ in range(2):
+    for news in ("20 new", "0 new, 20 already stored"):
         assert main(["import", exposures, "--flag-key", "page"]) == 0
-        assert capsys.readouterr().out == "20 events imported into database\n"
+        assert capsys.readouterr().out == f"20 events imported into database: {news}\n"
+    with Path(exposures).open("a") as file:
+        file.write("u1,2999-01-05,control,A\n")
+    assert main(["import", exposures, "--flag-key", "page"]) == 0
+    assert capsys.readouterr().out == "21 events imported into database: 1 new, 20 already stored\n"
+    Path(exposures).write_text(ROWS)
     assert main(["import", exposures, "--flag-key", "other"]) == 0
     capsys.readouterr()
     assert main(["report", "--format", "json"]) == 0
@@ -303,7 +342,7 @@ def test_an_imported_file_is_stored_once_and_reported_after_the_command_has_ende
     assert {key: flag["total_evaluations"] for key, flag in flags.items()} == {"page": 20, "other": 20}
     assert flags["page"]["unique_users"] == 9
     with sqlite3.connect("flag-analytics.db") as connection:
-        assert connection.execute("select count(distinct event_id) from analytics_events").fetchone() == (40,)
+        assert connection.execute("select count(distinct event_id) from analytics_events").fetchone() == (41,)
     connection.close()
 
 
@@ -312,7 +351,7 @@ def test_strict_imports_what_comes_before_the_first_bad_line(capsys):
     Path("some.csv").write_text("flag,timestamp\nf,2026-01-31\nf,soon\nf,2026-01-31\n")
     assert main(["import", "some.csv", "--strict"]) == 1
     output = capsys.readouterr()
-    assert output.out == "1 event imported into database before the first bad line\n"
+    assert output.out == "1 event imported into database before the first bad line: 1 new\n"
     assert "line 3: timestamp is neither" in output.err
 
 

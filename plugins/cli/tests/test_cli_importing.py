@@ -18,20 +18,18 @@ from flag_analytics.errors import SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import Pipeline, open_pipeline
 from flag_analytics.protocols import Backend, Batch
-from flag_analytics_cli import importing
+from flag_analytics_cli import storing
 from flag_analytics_cli.importing import (
     EventFile,
     ImportReport,
     MapError,
-    NotStoredError,
-    flush_all,
     parse_map,
-    patient_recorder,
     read_file,
     say_bad_lines,
 )
 from flag_analytics_cli.reading import LineReader, read_csv
 from flag_analytics_cli.settings import keeps_events, patient
+from flag_analytics_cli.storing import NotStoredError, flush_all, patient_recorder
 
 
 class Stored:
@@ -42,11 +40,11 @@ class Stored:
         self.delivery = DeliveryOptions(**options)
         self.hold = threading.Event()
         self.hold.set()
-        self.broken = False
+        self.breaks_after: int | None = None
 
     async def write(self, batch: Batch) -> None:
         self.hold.wait(10)
-        if self.broken:
+        if self.breaks_after is not None and len(self.ids) >= self.breaks_after:
             raise SinkUnavailable(code="ECONNREFUSED")
         self.ids += [event.event_id for event in batch]
 
@@ -115,37 +113,56 @@ def test_a_file_much_larger_than_the_queue_is_stored_whole(tmp_path: Path):
 def test_a_backend_that_takes_nothing_stops_the_import_before_anything_is_lost(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("flag_analytics_cli.settings.IMPORT_BLOCK_SECONDS", 0.05)
     sink = Stored(max_events=10, batch_size=5, retry_initial_seconds=0.001, retry_max_seconds=0.001)
-    sink.broken = True
+    sink.breaks_after = 1
     pipeline = open_pipeline(patient(plan_of(down=sink)))
     coming = iter(events(100))
     with pytest.raises(NotStoredError, match=r"take no more events .*: what is stored already is not stored twice"):
         record_all(coming, patient_recorder(pipeline))
-    assert len(list(coming)) == 100 - 10 - 1
+    assert len(list(coming)) == 100 - 1 - 10 - 1
     pipeline.close_sync(0.0)
 
 
 def test_one_backend_of_two_that_takes_nothing_stops_the_import_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("flag_analytics_cli.settings.IMPORT_BLOCK_SECONDS", 0.05)
-    monkeypatch.setattr(importing, "IMPORT_BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(storing, "IMPORT_BLOCK_SECONDS", 0.05)
     well, down = Stored(), Stored(max_events=10, retry_initial_seconds=0.001, retry_max_seconds=0.001)
-    down.broken = True
+    down.breaks_after = 1
     pipeline = open_pipeline(patient(plan_of(well=well, down=down)))
     with pytest.raises(NotStoredError, match="take no more events"):
         record_all(events(100), patient_recorder(pipeline))
     pipeline.close_sync(0.0)
 
 
+def test_a_backend_that_is_down_from_the_start_is_given_up_soon_and_said(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(storing, "FIRST_SUCCESS_SECONDS", 0.3)
+    monkeypatch.setattr(storing, "_FLUSH_STEP_SECONDS", 0.1)
+    monkeypatch.setattr(storing, "_QUIET_SECONDS", 0.03)
+    monkeypatch.setattr(storing, "_GIVE_UP_SECONDS", 0.0)
+    well, down = Stored(), Stored(retry_initial_seconds=0.001, retry_max_seconds=0.001)
+    down.breaks_after = 0
+    coming = iter(events(100))
+    with (
+        pytest.raises(NotStoredError, match=r"^1 event still waits \(down: SinkUnavailable.*import the file again"),
+        storing.open_patiently(plan_of(well=well, down=down)) as pipeline,
+    ):
+        record_all(coming, patient_recorder(pipeline))
+    assert len(list(coming)) == 99, "the rest of the file is not even read"
+    said = capsys.readouterr().err
+    assert said.startswith("waiting for down (SinkUnavailable")
+    assert said.count("\n") == 1, "once, not every second"
+
+
 def test_what_waits_for_a_dead_backend_at_the_end_is_said(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importing, "IMPORT_BLOCK_SECONDS", 0.1)
-    monkeypatch.setattr(importing, "_FLUSH_STEP_SECONDS", 0.05)
+    monkeypatch.setattr(storing, "IMPORT_BLOCK_SECONDS", 0.1)
+    monkeypatch.setattr(storing, "_FLUSH_STEP_SECONDS", 0.05)
     sink = Stored(retry_initial_seconds=0.001, retry_max_seconds=0.001, flush_interval_seconds=0.0)
-    sink.broken = True
+    sink.breaks_after = 1
     pipeline = open_pipeline(patient(plan_of(down=sink)))
     record = patient_recorder(pipeline)
     for event in events(7):
         record(event)
     with pytest.raises(
-        NotStoredError, match=r"^7 events still wait \(SinkUnavailable.*ECONNREFUSED.*import the file again"
+        NotStoredError, match=r"^6 events still wait \(down: SinkUnavailable.*ECONNREFUSED.*import the file again"
     ):
         flush_all(pipeline)
     pipeline.close_sync(0.0)

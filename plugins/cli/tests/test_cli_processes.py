@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -56,7 +60,7 @@ def test_the_real_ab_test_is_imported_and_found_again_by_another_process(tmp_pat
     pytest.importorskip("flag_analytics_database")
     file = real_data()
     done = run("import", str(file), "--flag-key", "page_redesign", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "476 events imported into database\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "476 events imported into database: 476 new\n"), done.stderr
     done = run("report", "page_redesign", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "476 evaluations by 474 users" in done.stdout
@@ -129,6 +133,44 @@ def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path: Path, n
     assert process.wait(60) == 0
     assert b"100.00 % errors" in printed
     assert (b"\x1b[" in printed) is not bool(no_color)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_an_interrupted_import_says_what_is_stored(tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    with subprocess.Popen(
+        [sys.executable, "-m", "flag_analytics_cli", "import", "-"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        for number in range(3):
+            process.stdin.write(b'{"timestamp": %d, "flag_key": "f"}\n' % number)
+        process.stdin.flush()
+        deadline = time.monotonic() + 30
+        while not _events_in(tmp_path / "flag-analytics.db") and time.monotonic() < deadline:
+            time.sleep(0.05)  # there is nothing to wait on: another process writes
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read().decode()
+        assert process.wait(60) == 130
+    assert "in database; import the file again to go on" in said
+    assert "Traceback" not in said
+    stored = re.search(r"stored of the (\d) events read: (\d) in database", said)
+    assert stored is not None
+    assert _events_in(tmp_path / "flag-analytics.db") == int(stored[2]) == int(stored[1])
+
+
+def _events_in(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            return connection.execute("select count(*) from analytics_events").fetchone()[0]
+        except sqlite3.OperationalError:  # the tables are being made
+            return 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")

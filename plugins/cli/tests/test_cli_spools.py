@@ -20,11 +20,11 @@ from flag_analytics.errors import BadBatch, SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.normal_form import Freezer
 from flag_analytics.protocols import Backend, Batch
-from flag_analytics_cli import importing
-from flag_analytics_cli.importing import NotStoredError
+from flag_analytics_cli import storing
 from flag_analytics_cli.main import main
 from flag_analytics_cli.replaying import ReplayReport, replay
 from flag_analytics_cli.spool_files import dead_letters, look, spools_in, waiting_events
+from flag_analytics_cli.storing import NotStoredError
 
 
 @attrs.frozen
@@ -177,12 +177,12 @@ def test_events_for_a_sink_that_is_not_configured_stay(directory: Path):
 def test_events_stay_where_the_backend_is_down_and_are_delivered_once_later(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(importing, "IMPORT_BLOCK_SECONDS", 0.1)
-    monkeypatch.setattr(importing, "_FLUSH_STEP_SECONDS", 0.05)
+    monkeypatch.setattr(storing, "FIRST_SUCCESS_SECONDS", 0.1)
+    monkeypatch.setattr(storing, "_FLUSH_STEP_SECONDS", 0.05)
     leave(directory, [event(1), event(2)], "database")
     plan = plan_of(database=Store(down=True))
     plan = attrs.evolve(plan, delivery={"close_timeout_seconds": 0.0})
-    with pytest.raises(NotStoredError, match="2 events still wait"):
+    with pytest.raises(NotStoredError, match=r"1 event still waits .*; replay the spool again when"):
         replay(plan, directory, ReplayReport())
     store = Store()
     replay(plan_of(database=store), directory, ReplayReport())

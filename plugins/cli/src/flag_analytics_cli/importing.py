@@ -1,27 +1,20 @@
-"""Imports a file of events: opens it, reads it with a progress bar, and loses nothing on the way to the backends."""
+"""Reads a file of events with a progress bar, and says what of it was left out."""
 
 from __future__ import annotations
 
 import difflib
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import attrs
-from flag_analytics.delivery import DeliveryReport
-from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import FrozenEvent
-from flag_analytics.pipeline import Pipeline
-from flag_analytics.protocols import Outcome
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from .choices import FileFormat
-from .reading import FIELDS, BadLine, CsvReader, LineReader, guess_format, read_events
-from .settings import IMPORT_BLOCK_SECONDS
+from .reading import FIELDS, BadLine, CsvReader, FileError, LineReader, guess_format, read_events
 from .terminal import diagnostics, note
 from .visible import visible
 
@@ -29,26 +22,18 @@ __all__ = [
     "EventFile",
     "ImportReport",
     "MapError",
-    "NotStoredError",
-    "flush_all",
     "parse_map",
-    "patient_recorder",
     "read_file",
     "say_bad_lines",
-    "say_unused_columns",
+    "say_left_out",
 ]
 
 _MOST_EXAMPLES = 20
 _PROGRESS_EVERY = 1_000
-_FLUSH_STEP_SECONDS = 10.0
 
 
 class MapError(ValueError):
     """A ``--map`` is not ``field=column`` with a field that events have."""
-
-
-class NotStoredError(FlagAnalyticsError):
-    """Events could not be stored; the message says how many and what to do."""
 
 
 @attrs.frozen
@@ -64,12 +49,16 @@ class EventFile:
 
 @attrs.define
 class ImportReport:
-    """What became of a file: events read, lines that are none (the first of them as examples), columns left out."""
+    """What became of a file: events read, lines that are none (the first of them as examples), and what was left out.
+
+    ``unused_keys`` are those of JSON objects that events have no field for, the first fifty of them.
+    """
 
     events: int = 0
     bad_lines: int = 0
     examples: list[BadLine] = attrs.field(factory=list)
     unused_columns: tuple[str, ...] = ()
+    unused_keys: set[str] = attrs.field(factory=set[str])
 
     def add_bad(self, line: BadLine) -> None:
         self.bad_lines += line.count
@@ -108,8 +97,16 @@ def read_file(
         strict: Stop at the first line that is no event.
 
     Raises:
-        OSError, FileError: the file cannot be read.
+        OSError, FileError: the file cannot be read; the message names it.
     """
+    try:
+        _read(file, record, report, strict)
+    except FileError as error:
+        name = "standard input" if file.name == "-" else file.name
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _read(file: EventFile, record: Callable[[FlagEvaluationEvent], None], report: ImportReport, strict: bool) -> None:
     with _opened(file.name) as (stream, size):
         lines = LineReader(stream, file.encoding)
         form = file.form or guess_format(file.name, lines)
@@ -118,7 +115,9 @@ def read_file(
             report.unused_columns = reader.columns.unused
             results: Iterator[FlagEvaluationEvent | BadLine] = iter(reader)
         else:
-            results = read_events(lines, form, file.columns, file.flag_key)
+            if lines.peek() is None:
+                note(f"{visible(file.name)}: the file is empty", "yellow")
+            results = read_events(lines, form, file.columns, file.flag_key, report.unused_keys)
         with _progress(file.name, size) as advance:
             for result in results:
                 if isinstance(result, BadLine):
@@ -130,67 +129,6 @@ def read_file(
                 report.events += 1
                 if report.events % _PROGRESS_EVERY == 0:
                     advance(lines.bytes_read, report.events)
-
-
-def patient_recorder(pipeline: Pipeline) -> Callable[[FlagEvaluationEvent | FrozenEvent], None]:
-    """Return a function that records one event and waits where a queue is full (the plan must be ``patient``).
-
-    It raises ``NotStoredError`` when a backend has taken nothing for ``IMPORT_BLOCK_SECONDS``: to go on would lose
-    events. What processors filter out is not lost.
-    """
-    record_nowait = pipeline.record_nowait
-    monotonic = time.monotonic
-
-    def record(event: FlagEvaluationEvent | FrozenEvent) -> None:
-        started = monotonic()
-        outcome = record_nowait(event)
-        if outcome is Outcome.ACCEPTED:
-            # With several backends one may refuse what another takes: only after the full wait can that be.
-            if monotonic() - started < IMPORT_BLOCK_SECONDS / 2 or not any(_lost(pipeline).values()):
-                return
-        elif outcome is Outcome.FILTERED:
-            return
-        raise NotStoredError(
-            f"the backends take no more events ({outcome.value if not outcome else 'overflow'}); "
-            "import the file again when they do: what is stored already is not stored twice"
-        )
-
-    return record
-
-
-def flush_all(pipeline: Pipeline, *, refuse_dead: bool = True) -> DeliveryReport:
-    """Return when everything recorded is stored.
-
-    Args:
-        refuse_dead: Count events that a backend refused for good as not stored.
-
-    Raises:
-        NotStoredError: events were lost or refused, or nothing has been stored for ``IMPORT_BLOCK_SECONDS``.
-    """
-    patience = IMPORT_BLOCK_SECONDS
-    report = pipeline.flush_sync(_FLUSH_STEP_SECONDS)
-    while not report.complete and report.pending and patience > 0:
-        stored = report.stored
-        report = pipeline.flush_sync(_FLUSH_STEP_SECONDS)
-        patience = IMPORT_BLOCK_SECONDS if report.stored > stored else patience - _FLUSH_STEP_SECONDS
-    lost = sum(_lost(pipeline).values())
-    problems = [
-        f"{count:,} {what}"
-        for count, what in (
-            (report.pending, "events still wait"),
-            (lost, "events were dropped"),
-            (report.dead if refuse_dead else 0, "events were refused"),
-        )
-        if count
-    ]
-    if problems:
-        causes = {sink.last_error for sink in report.sinks.values() if sink.last_error}
-        cause = f" ({', '.join(sorted(causes))})" if causes else ""
-        raise NotStoredError(
-            f"{', '.join(problems)}{cause}; import the file again when the backend is well: "
-            "what is stored already is not stored twice"
-        )
-    return report
 
 
 def say_bad_lines(name: str, report: ImportReport) -> None:
@@ -206,16 +144,16 @@ def say_bad_lines(name: str, report: ImportReport) -> None:
         note(f"  and {rest:,} more")
 
 
-def say_unused_columns(name: str, report: ImportReport) -> None:
-    """Say on standard error which columns went nowhere, and how to keep them."""
-    unused = [column for column in report.unused_columns if column]
-    if unused:
-        shown = ", ".join(visible(column) for column in unused[:10]) + (", …" if len(unused) > 10 else "")
-        note(f"{visible(name)}: columns left out: {shown} (--map context.NAME=COLUMN keeps one)")
-
-
-def _lost(pipeline: Pipeline) -> dict[str, int]:
-    return {name: sum(sink.dropped.values()) for name, sink in pipeline.stats().sinks.items()}
+def say_left_out(name: str, report: ImportReport) -> None:
+    """Say on standard error which columns or keys went nowhere, and how to keep them."""
+    columns = [column for column in report.unused_columns if column]
+    for what, unused, keep in (
+        ("columns", columns, "--map context.NAME=COLUMN keeps one"),
+        ("keys", sorted(report.unused_keys), "what is under context_attributes is kept"),
+    ):
+        if unused:
+            shown = ", ".join(visible(one) for one in unused[:10]) + (", …" if len(unused) > 10 else "")
+            note(f"{visible(name)}: {what} left out: {shown} ({keep})")
 
 
 @contextmanager

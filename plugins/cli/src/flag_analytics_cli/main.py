@@ -10,7 +10,7 @@ import difflib
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -227,16 +227,9 @@ def import_file(
         strict: Stop at the first line that is no event.
         config: A configuration file.
     """
-    from .importing import (
-        EventFile,
-        ImportReport,
-        flush_all,
-        patient_recorder,
-        read_file,
-        say_bad_lines,
-        say_unused_columns,
-    )
-    from .settings import chosen_plan, keeps_events, patient
+    from .importing import EventFile, ImportReport, read_file, say_bad_lines, say_left_out
+    from .settings import chosen_plan, keeps_events
+    from .storing import count_stored, flush_all, open_patiently, patient_recorder
 
     plan = chosen_plan(config)
     if not keeps_events(plan):
@@ -246,19 +239,40 @@ def import_file(
         )
     event_file = EventFile(file, format, _columns(map), flag_key, encoding)
     outcome = ImportReport()
-    from flag_analytics.pipeline import open_pipeline
-
-    with open_pipeline(patient(plan)) as pipeline:
+    with open_patiently(plan) as pipeline:
+        before = count_stored(pipeline, plan)
         try:
             read_file(event_file, patient_recorder(pipeline), outcome, strict=strict)
+            flush_all(pipeline)
+        except KeyboardInterrupt:
+            pipeline.flush_sync(1.0)
+            stored = ", ".join(
+                f"{sink.delivered:,} in {visible(name)}" for name, sink in pipeline.stats().sinks.items()
+            )
+            note(f"stored of the {counted(outcome.events, 'event')} read: {stored}; import the file again to go on")
+            raise
         finally:
             say_bad_lines(file, outcome)
-            say_unused_columns(file, outcome)
-        flush_all(pipeline)
+            say_left_out(file, outcome)
+        after = count_stored(pipeline, plan)
     names = ", ".join(sink.name for sink in plan.sinks)
     stopped = " before the first bad line" if strict and outcome.bad_lines else ""
-    say(results(), f"{counted(outcome.events, 'event')} imported into {visible(names)}{stopped}")
+    news = _news(outcome.events, {name: after[name] - count for name, count in before.items() if name in after})
+    say(results(), f"{counted(outcome.events, 'event')} imported into {visible(names)}{stopped}{news}")
     return PROBLEM if outcome.bad_lines else OK
+
+
+def _news(events: int, new: Mapping[str, int]) -> str:
+    """Return how many of the events were not stored before, where that is known of the backends."""
+    # Others may store or remove events at the same time: then it is not known.
+    told = [
+        (f"{visible(name)} has " if len(new) > 1 else "")
+        + f"{count:,} new"
+        + (f", {events - count:,} already stored" if count < events else "")
+        for name, count in new.items()
+        if 0 <= count <= events
+    ]
+    return f": {'; '.join(told)}" if told else "; those stored before are kept once"
 
 
 def report(

@@ -8,10 +8,9 @@ from pathlib import Path
 import attrs
 from flag_analytics.config import Plan
 from flag_analytics.delivery.spool import Spool, SpoolCorruptError, SpoolError, orphans
-from flag_analytics.pipeline import Pipeline, open_pipeline
+from flag_analytics.pipeline import Pipeline
 
-from .importing import flush_all, patient_recorder
-from .settings import patient
+from .storing import REPLAY_AGAIN, flush_all, open_patiently, patient_recorder
 from .wording import counted
 
 __all__ = ["ReplayReport", "replay"]
@@ -70,8 +69,8 @@ def _replay_for(plan: Plan, name: str, spool: Spool, report: ReplayReport) -> No
         processors=(),
         delivery={**plan.delivery, "durability": "memory"},
     )
-    with open_pipeline(patient(alone)) as pipeline:
-        record = patient_recorder(pipeline)
+    with open_patiently(alone) as pipeline:
+        record = patient_recorder(pipeline, REPLAY_AGAIN)
         dead_before = 0
         while True:
             loaded = spool.read(name, _STRETCH_EVENTS, _STRETCH_BYTES)
@@ -79,7 +78,7 @@ def _replay_for(plan: Plan, name: str, spool: Spool, report: ReplayReport) -> No
                 return
             for event in loaded.events:
                 record(event)
-            flush_all(pipeline, refuse_dead=False)
+            flush_all(pipeline, REPLAY_AGAIN, refuse_dead=False)
             dead = _dead(pipeline)
             if dead > dead_before:
                 _keep_dead(pipeline, name, spool, dead - dead_before)

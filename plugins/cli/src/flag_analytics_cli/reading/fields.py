@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
@@ -13,6 +14,8 @@ __all__ = ["KINDS", "FieldError", "duration_of", "event_id_of", "json_or_text", 
 
 KINDS = ("evaluation", "exposure", "outcome")
 _NO_TIME = "timestamp is neither ISO 8601 nor a number of seconds since 1970"
+_NO_ORDER = "timestamp has its day and month in an order that only its writer knows: expected for example 2026-01-31"
+_DAY_AND_MONTH = re.compile(r"\d{1,2}([/.-])\d{1,2}\1\d{2,4}\b.*", re.ASCII | re.DOTALL)
 _OUT_OF_RANGE = "timestamp is out of range"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _decode = msgspec.json.Decoder().decode
@@ -42,7 +45,7 @@ def _from_text(text: str) -> datetime:
         try:
             number = float(text)
         except ValueError:
-            raise FieldError(_NO_TIME) from None
+            raise FieldError(_NO_ORDER if _DAY_AND_MONTH.fullmatch(text) else _NO_TIME) from None
         return _from_epoch(number)
     try:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -12,7 +12,7 @@ from ..choices import FileFormat
 from .csv_rows import CsvReader
 from .goff import looks_like_goff, read_goff
 from .json_lines import read_json_lines
-from .lines import BadLine, ColumnError, LineReader
+from .lines import BadLine, ColumnError, FileError, LineReader
 
 __all__ = ["guess_format", "read_events"]
 
@@ -20,12 +20,18 @@ _CSV_SUFFIXES = frozenset({".csv", ".tsv"})
 
 
 def guess_format(name: str, lines: LineReader) -> FileFormat:
-    """Return the format from the name's extension, else from the first line, which is not consumed."""
+    """Return the format from the name's extension, else from the first line, which is not consumed.
+
+    Raises:
+        FileError: the file is JSON, and not a line for each event.
+    """
     if PurePath(name).suffix.lower() in _CSV_SUFFIXES:
         return "csv"
     first = lines.peek()
     if first is None or isinstance(first, BadLine):
         return "jsonl"
+    if first.text.lstrip().startswith("["):
+        raise FileError("the file is a JSON array: expected one object on each line, as `jq -c '.[]' FILE` writes them")
     if not first.text.lstrip().startswith("{"):
         return "csv"
     try:
@@ -36,7 +42,11 @@ def guess_format(name: str, lines: LineReader) -> FileFormat:
 
 
 def read_events(
-    lines: LineReader, file_format: FileFormat, columns: Mapping[str, str], flag_key: str | None = None
+    lines: LineReader,
+    file_format: FileFormat,
+    columns: Mapping[str, str],
+    flag_key: str | None = None,
+    unused_keys: set[str] | None = None,
 ) -> Iterator[FlagEvaluationEvent | BadLine]:
     """Return the events of a file and, in their places, the lines that are none.
 
@@ -45,6 +55,7 @@ def read_events(
         file_format: How to read it.
         columns: CSV only: field of the event to name of the column.
         flag_key: The flag's key where the file has none.
+        unused_keys: JSON only: takes the keys that events have no field for, the first fifty of them.
 
     Raises:
         FileError: the file as a whole cannot be read, or columns are given for a format that has none.
@@ -53,4 +64,5 @@ def read_events(
         return iter(CsvReader(lines, columns, flag_key))
     if columns:
         raise ColumnError(f"--map names columns, which a file of format {file_format} does not have")
-    return read_goff(lines, flag_key) if file_format == "goff" else read_json_lines(lines, flag_key)
+    read = read_goff if file_format == "goff" else read_json_lines
+    return read(lines, flag_key, unused_keys)

@@ -28,12 +28,18 @@ from typing import Any
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 
 from .fields import FieldError, event_id_of, timestamp_of
-from .json_lines import Fields, read_objects
+from .json_lines import Fields, keep_unused, read_objects
 from .lines import BadLine, Line, LineReader
 
 __all__ = ["looks_like_goff", "read_goff"]
 
 _PROVIDER = "GO Feature Flag"
+_KNOWN = frozenset(
+    {
+        *("key", "variation", "value", "userKey", "creationDate", "default", "source", "version", "contextKind"),
+        *("metadata", "kind", "trackingEventDetails", "evaluationContext"),
+    }
+)
 
 
 def looks_like_goff(fields: Any) -> bool:
@@ -41,10 +47,18 @@ def looks_like_goff(fields: Any) -> bool:
     return isinstance(fields, dict) and "creationDate" in fields and "key" in fields and "userKey" in fields
 
 
-def read_goff(lines: LineReader, flag_key: str | None = None) -> Iterator[FlagEvaluationEvent | BadLine]:
-    """Return the events of an export; ``flag_key`` is for lines that have none."""
+def read_goff(
+    lines: LineReader, flag_key: str | None = None, unused_keys: set[str] | None = None
+) -> Iterator[FlagEvaluationEvent | BadLine]:
+    """Return the events of an export; ``flag_key`` is for lines that have none.
+
+    Args:
+        unused_keys: Takes the keys that are not among those above.
+    """
 
     def event_of(line: Line, fields: Fields) -> FlagEvaluationEvent:
+        if unused_keys is not None:
+            keep_unused(fields, _KNOWN, unused_keys)
         return _event_of(line, fields, flag_key)
 
     return read_objects(lines, event_of)

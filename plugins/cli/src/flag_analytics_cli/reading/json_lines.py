@@ -9,12 +9,17 @@ import msgspec
 from flag_analytics.errors import EventError
 from flag_analytics.events import FlagEvaluationEvent
 
+from .csv_rows import FIELDS
 from .fields import KINDS, FieldError, duration_of, event_id_of, sample_rate_of, timestamp_of
 from .lines import BadLine, Line, LineReader
 
-__all__ = ["Fields", "read_json_lines", "read_objects"]
+__all__ = ["Fields", "keep_unused", "read_json_lines", "read_objects"]
 
 Fields = dict[str, Any]
+_KNOWN = frozenset({*FIELDS, "dead_letter"})
+"""What is under ``dead_letter`` says why an event was refused, and is no part of it."""
+_MOST_UNUSED = 50
+_LONGEST_UNUSED = 80
 _decode = msgspec.json.Decoder().decode
 _OPTIONAL_TEXTS = (
     "variant",
@@ -28,15 +33,30 @@ _OPTIONAL_TEXTS = (
 )
 
 
-def read_json_lines(lines: LineReader, flag_key: str | None = None) -> Iterator[FlagEvaluationEvent | BadLine]:
-    """Return the events of a file of our own; ``flag_key`` is for those that have none."""
+def read_json_lines(
+    lines: LineReader, flag_key: str | None = None, unused_keys: set[str] | None = None
+) -> Iterator[FlagEvaluationEvent | BadLine]:
+    """Return the events of a file of our own; ``flag_key`` is for those that have none.
+
+    Args:
+        unused_keys: Takes the keys that events have no field for.
+    """
 
     def event_of(line: Line, fields: Fields) -> FlagEvaluationEvent:
+        if unused_keys is not None:
+            keep_unused(fields, _KNOWN, unused_keys)
         if flag_key is not None:
             fields.setdefault("flag_key", flag_key)
         return _event_of(line, fields)
 
     return read_objects(lines, event_of)
+
+
+def keep_unused(fields: Fields, known: frozenset[str], unused: set[str]) -> None:
+    """Add the keys that are not known, as long as there are few, and of each no more than people would read."""
+    for key in fields.keys() - known:
+        if len(unused) < _MOST_UNUSED:
+            unused.add(key[:_LONGEST_UNUSED])
 
 
 def read_objects(

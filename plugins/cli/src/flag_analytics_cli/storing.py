@@ -1,0 +1,193 @@
+"""Hands events to backends without losing any: waits for slow ones and says so, and gives up on those that are down."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+
+from flag_analytics.config import Plan
+from flag_analytics.delivery import DeliveryReport
+from flag_analytics.errors import FlagAnalyticsError, SourceError
+from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.pipeline import Pipeline, open_pipeline
+from flag_analytics.protocols import EventFilter, EventSource, Outcome, Window
+from flag_analytics.registry import default_registry
+
+from .settings import IMPORT_BLOCK_SECONDS, is_lasting, missing_file, patient
+from .terminal import note
+from .visible import visible
+
+__all__ = [
+    "IMPORT_AGAIN",
+    "REPLAY_AGAIN",
+    "NotStoredError",
+    "count_stored",
+    "flush_all",
+    "open_patiently",
+    "patient_recorder",
+]
+
+IMPORT_AGAIN = "import the file again when the backend is well: what is stored already is not stored twice"
+REPLAY_AGAIN = "replay the spool again when the backend is well: what is not stored yet is still in it"
+
+FIRST_SUCCESS_SECONDS = 15.0
+"""How long a backend may take for the very first event: one that is down should be known of soon."""
+_FLUSH_STEP_SECONDS = 5.0
+_GIVE_UP_SECONDS = 1.0
+_COUNT_SECONDS = 5.0
+_QUIET_SECONDS = 3.0
+_AGAIN_SECONDS = 15.0
+_EVERY_KIND = EventFilter(kinds=("evaluation", "exposure", "outcome"))
+
+
+class NotStoredError(FlagAnalyticsError):
+    """Events could not be stored; the message says how many and what to do."""
+
+
+@contextmanager
+def open_patiently(plan: Plan) -> Iterator[Pipeline]:
+    """Open a pipeline that holds up whoever records too fast, and say on standard error when a backend takes nothing.
+
+    After a failure or Ctrl-C it is closed without another long wait for a backend that does not answer.
+    """
+    pipeline = open_pipeline(patient(plan))
+    done = threading.Event()
+    watch = threading.Thread(target=_tell_of_delays, args=(pipeline, done), name="flag-analytics-watch", daemon=True)
+    watch.start()
+    patience: float | None = _GIVE_UP_SECONDS
+    try:
+        yield pipeline
+        patience = None
+    finally:
+        done.set()
+        watch.join()
+        pipeline.close_sync(patience)
+
+
+def _tell_of_delays(pipeline: Pipeline, done: threading.Event) -> None:
+    """Say which backends have taken nothing for a while although events wait for them, and why."""
+    seen: dict[str, tuple[int, float]] = {}
+    told = -_AGAIN_SECONDS
+    while not done.wait(_QUIET_SECONDS / 3):
+        now = time.monotonic()
+        stuck = []
+        for name, sink in pipeline.stats().sinks.items():
+            settled = sink.delivered + sink.dead
+            before, since = seen.get(name, (-1, now))
+            if not sink.pending or settled != before:
+                seen[name] = (settled, now)
+            elif now - since >= _QUIET_SECONDS:
+                stuck.append(visible(name) + (f" ({visible(sink.last_error)})" if sink.last_error else ""))
+        if stuck and now - told >= _AGAIN_SECONDS:
+            note(f"waiting for {', '.join(stuck)}", "yellow")
+            told = now
+
+
+def patient_recorder(
+    pipeline: Pipeline, again: str = IMPORT_AGAIN
+) -> Callable[[FlagEvaluationEvent | FrozenEvent], None]:
+    """Return a function that records one event and waits where a queue is full (the plan must be ``patient``).
+
+    It raises ``NotStoredError`` when a backend does not take the first event within ``FIRST_SUCCESS_SECONDS``, or has
+    taken nothing for ``IMPORT_BLOCK_SECONDS`` later on: to go on would lose events. What processors filter out is not
+    lost.
+
+    Args:
+        again: What to do then, for the message.
+    """
+    record_nowait = pipeline.record_nowait
+    monotonic = time.monotonic
+    reached = False
+
+    def record(event: FlagEvaluationEvent | FrozenEvent) -> None:
+        nonlocal reached
+        started = monotonic()
+        outcome = record_nowait(event)
+        if outcome is Outcome.FILTERED:
+            return
+        if outcome is Outcome.ACCEPTED and not reached:
+            flush_all(pipeline, again, patience=FIRST_SUCCESS_SECONDS, refuse_dead=False)
+            reached = True
+            return
+        # With several backends one may refuse what another takes: only after the full wait can that be.
+        if outcome is Outcome.ACCEPTED and (
+            monotonic() - started < IMPORT_BLOCK_SECONDS / 2 or not any(_lost(pipeline).values())
+        ):
+            return
+        raise NotStoredError(
+            f"the backends take no more events ({outcome.value if not outcome else 'overflow'}); {again}"
+        )
+
+    return record
+
+
+def flush_all(
+    pipeline: Pipeline, again: str = IMPORT_AGAIN, *, patience: float | None = None, refuse_dead: bool = True
+) -> DeliveryReport:
+    """Return when everything recorded is stored.
+
+    Args:
+        again: What to do where it cannot be, for the message.
+        patience: After how many seconds without any progress to give up; by default ``IMPORT_BLOCK_SECONDS``.
+        refuse_dead: Count events that a backend refused for good as not stored.
+
+    Raises:
+        NotStoredError: events were lost or refused, or the patience is at its end.
+    """
+    patience = IMPORT_BLOCK_SECONDS if patience is None else patience
+    left = patience
+    report = pipeline.flush_sync(min(_FLUSH_STEP_SECONDS, patience))
+    while not report.complete and report.pending and left > _FLUSH_STEP_SECONDS:
+        stored = report.stored
+        left -= _FLUSH_STEP_SECONDS
+        report = pipeline.flush_sync(min(_FLUSH_STEP_SECONDS, left))
+        left = patience if report.stored > stored else left
+    problems = [
+        f"{count:,} {what}"
+        for count, what in (
+            (report.pending, "events still wait" if report.pending != 1 else "event still waits"),
+            (sum(_lost(pipeline).values()), "events were dropped"),
+            (report.dead if refuse_dead else 0, "events were refused"),
+        )
+        if count
+    ]
+    if problems:
+        causes = {f"{name}: {sink.last_error}" for name, sink in report.sinks.items() if sink.last_error}
+        cause = f" ({', '.join(sorted(causes))})" if causes else ""
+        raise NotStoredError(f"{', '.join(problems)}{cause}; {again}")
+    return report
+
+
+def _lost(pipeline: Pipeline) -> dict[str, int]:
+    return {name: sum(sink.dropped.values()) for name, sink in pipeline.stats().sinks.items()}
+
+
+def count_stored(pipeline: Pipeline, plan: Plan) -> Mapping[str, int]:
+    """Return how many events each collector that outlives the process and can be asked in time has stored."""
+    counts = {}
+    for sink in plan.sinks:
+        if sink.role != "collector" or not is_lasting(sink):
+            continue
+        if missing_file(sink) is not None:
+            counts[sink.name] = 0
+            continue
+        try:
+            source = default_registry().event_source_for(pipeline.collectors[sink.name])
+        except SourceError:
+            continue
+        # Not to know it is no reason not to import: whatever is wrong will show there.
+        with suppress(Exception):
+            counts[sink.name] = asyncio.run(_count(source))
+    return counts
+
+
+async def _count(source: EventSource) -> int:
+    now = datetime.now(UTC)
+    async with asyncio.timeout(_COUNT_SECONDS):
+        flags = await source.list_flags(Window(None, now), where=_EVERY_KIND)
+        return sum(flag.count for flag in flags) + await source.count_future(now)
