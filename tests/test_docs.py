@@ -180,6 +180,14 @@ def test_the_guide_to_moving_names_every_attribute_that_is_not_here(name, theirs
     assert named == missing
 
 
+def test_every_test_that_a_page_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", EVERYTHING))
+    sources = [*(DOCS.parent / "core").rglob("*.py"), *(DOCS.parent / "plugins").rglob("tests/*.py")]
+    defined = set(re.findall(r"def (test_\w+)", "\n".join(path.read_text("utf-8") for path in sources)))
+    assert named
+    assert named <= defined
+
+
 def test_every_plugin_has_a_page():
     plugins = {path.parent.name for path in DOCS.parent.glob("plugins/*/pyproject.toml")}
     assert {
