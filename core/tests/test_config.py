@@ -703,6 +703,17 @@ def test_a_secret_is_in_no_word_of_a_create_that_fails(site, create, caplog, cap
     assert CANARY not in every_word_of(caught.value) + caplog.text + "".join(capfd.readouterr())
 
 
+def test_a_piece_of_a_url_without_its_host_is_in_no_word_of_a_create_that_fails(site):
+    module = STORE.replace("self.options = options", "int(options.url.rpartition(':')[2])")
+    site.add("acme-store", points={"store": "acme_store"}, modules={"acme_store": module})
+    with pytest.raises(PluginError) as caught:
+        open_pipeline(
+            {"collectors": {"store": {"url": f"sqlite://user:{CANARY}"}}}, environ={}, registry=site.registry()
+        )
+    assert "invalid literal for int() with base 10: '***'" in str(caught.value)
+    assert CANARY not in every_word_of(caught.value)
+
+
 # --- nothing a user can write breaks it
 
 
