@@ -46,6 +46,16 @@ def real_data() -> Path:
     return file
 
 
+def test_help_imports_nothing_of_what_the_commands_need(tmp_path: Path):
+    heavy = ("sqlalchemy", "openfeature", "rich.progress", "flag_analytics_cli.reading", "flag_analytics.pipeline")
+    code = (
+        "import sys\nfrom flag_analytics_cli.main import main\nassert main(['--help']) == 0\n"
+        f"print(*sorted(set({heavy!r}) & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == "\n"
+
+
 def test_the_real_ab_test_is_reported_with_its_known_figures(tmp_path: Path):
     file = real_data()
     done = run("report", "page_redesign", "--file", str(file), "--format", "json", cwd=tmp_path)

@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
 from .choices import FileFormat, LettersFormat, ListFormat, ReportFormat
-from .reading import ColumnError, FileError
+from .file_errors import ColumnError, FileError
 from .terminal import diagnostics, note, prepare_streams, results, say
 from .visible import visible
 from .windows import parse_window

@@ -6,9 +6,10 @@ for the time, an unknown column named) is a ``FileError``, raised before the fir
 
 from __future__ import annotations
 
+from ..file_errors import ColumnError, FileError
 from .csv_rows import FIELDS, CsvReader, read_csv
 from .formats import guess_format, read_events
-from .lines import MAX_LINE_BYTES, BadLine, ColumnError, FileError, Line, LineReader
+from .lines import MAX_LINE_BYTES, BadLine, Line, LineReader
 
 __all__ = [
     "FIELDS",

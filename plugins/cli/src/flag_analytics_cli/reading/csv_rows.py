@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 from flag_analytics.events import FlagEvaluationEvent, as_reason
 
+from ..file_errors import ColumnError, FileError
 from .fields import KINDS, FieldError, duration_of, event_id_of, json_or_text, sample_rate_of, timestamp_of
-from .lines import MAX_LINE_BYTES, BadLine, ColumnError, FileError, LineReader
+from .lines import MAX_LINE_BYTES, BadLine, LineReader
 
 __all__ = ["FIELDS", "Columns", "CsvReader", "read_csv"]
 

@@ -9,10 +9,11 @@ import msgspec
 from flag_analytics.events import FlagEvaluationEvent
 
 from ..choices import FileFormat
+from ..file_errors import ColumnError, FileError
 from .csv_rows import CsvReader
 from .goff import looks_like_goff, read_goff
 from .json_lines import read_json_lines
-from .lines import BadLine, ColumnError, FileError, LineReader
+from .lines import BadLine, LineReader
 
 __all__ = ["guess_format", "read_events"]
 

@@ -8,17 +8,11 @@ from typing import BinaryIO
 
 import attrs
 
-__all__ = ["MAX_LINE_BYTES", "BadLine", "ColumnError", "FileError", "Line", "LineReader"]
+from ..file_errors import FileError
+
+__all__ = ["MAX_LINE_BYTES", "BadLine", "Line", "LineReader"]
 
 MAX_LINE_BYTES = 2**20
-
-
-class FileError(ValueError):
-    """A file cannot be read as events at all; the message says what to do."""
-
-
-class ColumnError(FileError):
-    """The columns of a file are not those that are asked for or needed; the message says which options would help."""
 
 
 @attrs.frozen
