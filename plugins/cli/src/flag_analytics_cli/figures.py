@@ -59,8 +59,9 @@ class FlagFigures:
     @property
     def latencies(self) -> tuple[float | None, float | None, float | None]:
         """The 50th, 90th and 99th percentile in milliseconds, each None where nothing was measured."""
-        metrics = self.metrics
-        return (metrics.latency_p50, metrics.latency_p90, metrics.latency_p99) if self.is_measured else (None,) * 3
+        if not self.is_measured:
+            return None, None, None
+        return self.metrics.latency_p50, self.metrics.latency_p90, self.metrics.latency_p99
 
     def to_dict(self) -> dict[str, Any]:
         """Return every figure by name; times in ISO 8601, distributions the most frequent first.
