@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from .delivery.ledger import DeliveryReport
+from .errors import CommitUnknown
 from .protocols import Batch
 
 __all__ = ["CollectorSink"]
@@ -30,7 +32,9 @@ class CollectorSink:
             if event.event_id not in self._taken:
                 await _waited(self.collector.record(event.thaw()))
                 self._taken.add(event.event_id)
-        await _waited(self.collector.flush())
+        flushed = await _waited(self.collector.flush())
+        if isinstance(flushed, DeliveryReport) and not flushed:
+            raise CommitUnknown("the collector's own flush was not complete")
         self._taken -= ids
 
     async def close(self) -> None:
@@ -38,7 +42,6 @@ class CollectorSink:
         await _waited(self.collector.close())
 
 
-async def _waited(result: Any) -> None:
+async def _waited(result: Any) -> Any:
     # Third parties write `def` where they have nothing to wait for.
-    if inspect.isawaitable(result):
-        await result
+    return await result if inspect.isawaitable(result) else result

@@ -125,7 +125,7 @@ class Pipeline:
 
     @property
     def aggregator(self) -> AnalyticsAggregator:
-        """Metrics over the first collector that can be asked about its events.
+        """Metrics over the first collector that can be asked about its events; those in memory come last.
 
         Raises:
             SourceError: no collector keeps events that can be read back.
@@ -137,7 +137,8 @@ class Pipeline:
         return self._aggregator
 
     def _event_source(self) -> EventSource:
-        for collector in self.collectors.values():
+        # What keeps events beyond this process knows more than what keeps them in memory.
+        for collector in sorted(self.collectors.values(), key=lambda collector: isinstance(collector, InlineSink)):
             try:
                 return self._registry.event_source_for(collector)
             except SourceError:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
+import attrs
+
 from ..normal_form import Freezer
 from ..protocols import Outcome
-from .engine import GRACE_SECONDS, Engine, Settings, run_inline
+from .engine import GRACE_SECONDS, Engine, Settings, as_timeout
 from .exit import finish_draining, register
 from .ledger import DeadLetter, DeliveryReport, DeliveryStats
 from .options import DeliveryOptions
@@ -85,7 +87,9 @@ class Delivery:
             if engine.machines:
                 return engine.offer(self._freeze(event))
             return engine.offer_inline(event)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise  # most likely out of a signal handler that ends the process
+        except BaseException as error:
             engine.refuse("error")
             engine.log(f"record:{type(error).__name__}", "an event was not recorded: %s", type(error).__name__)
             return Outcome.ERROR
@@ -100,37 +104,39 @@ class Delivery:
     async def flush(self, timeout: float = 30.0) -> DeliveryReport:
         """Wait until everything accepted before is stored; the report is true if it is.
 
-        It waits at most ``timeout`` seconds; cancelling it changes nothing but the waiting.
+        It waits at most ``timeout`` seconds; cancelling it changes nothing but the waiting. What was lost since the
+        last flush (an event that ``drop_oldest`` gave up, a dead letter) makes the report false.
+
+        Raises:
+            ValueError: the timeout is not a number.
         """
         import asyncio
 
         engine = self._engine
+        ends = time.monotonic() + as_timeout(timeout)
         waiter = engine.begin_flush()
         try:
-            await asyncio.wait_for(_as_awaitable(waiter.future), timeout)
+            await asyncio.wait_for(_as_awaitable(waiter.future), ends - time.monotonic())
         except TimeoutError:
             pass  # the report says so
         finally:
             report = engine.end_flush(waiter)
-        for lane in engine.inline:
-            with engine.guarding(lane):
-                await lane.sink.flush()
-        return report
+        flushed = await engine.finish_lanes(engine.inline, "flush", ends - time.monotonic())
+        return report if flushed else attrs.evolve(report, complete=False)
 
     def flush_sync(self, timeout: float = 30.0) -> DeliveryReport:
         """``flush`` for callers without an event loop."""
         engine = self._engine
+        waited = as_timeout(timeout)
         waiter = engine.begin_flush()
         try:
-            waiter.future.result(timeout)
+            waiter.future.result(waited)
         except TimeoutError:
             pass  # the report says so
         finally:
             report = engine.end_flush(waiter)
-        for lane in engine.inline:
-            with engine.guarding(lane):
-                run_inline(lane.sink.flush())
-        return report
+        flushed = engine.finish_lanes_sync(engine.inline, "flush")
+        return report if flushed else attrs.evolve(report, complete=False)
 
     def persist(self) -> bool:
         """Make everything recorded so far durable, in this thread; return whether it is.
@@ -155,9 +161,8 @@ class Delivery:
         except TimeoutError:
             pass  # finish() accounts for what the workers left
         report = engine.finish()
-        for lane in self._inline_to_close():
-            with engine.guarding(lane):
-                await lane.sink.close()
+        self._finalizer.detach()
+        await engine.finish_lanes(self._inline_to_close(), "close", self._left())
         return report
 
     def close_sync(self, timeout: float | None = None) -> DeliveryReport:
@@ -169,16 +174,14 @@ class Delivery:
         except TimeoutError:
             pass  # finish() accounts for what the workers left
         report = engine.finish()
-        for lane in self._inline_to_close():
-            with engine.guarding(lane):
-                run_inline(lane.sink.close())
+        self._finalizer.detach()
+        engine.finish_lanes_sync(self._inline_to_close(), "close")
         return report
 
     def _timeout(self, timeout: float | None) -> float:
-        return self._engine.settings.options.close_timeout_seconds if timeout is None else timeout
+        return as_timeout(self._engine.settings.options.close_timeout_seconds if timeout is None else timeout)
 
     def _left(self) -> float:
-        self._finalizer.detach()
         deadline = self._engine.close_deadline
         return GRACE_SECONDS if deadline is None else max(0.0, deadline - time.monotonic()) + GRACE_SECONDS
 
@@ -190,7 +193,7 @@ class Delivery:
     @property
     def exit_timeout(self) -> float:
         """How long a process that exits may be held to drain, in seconds."""
-        return self._engine.settings.options.exit_timeout_seconds
+        return as_timeout(self._engine.settings.options.exit_timeout_seconds)
 
     def begin_exit(self) -> None:
         """Begin to close, at the end of the process."""
@@ -200,12 +203,17 @@ class Delivery:
         """Wait for what ``begin_exit`` began, at the monotonic time ``started``."""
         engine = self._engine
         try:
-            engine.begin_close(0.0).result(max(0.0, started + self.exit_timeout - time.monotonic()) + 0.1)
+            engine.all_done.result(max(0.0, started + self.exit_timeout - time.monotonic()) + 0.1)
         except TimeoutError:
             pass  # finish() accounts for what the workers left
         engine.finish()
 
     # --- accounts
+
+    @property
+    def reported(self) -> bool:
+        """Whether a close has come to its end."""
+        return self._engine.reported
 
     @property
     def closed(self) -> bool:
@@ -264,9 +272,10 @@ def _dropped_without_close(holder: list[Engine]) -> None:
     """Drain, as far as it goes, the engine of a delivery that nobody holds any more; its workers end by themselves."""
     engine = holder[0]
     stats = engine.stats()
+    closing = engine.intake.closed
     busy = any(sink.pending for sink in stats.sinks.values())
     finish_draining(engine)
-    if busy or stats.accepted:
+    if not closing and (busy or stats.accepted):
         warnings.warn(
             f"{engine.settings.name} was dropped without close(): use `async with`, `with` or close()",
             ResourceWarning,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import inspect
 import logging
+import math
 import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -28,9 +29,10 @@ __all__ = ["Engine", "Settings"]
 
 logger = logging.getLogger("flag_analytics.delivery")
 
-GRACE_SECONDS = 0.3
+GRACE_SECONDS = 0.2
 """What a close may take beyond its timeout, for the sinks to release their connections."""
 LOG_PAUSE_SECONDS = 60.0
+FINISH_SECONDS = 0.2
 DEAD_LETTERS_KEPT = 1_000
 _ACCEPTED = Outcome.ACCEPTED
 
@@ -70,9 +72,13 @@ class _Waiter:
 
     targets: dict[SinkMachine, tuple[int, int]]
     future: Future[bool]
+    complete_list: bool = True
+    """Whether the targets are final: not while a spool is still looked through for what gone processes left."""
 
     def reached(self) -> bool:
-        return all(machine.progress()[1] >= target for machine, (target, _) in self.targets.items())
+        return self.complete_list and all(
+            machine.progress()[1] >= target for machine, (target, _) in self.targets.items()
+        )
 
     def all_stored(self) -> bool:
         return all(machine.progress()[2] == lost for machine, (_, lost) in self.targets.items())
@@ -88,9 +94,13 @@ class Engine:
         self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
         self.inline: list[InlineLane] = []
         self._taken_by_all = 0
+        self._lost_before: dict[SinkMachine, int] = {}
+        """How many events of each sink earlier flushes have reported as lost."""
         self._workers: dict[SinkMachine, SinkWorker] = {}
         self._waiters: list[_Waiter] = []
-        self._all_done: Future[None] = Future()
+        self.all_done: Future[None] = Future()
+        """Set when every worker has ended after a close."""
+        self._finish_lock = threading.Lock()
         self._report: DeliveryReport | None = None
         self._log_next: dict[str, float] = {}
         options = settings.options
@@ -122,9 +132,10 @@ class Engine:
         """Gives a frozen event to every sink."""
         holds = [machine.options for machine in self.machines if machine.options.policy == "block"]
         self.blocking = bool(holds)
-        self._hold_seconds = max((own.block_timeout_seconds for own in holds), default=0.0)
+        self._hold_seconds = as_timeout(max((own.block_timeout_seconds for own in holds), default=0.0))
         if self.blocking or self.inline:
             self.offer = self._offer
+            self.intake.count_overflow = not self.inline
         self.spool = SpoolWorker(self) if spooling else None
 
     def _wake_spool(self) -> None:
@@ -144,67 +155,112 @@ class Engine:
             outcome = self.intake.offer(event)
         if outcome is Outcome.CLOSED or not self.inline:
             return outcome
-        refused = None if outcome else outcome.value
-        outcome = self._offer_inline(event, outcome)
-        if refused is not None and outcome:  # no queue had room, but an inline sink took it
+        with self.lock:
+            self._taken_by_all += 1
+        refusals = self._give_inline(event)
+        if refusals is not None:
             with self.lock:
-                self.intake.refused[refused] -= 1
-                self.intake.accepted += 1
+                self._take_back(refusals)
+        if outcome or refusals is None or len(refusals) < len(self.inline):
+            if not outcome:  # no queue had room, but an inline sink took it
+                with self.lock:
+                    self.intake.accepted += 1
+            return _ACCEPTED
+        self.refuse(outcome.value)
         return outcome
 
     def offer_inline(self, event: Any) -> Outcome:
         """Give an event, as it came, to sinks that are all inline."""
-        if self.intake.closed:
-            self.refuse("closed")
+        lock = self.lock
+        try:
+            lock.acquire()  # as in Intake.offer
+            closed = self.intake.closed
+            if closed:
+                self.intake.refused["closed"] += 1
+            else:  # counted before it is given, so that the report of a close that comes between has it
+                self._taken_by_all += 1
+                self.intake.accepted += 1
+        except BaseException:
+            if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
+                lock.release()
+            raise
+        lock.release()
+        if closed:
             return Outcome.CLOSED
-        outcome = self._offer_inline(event, Outcome.OVERFLOW)
-        if outcome is not _ACCEPTED:
-            self.refuse(outcome.value)
-        return outcome
+        refusals = self._give_inline(event)
+        if refusals is None:
+            return _ACCEPTED
+        with self.lock:
+            self._take_back(refusals)
+            if len(refusals) < len(self.inline):
+                return _ACCEPTED
+            outcome = next(iter(refusals.values()))
+            self.intake.accepted -= 1
+            self.intake.refused[outcome.value] += 1
+            return outcome
 
-    def _offer_inline(self, event: Any, outcome: Outcome) -> Outcome:
-        """Give an event to the inline sinks; ``outcome`` is what the queues made of it, if there are any."""
+    def _give_inline(self, event: Any) -> dict[str, Outcome] | None:
+        """Give an event to the inline sinks; return which ones refused it and why, or None."""
         refusals = None
         for lane in self.inline:
             try:
                 taken = lane.take(event)
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise  # most likely out of a signal handler that ends the process
+            except BaseException as error:
                 taken = Outcome.ERROR
                 self.log(f"{lane.name}:{type(error).__name__}", "%s raised %s", lane.name, type(error).__name__)
             if taken is not _ACCEPTED and taken is not None:
                 refusals = refusals or {}
                 refusals[lane.name] = taken if isinstance(taken, Outcome) else Outcome.ERROR
-        self.lock.acquire()  # the with statement would cost twice as much
-        try:
-            if refusals is not None:
-                return self._count_refusals(refusals, outcome)
-            self._taken_by_all += 1
-            if not self.machines:
-                self.intake.accepted += 1
-            return _ACCEPTED
-        finally:
-            self.lock.release()
+        return refusals
 
-    def _count_refusals(self, refusals: dict[str, Outcome], outcome: Outcome) -> Outcome:
+    def _take_back(self, refusals: dict[str, Outcome]) -> None:
+        """Count an event, taken to be taken by all, for each inline sink by itself."""
+        self._taken_by_all -= 1
         for lane in self.inline:
             refusal = refusals.get(lane.name)
             if refusal is None:
                 lane.delivered += 1
-                outcome = _ACCEPTED
             else:
                 lane.dropped[refusal.value] += 1
-                outcome = outcome or refusal
-        if outcome and not self.machines:
-            self.intake.accepted += 1
-        return outcome
 
-    @contextlib.contextmanager
-    def guarding(self, lane: InlineLane) -> Iterator[None]:
-        """Log what an inline sink raises in flush or close: the others, and the report, do not suffer from it."""
-        try:
-            yield
-        except Exception as error:
-            self.log(f"{lane.name}:{type(error).__name__}", "%s raised %s", lane.name, type(error).__name__)
+    async def finish_lanes(
+        self, lanes: Sequence[InlineLane], method: Literal["flush", "close"], timeout: float
+    ) -> bool:
+        """Flush or close inline sinks within ``timeout`` seconds each; return whether all of them could."""
+        results = []
+        for lane in lanes:
+            try:
+                result = getattr(lane.sink, method)()
+                if inspect.isawaitable(result):
+                    await asyncio.wait_for(result, max(0.05, timeout))
+                results.append(True)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
+                results.append(self._lane_failed(lane, method, error))
+        return all(results)
+
+    def finish_lanes_sync(self, lanes: Sequence[InlineLane], method: Literal["flush", "close"]) -> bool:
+        """``finish_lanes`` for callers without an event loop."""
+        results = []
+        for lane in lanes:
+            try:
+                run_inline(getattr(lane.sink, method)())
+                results.append(True)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                results.append(self._lane_failed(lane, method, error))
+        return all(results)
+
+    def _lane_failed(self, lane: InlineLane, method: str, error: BaseException) -> bool:
+        self.log(f"{lane.name}:{method}", "%s: %s raised %s", lane.name, method, type(error).__name__)
+        return False
 
     def _offer_when_there_is_room(self, event: FrozenEvent) -> Outcome:
         with self.room_freed:  # held from the look to the offer: the room is this caller's
@@ -223,6 +279,11 @@ class Engine:
     def _can_never_fit(self, size: int) -> bool:
         return any(size > machine.options.max_bytes for machine in self.machines if machine.options.policy == "block")
 
+    @property
+    def reported(self) -> bool:
+        """Whether everything is accounted for, after a close."""
+        return self._report is not None
+
     def refuse(self, reason: str) -> None:
         """Count an event that no sink will see."""
         with self.lock:
@@ -237,9 +298,9 @@ class Engine:
             waiting = self.intake.waiting
             targets = {}
             for machine in self.machines:
-                entered, _, lost = machine.progress()
-                targets[machine] = (entered + waiting, lost)
-            waiter = _Waiter(targets, Future())
+                entered = machine.progress()[0]
+                targets[machine] = (entered + waiting, self._lost_before.get(machine, 0))
+            waiter = _Waiter(targets, Future(), self.spool is None or not self.spool.adopting)
             if waiter.reached() or self._report is not None:
                 waiter.future.set_result(True)
                 return waiter
@@ -255,9 +316,21 @@ class Engine:
     def end_flush(self, waiter: _Waiter) -> DeliveryReport:
         """Return what the flush achieved, whether or not it was waited out."""
         with self.lock:
-            complete = waiter.reached() and waiter.all_stored()
             self._forget(waiter)
+            if self._report is not None:
+                return self._report
+            complete = waiter.reached() and waiter.all_stored()
+            for machine in self.machines:  # what is reported as lost now is not reported by the next flush
+                self._lost_before[machine] = machine.progress()[2]
             return self._make_report(complete=complete)
+
+    def adopted(self) -> None:
+        """Let those who wait wait for the events of gone processes too; called under the lock, once they are known."""
+        for waiter in self._waiters:
+            waiter.complete_list = True
+            for machine, (target, lost) in waiter.targets.items():
+                waiter.targets[machine] = (target + machine.recovered, lost)
+        self.resolved()
 
     def _forget(self, waiter: _Waiter) -> None:
         if waiter in self._waiters:
@@ -278,11 +351,13 @@ class Engine:
     def begin_close(self, timeout: float, *, start_workers: bool = True) -> Future[None]:
         """Refuse new events and drain for ``timeout`` seconds; the future tells when every worker is done.
 
-        ``start_workers``: also close sinks that never got an event, which takes a worker each.
+        Of several closers the most impatient sets the deadline. ``start_workers``: also close sinks that never got an
+        event, which takes a worker each.
         """
         with self.lock:
             if self.close_deadline is not None:
-                return self._all_done
+                self._bring_forward(time.monotonic() + timeout)
+                return self.all_done
             self.intake.hand_over()
             self.intake.closed = True
             self.close_deadline = time.monotonic() + timeout
@@ -293,7 +368,14 @@ class Engine:
             self.room_freed.notify_all()
             self._wake_spool_if_needed()
         self.worker_done()
-        return self._all_done
+        return self.all_done
+
+    def _bring_forward(self, deadline: float) -> None:
+        if self.close_deadline is not None and deadline < self.close_deadline:
+            self.close_deadline = deadline
+            for worker in self._workers.values():
+                if not worker.done:
+                    worker.wake()
 
     def _wake_spool_if_needed(self) -> None:
         if self.spool is not None and self.intake.waiting:
@@ -305,13 +387,28 @@ class Engine:
             return
         self.finish()
         with self.lock:
-            if not self._all_done.done():
-                self._all_done.set_result(None)
+            if not self.all_done.done():
+                self.all_done.set_result(None)
+
+    def finish_spool(self) -> None:
+        """Make what is left durable, as far as the disk lets it, in a moment; called without the lock.
+
+        In a thread, since a disk can hang; at the end of the process, where none can be had, in this one.
+        """
+        if self.spool is None or self._report is not None:
+            return
+        thread = threading.Thread(target=self.spool.finish, name="flag-analytics-finish", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self.spool.finish()
+        else:
+            thread.join(FINISH_SECONDS)
 
     def finish(self) -> DeliveryReport:
         """Account for whatever is left, once; return the report that everyone gets. Called without the lock."""
-        if self._report is None and self.spool is not None:
-            self.spool.finish()
+        with self._finish_lock:
+            self.finish_spool()
         with self.lock:
             if self._report is None:
                 left = self.intake.finish()
@@ -399,6 +496,17 @@ class Engine:
             worker.leave_in_child()
         if self.spool is not None:
             self.spool.leave_in_child()
+
+
+def as_timeout(seconds: float) -> float:
+    """Return a number of seconds that every clock can add; infinity is as good as three years.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    if math.isnan(seconds):
+        raise ValueError("a timeout is NaN: expected a number of seconds")
+    return min(float(seconds), 1e8)
 
 
 def run_inline(coroutine: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -35,7 +36,7 @@ def _deliveries() -> list[Delivery]:
 
 def close_all() -> None:
     """Close every delivery, all of them within the longest of their exit timeouts."""
-    deliveries = [delivery for delivery in _deliveries() if not delivery.closed]
+    deliveries = [delivery for delivery in _deliveries() if not delivery.reported]
     started = time.monotonic()
     for delivery in deliveries:
         delivery.begin_exit()
@@ -43,7 +44,7 @@ def close_all() -> None:
         delivery.end_exit(started)
     for engine in list(_draining):
         left = started + engine.settings.options.exit_timeout_seconds - time.monotonic()
-        futures.wait([engine.begin_close(0.0)], max(0.0, left))
+        futures.wait([engine.all_done], max(0.0, left))
         engine.finish()
 
 
@@ -59,6 +60,21 @@ def _renew_in_child() -> None:
     _draining.clear()
     for delivery in _deliveries():
         delivery.after_fork_in_child()
+    _close_with_multiprocessing()
+
+
+class _Anchor:
+    """What multiprocessing wants to hang a callback on; it lives as long as the module."""
+
+
+_anchor = _Anchor()
+
+
+def _close_with_multiprocessing() -> None:
+    """Close with a child of ``multiprocessing``: it ends without the interpreter's exit, but runs finalisers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # called back when the child has forgotten its parent's finalisers
+        util.register_after_fork(_anchor, lambda _: util.Finalize(None, close_all, exitpriority=0))
 
 
 atexit.register(close_all)
@@ -76,12 +92,15 @@ def install_signal_handlers() -> None:
         ValueError: called from another thread than the main one.
     """
     previous = signal.getsignal(signal.SIGTERM)
+    closings: list[threading.Thread] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        # Another thread, since the interrupted one may hold any lock; the handler waits for it, but not for ever.
-        closing = threading.Thread(target=close_all, daemon=True)
-        closing.start()
-        closing.join(_longest_exit())
+        # Another thread, since the interrupted one may hold any lock; the handler waits for it, but not for ever. A
+        # second signal waits for the same one.
+        if not closings:
+            closings.append(threading.Thread(target=close_all, daemon=True))
+            closings[0].start()
+        closings[0].join(_longest_exit())
         _go_on(previous, number, frame)
 
     signal.signal(signal.SIGTERM, handle)

@@ -57,6 +57,8 @@ class Intake:
         """Events on their way from the inbox to the spool."""
         self._idle: set[SinkMachine] = set(self.machines)
         self._filling: set[SinkMachine] = set()
+        self.count_overflow = True
+        """Whether an event that no queue takes is refused; not if an inline sink may still take it."""
         self._inbox: list[FrozenEvent] = []
         self._inbox_bytes = 0
         self._busy = False
@@ -81,7 +83,7 @@ class Intake:
             elif (
                 len(self._inbox) >= self._most_events or self._inbox_bytes + size > self._most_bytes
             ) and not self._make_room(size):
-                self.refused["overflow"] += 1
+                self.refused["overflow"] += self.count_overflow
                 outcome = Outcome.OVERFLOW
             else:
                 self._inbox_bytes += size

@@ -106,6 +106,8 @@ class _Part:
     disconnects: int = 0
     timeouts: int = 0
     attempted: bool = False
+    refused: bool = False
+    """Whether each of its events was refused in an earlier round."""
 
 
 @attrs.define
@@ -195,6 +197,7 @@ class SinkMachine:
         self.spooled = 0
         self.accepted = 0
         self.recovered = 0
+        self._recovered_waiting = 0
         self.delivered = 0
         self.dead = 0
         self.attempts = 0
@@ -307,6 +310,7 @@ class SinkMachine:
         """Note events that are in a spool for this sink: newly written, or recovered from an earlier process."""
         if recovered:
             self.recovered += count
+            self._recovered_waiting += count
         else:
             self.accepted += count
         self.spooled += count
@@ -346,6 +350,7 @@ class SinkMachine:
             or self._queued_bytes >= self.options.max_batch_bytes
             or self._pressed
             or self._failures
+            or self._recovered_waiting > 0
         ):
             return now
         assert self._waiting_since is not None
@@ -402,12 +407,17 @@ class SinkMachine:
             return
         self._load_failed = False
         self.spooled -= len(events)
+        self._recovered_waiting = max(0, self._recovered_waiting - len(events))
         self._fly(spool, len(events))
         self._begin(events, sum(event.size for event in events), last_seq)
 
     def load_failed(self, now: float, jitter: float) -> None:
         """Note that the spool could not be read for now; what waits in memory does not wait for it."""
         self._load_failed = True
+        self._pause(now, jitter)
+
+    def interrupted(self, now: float, jitter: float) -> None:
+        """Note that the worker ended in the middle of something: whatever did that may do it again."""
         self._pause(now, jitter)
 
     def lose_spooled(self, count: int, spool: Hashable = None) -> None:
@@ -501,8 +511,8 @@ class SinkMachine:
         self._retry_at = None
         events = part.batch.events
         middle = len(events) // 2
-        self._round.todo.append(_Part(Batch(f"{part.batch.id}.{middle}-", events[middle:])))
-        self._round.todo.append(_Part(Batch(f"{part.batch.id}.-{middle}", events[:middle])))
+        self._round.todo.append(_Part(Batch(f"{part.batch.id}.{middle}-", events[middle:]), refused=part.refused))
+        self._round.todo.append(_Part(Batch(f"{part.batch.id}.-{middle}", events[:middle]), refused=part.refused))
 
     def pinged(self, alive: bool, now: float, jitter: float) -> Resolved:
         """Note whether the backend answered."""
@@ -565,27 +575,31 @@ class SinkMachine:
         round_ = self._round
         assert round_ is not None
         suspects = [letter.event for letter in round_.suspects]
-        untried = [event for part in reversed(round_.todo) for event in part.batch.events]
+        suspects += [event for part in reversed(round_.todo) if part.refused for event in part.batch.events]
+        untried = [event for part in reversed(round_.todo) if not part.refused for event in part.batch.events]
         if round_.last_seq is None and len(untried) < self.options.batch_size:
             more, _ = self._take_queue(len(untried), sum(event.size for event in untried))
             untried.extend(more)
-        groups = [group for group in (untried, suspects) if group]
         events = (*untried, *suspects)
         self._begin(events, sum(event.size for event in events), round_.last_seq)
         assert self._round is not None
         # With new events beside them, it is those that must prove anew that the backend lives.
         self._round.proven = not untried and (round_.stored_any or round_.proven)
-        if len(groups) > 1:
-            self._part_into(groups)
+        self._part_into(untried, suspects)
         self._failures = self._restarts
         self._restarts += 1
         self._pause(now, jitter)
 
-    def _part_into(self, groups: Sequence[Sequence[FrozenEvent]]) -> None:
-        """Write the batch that just began in parts of the usual size, the first one first."""
+    def _part_into(self, untried: Sequence[FrozenEvent], suspects: Sequence[FrozenEvent]) -> None:
+        """Write the batch that just began in parts of the usual size, the suspects last."""
         assert self._round is not None
         batch_id = self._round.todo[0].batch.id
-        parts = [_Part(Batch(f"{batch_id}.{at}", tuple(group))) for at, group in enumerate(groups)]
+        step = self.options.batch_size
+        parts = []
+        for events, refused in ((untried, False), (suspects, True)):
+            for at in range(0, len(events), step):
+                batch = Batch(f"{batch_id}.{len(parts)}", tuple(events[at : at + step]))
+                parts.append(_Part(batch, refused=refused))
         self._round.todo = parts[::-1]
 
     def _resolve(self, events: tuple[FrozenEvent, ...]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +27,15 @@ from ..normal_form import FrozenEvent
 from .ledger import DeadLetter
 from .locks import FileLock
 
-__all__ = ["Spool", "SpoolCorruptError", "SpoolError", "SpoolFullError", "default_directory", "orphans"]
+__all__ = [
+    "Spool",
+    "SpoolCorruptError",
+    "SpoolError",
+    "SpoolFullError",
+    "SpoolGoneError",
+    "default_directory",
+    "orphans",
+]
 
 FREE_SPACE_RESERVE = 4 * 2**20
 PAGE_BYTES = 4096
@@ -44,6 +53,36 @@ CREATE TABLE IF NOT EXISTS dead (
 );
 """
 
+
+class _SQLiteGuard:
+    """One lock around every use of SQLite, held across forks.
+
+    SQLite has locks of its own, which a child would inherit in the state another thread had them in.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._held = False
+
+    def before_fork(self) -> None:
+        self._held = self.lock.acquire(timeout=1.0)
+
+    def after_fork_in_parent(self) -> None:
+        if self._held:
+            self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self.lock = threading.RLock()
+
+
+_guard = _SQLiteGuard()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_guard.before_fork,
+        after_in_parent=_guard.after_fork_in_parent,
+        after_in_child=_guard.after_fork_in_child,
+    )
+
 _graveyard: list[sqlite3.Connection] = []
 """Connections inherited through fork. Closing one in the child could checkpoint the parent's file: they stay open."""
 
@@ -54,6 +93,10 @@ class SpoolError(Exception):
 
 class SpoolFullError(SpoolError):
     """The spool's bound, or the disk, is full."""
+
+
+class SpoolGoneError(SpoolError):
+    """The file was deleted, or replaced, under its process: what is written to it would not be found again."""
 
 
 class SpoolCorruptError(SpoolError):
@@ -168,16 +211,17 @@ class Spool:
         fsync: Literal["normal", "full"] = "normal",
     ) -> None:
         self.path = path
-        self._lock = threading.Lock()
         self._pid = os.getpid()
         self._file_lock = FileLock(path.with_suffix(".lock"))
         if not self._file_lock.acquire():
             raise SpoolError(f"{path.name} belongs to a living process")
         connection: sqlite3.Connection | None = None
         try:
-            connection = _connect(path, max_bytes=max_bytes, fsync=fsync)
-            self._connection = connection
-            self._cursors = self._load_cursors(sinks)
+            with self._lock:
+                connection = _connect(path, max_bytes=max_bytes, fsync=fsync)
+                self._connection = connection
+                self._cursors = self._load_cursors(sinks)
+            self._identity = _identity_of(path)
         except (sqlite3.Error, OSError, SpoolError) as error:
             if connection is not None:
                 connection.close()
@@ -212,6 +256,10 @@ class Spool:
         return dict(self._connection.execute("SELECT sink, seq FROM cursors"))
 
     @property
+    def _lock(self) -> threading.RLock:
+        return _guard.lock
+
+    @property
     def sinks(self) -> frozenset[str]:
         """The sinks that events of this spool are for."""
         return frozenset(self._cursors)
@@ -223,6 +271,8 @@ class Spool:
             SpoolFullError: no room; nothing was written.
             SpoolCorruptError, SpoolError: it cannot be written; nothing was.
         """
+        if _identity_of(self.path) != self._identity:
+            raise SpoolGoneError("its file was deleted")
         if _free_bytes(self.path.parent) < FREE_SPACE_RESERVE:
             raise SpoolFullError("the disk is nearly full")
         rows = [(encode_event(event),) for event in events]
@@ -231,6 +281,15 @@ class Spool:
             try:
                 with self._connection:
                     self._connection.executemany("INSERT INTO events (body) VALUES (?)", rows)
+            except sqlite3.Error as error:
+                raise _spool_error(error) from None
+
+    def has_events(self) -> bool:
+        """Return whether anything waits in it, for whatever sink."""
+        with self._lock:
+            self._check_pid()
+            try:
+                return bool(self._connection.execute("SELECT EXISTS (SELECT 1 FROM events)").fetchone()[0])
             except sqlite3.Error as error:
                 raise _spool_error(error) from None
 
@@ -383,14 +442,25 @@ def set_aside(path: Path) -> Path:
 
 
 def default_directory(identity: str) -> Path:
-    """Return where the spools of one application are kept: a folder of its own in the user's directory for state."""
+    """Return where the spools of one application are kept: a folder of its own in the user's directory for state.
+
+    Where there is no such user (a container with an arbitrary one), it is in the system's directory for temporary
+    files.
+    """
+    try:
+        base = _state_directory()
+    except RuntimeError:
+        base = Path(tempfile.gettempdir())
+    folder = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return base / "flag-analytics" / "spool" / folder
+
+
+def _state_directory() -> Path:
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return base / "flag-analytics" / "spool" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support"
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
 
 
 def _connect(path: Path, *, max_bytes: int, fsync: str) -> sqlite3.Connection:
@@ -422,6 +492,14 @@ def _spool_error(error: sqlite3.Error) -> SpoolError:
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or type(error) is sqlite3.DatabaseError:
         return SpoolCorruptError(name)
     return SpoolError(name)
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _free_bytes(directory: Path) -> int:

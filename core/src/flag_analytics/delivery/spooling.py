@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .ledger import DeadLetter
 from .machine import SinkMachine
-from .spool import Loaded, Spool, SpoolCorruptError, SpoolError, default_directory, orphans, set_aside
+from .spool import Loaded, Spool, SpoolCorruptError, SpoolError, SpoolGoneError, default_directory, orphans, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,8 @@ __all__ = ["SpoolWorker"]
 
 RETRY_SECONDS = 0.5
 """How long to wait before trying again to create a spool that could not be created."""
-FINISH_SECONDS = 0.5
+FINISH_SECONDS = 0.15
+MIN_SPOOL_BYTES = 2**18
 _graveyard: list[Any] = []
 
 
@@ -34,7 +35,7 @@ class SpoolWorker:
         self._engine = engine
         self._options = options
         self._names = tuple(machine.name for machine in engine.machines)
-        self.directory = options.spool_directory or default_directory(_identity(engine.settings.name, self._names))
+        self.directory = options.spool_directory or default_directory(_identity(engine.settings.name))
         self._own: Spool | None = None
         self._adopted: list[Spool] = []
         self._counts: Counter[tuple[Path, str]] = Counter()
@@ -44,6 +45,8 @@ class SpoolWorker:
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self.adopting = True
+        """Whether the orphans are still to be looked through, so that a flush does not know of all events yet."""
         self.counters: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -55,6 +58,7 @@ class SpoolWorker:
             self._thread.start()
         except RuntimeError:  # no thread to be had, or the interpreter is ending: finish() spools what is left
             self._thread = None
+            self.adopting = False
 
     def wake(self) -> None:
         """Make events durable soon; called under the engine's lock."""
@@ -71,7 +75,12 @@ class SpoolWorker:
 
     def _run(self) -> None:
         try:
-            self._adopt()
+            try:
+                self._adopt()
+            finally:
+                with self._engine.lock:
+                    self.adopting = False
+                    self._engine.adopted()
             while not self._stopped:
                 self._wait_for_events()
                 self.drain()
@@ -122,6 +131,14 @@ class SpoolWorker:
             self._quarantine(spool)
             spool = self._open_own()
             spool.append(events)
+        except SpoolGoneError:  # what is in it can still be read by this process, and by no other
+            self.counters["errors"] += 1
+            self._engine.log("spool:gone", "a spool was deleted while it was in use: another one is made")
+            with self._engine.lock:
+                self._adopted.append(spool)
+                self._own = None
+            spool = self._open_own()
+            spool.append(events)
         with self._engine.lock:
             for name in self._names:
                 self._counts[spool.path, name] += len(events)
@@ -133,8 +150,13 @@ class SpoolWorker:
             if now < self._create_after:
                 raise SpoolError("it cannot be created")
             self._create_after = now + RETRY_SECONDS
+            # What gone processes left counts against the bound: a crash loop does not fill the disk.
+            left = sum(path.stat().st_size for path in orphans(self.directory) if path.exists())
             self._own = Spool.create(
-                self.directory, self._names, max_bytes=self._options.spool_max_bytes, fsync=self._options.spool_fsync
+                self.directory,
+                self._names,
+                max_bytes=max(MIN_SPOOL_BYTES, self._options.spool_max_bytes - left),
+                fsync=self._options.spool_fsync,
             )
             self._create_after = 0.0
         return self._own
@@ -158,6 +180,12 @@ class SpoolWorker:
         except SpoolError:
             self._quarantine(spool)
             return
+        strangers = spool.sinks.difference(self._names)
+        if strangers and spool.has_events():
+            self.counters["unclaimed"] += 1
+            self._engine.log(
+                "spool:strangers", "a spool holds events for %d sinks that are not configured", len(strangers)
+            )
         if not any(pending.values()):
             spool.close()
             return
@@ -201,7 +229,7 @@ class SpoolWorker:
                 self._counts[spool.path, machine.name] -= len(loaded.events) + loaded.unreadable
                 if not loaded.events and not loaded.unreadable:  # fewer than were counted: somebody changed the file
                     machine.lose_spooled(self._counts.pop((spool.path, machine.name)), spool.path)
-            self._reading[machine.name] = spool
+                self._reading[machine.name] = spool  # before anybody sees the count: a spool in use is not let go
             return loaded
         return Loaded((), 0, 0)
 
@@ -243,8 +271,7 @@ class SpoolWorker:
         """Make the rest durable and close the files; called without the engine's lock."""
         self._stopped = True
         self._wanted.set()
-        self.drain(FINISH_SECONDS)
-        if self._drain_lock.acquire(timeout=FINISH_SECONDS):
+        if self.drain(FINISH_SECONDS) and self._drain_lock.acquire(timeout=FINISH_SECONDS):
             try:
                 for spool in self._spools():
                     spool.close()
@@ -252,6 +279,13 @@ class SpoolWorker:
                 self._drain_lock.release()
 
 
-def _identity(name: str, sinks: Sequence[str]) -> str:
-    """Return what tells one application's spools from another's: the program, its folder, and its sinks."""
-    return "\0".join([name, str(Path(sys.argv[0] if sys.argv else "").resolve()), str(Path.cwd()), *sorted(sinks)])
+def _identity(name: str) -> str:
+    """Return what tells one application's spools from another's: the program and the folder it was started in.
+
+    Not its sinks: those change with the configuration, and what is in the spool has to be found again.
+    """
+    try:
+        folder = str(Path.cwd())
+    except OSError:  # it was deleted
+        folder = ""
+    return "\0".join([name, str(Path(folder, sys.argv[0] if sys.argv else "")), folder])

@@ -7,10 +7,12 @@ nobody else: an event loop cannot be taken away from a coroutine that does not g
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
@@ -96,10 +98,14 @@ class SinkWorker:
             _close_loop(loop)
             with self._engine.lock:
                 self._loop = None
-                if self._engine.close_deadline is None:  # ended by a mistake: the next event starts another thread
+                self._stuck = None
+                if self._engine.close_deadline is None:  # ended by a mistake: another thread goes on
                     self._thread = None
                     self._opened = False
                     self._engine.intake.sleep(self._machine, filling=False)
+                    if not self._machine.idle:
+                        self._machine.interrupted(time.monotonic(), random.random())
+                        self.wake()
                 else:
                     self.done = True
             self._engine.worker_done()
@@ -242,13 +248,15 @@ class SinkWorker:
         """Cut a write short at the deadline of a close that begins while it is under way."""
         assert self._woken is not None
         while True:
-            await self._woken.wait()
-            self._woken.clear()
-            deadline = self._engine.close_deadline
-            if deadline is not None:
-                await asyncio.sleep(max(0.05, deadline - time.monotonic()))
+            deadline = self._engine.close_deadline  # a later close may have brought it forward
+            try:
+                await asyncio.wait_for(
+                    self._woken.wait(), None if deadline is None else max(0.05, deadline - time.monotonic())
+                )
+            except TimeoutError:
                 task.cancel()
                 return
+            self._woken.clear()
 
     async def _guarded(self, action: Callable[[], Awaitable[Any] | Any]) -> BaseException | None:
         try:
@@ -293,6 +301,15 @@ class SinkWorker:
 
 
 async def _maybe_await(result: Any) -> None:
+    """Wait for what a sink's method returned, if it is something to wait for.
+
+    Raises:
+        TypeError: the method is an asynchronous generator (a stray ``yield``), so that nothing of it has run.
+    """
+    if inspect.isasyncgen(result) or inspect.isgenerator(result):
+        raise TypeError("a sink's method is a generator: expected it to have no yield")
+    if isinstance(result, Future):
+        result = asyncio.wrap_future(result)
     if isinstance(result, Awaitable):
         await result
 
