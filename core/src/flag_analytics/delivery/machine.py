@@ -595,7 +595,7 @@ class SinkMachine:
         assert self._round is not None
         batch_id = self._round.todo[0].batch.id
         step = self.options.batch_size
-        parts = []
+        parts: list[_Part] = []
         for events, refused in ((untried, False), (suspects, True)):
             for at in range(0, len(events), step):
                 batch = Batch(f"{batch_id}.{len(parts)}", tuple(events[at : at + step]))
