@@ -143,7 +143,8 @@ async def test_whatever_befalls_the_connection_each_event_is_stored_once_or_coun
     dropped = sum(ledger.dropped.values())
     assert stats.recorded == sent, measured
     assert (refused, dropped) == (sum(stats.refused.values()), 0), measured
-    assert report, (measured, report)
+    assert report.pending == 0, (measured, report)
+    assert drained <= 5.0, measured
     assert rows == distinct == sent - refused - dropped - ledger.dead, measured
     assert ledger.dead == poison > 0, measured
     assert chaos.commit_cuts >= (20 if seconds >= 60.0 else 1), measured

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from flag_analytics.delivery import DeliveryOptions
-from flag_analytics_database import DatabaseAnalyticsCollector
+from flag_analytics_database import DatabaseAnalyticsCollector, fork_gate
 
 QUICK = DeliveryOptions(
     retry_initial_seconds=0.005,
@@ -290,3 +290,89 @@ async def test_parent_and_children_each_have_connections_of_their_own(database: 
     assert done.stderr == ""
     rows = await database.run("SELECT flag_key, count(*) FROM analytics_events GROUP BY flag_key ORDER BY flag_key")
     assert rows == [("after", 200), ("child-0", 200), ("child-1", 200), ("child-2", 200), ("parent", 200)]
+
+
+FORK_BESIDE_A_WRITER = textwrap.dedent(
+    """
+    import asyncio, os, sys, threading
+    from datetime import UTC, datetime
+    from flag_analytics import FlagEvaluationEvent
+    from flag_analytics_database import DatabaseAnalyticsCollector
+
+    def event(flag):
+        return FlagEvaluationEvent(datetime.now(UTC), flag, 1, "SPLIT")
+
+    async def child_life(collector):
+        await collector.record(event("child"))
+        assert await collector.flush_report(5.0), collector.stats()
+        assert len(await collector.get_events("child")) >= 1
+        await collector.close()
+
+    collector = asyncio.run(DatabaseAnalyticsCollector.create(sys.argv[1], 50, 0.001))
+    stopped = threading.Event()
+    sent = 0
+
+    def record():
+        global sent
+        while not stopped.is_set():
+            for _ in range(100):
+                collector.record_nowait(event("parent"))
+            sent += 100
+            stopped.wait(0.005)
+
+    def ask():
+        async def ask_on():
+            while not stopped.is_set():
+                await collector.get_events("parent", 100)
+        asyncio.run(ask_on())
+
+    threads = [threading.Thread(target=record), threading.Thread(target=ask)]
+    for thread in threads:
+        thread.start()
+    codes = []
+    for _ in range(20):
+        stopped.wait(0.03)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                asyncio.run(child_life(collector))
+                code = 0
+            finally:
+                os._exit(code)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    report = asyncio.run(collector.close_report(20.0))
+    assert codes == [0] * 20, codes
+    assert report and report.stored == sent, (report, sent)
+    print(sent)
+    """
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+async def test_a_child_forked_beside_a_busy_writer_stores_its_events_in_the_same_file(sqlite: Any) -> None:
+    """SQLite keeps a process's locks in its memory: a child that inherited the writer's would wait for ever."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK_BESIDE_A_WRITER, sqlite.connection_string],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rows = await sqlite.run("SELECT flag_key, count(*) FROM analytics_events GROUP BY flag_key ORDER BY flag_key")
+    assert rows == [("child", 20), ("parent", int(done.stdout))]
+    assert await sqlite.run("PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_a_fork_does_not_wait_long_for_a_slow_question(sqlite: Any, make_event: Any, batch_of: Any) -> None:
+    store = sqlite.store()
+    await store.write(batch_of(make_event()))
+    async with store._gate:
+        started = time.monotonic()
+        fork_gate._before_fork()
+        fork_gate._after_fork_in_parent()
+        assert 0.9 < time.monotonic() - started < 1.5
+    assert len(await store.get_events()) == 1

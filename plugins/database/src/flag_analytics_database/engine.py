@@ -16,7 +16,7 @@ from .discretion import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite
 from .options import DatabaseOptions
 from .urls import family_of, missing_driver, parse_url
 
-__all__ = ["EngineMaker", "from_options", "like_engine"]
+__all__ = ["EngineMaker", "from_options", "is_in_memory", "like_engine"]
 
 
 @attrs.frozen(eq=False)
@@ -47,7 +47,7 @@ def from_options(options: DatabaseOptions) -> EngineMaker:
     url = parse_url(options.connection_string)
     family = family_of(url.get_backend_name())
     assert family is not None
-    if family == "sqlite" and _is_in_memory(url):
+    if family == "sqlite" and is_in_memory(url):
         url = _shared_memory(url)
     _load_driver(url)
     given = dict(options.engine)
@@ -83,7 +83,7 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
     family = family_of(url.get_backend_name())
     if family is None:
         raise ValueError(f"engine is of type {url.get_backend_name()!r}: expected sqlite, postgresql, mysql or mariadb")
-    if family == "sqlite" and _is_in_memory(url):
+    if family == "sqlite" and is_in_memory(url):
         raise ValueError("engine is an in-memory SQLite database, which no other connection can see: use a file")
     connect = engine.sync_engine.pool._creator  # noqa: SLF001 - the one place that knows the connection arguments
 
@@ -153,7 +153,7 @@ def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_sec
         event.listen(engine.sync_engine, "connect", prepare_mysql)
 
 
-def _is_in_memory(url: URL) -> bool:
+def is_in_memory(url: URL) -> bool:
     database = url.database or ""
     return database in {"", ":memory:"} or "mode=memory" in database or url.query.get("mode") == "memory"
 

@@ -45,6 +45,10 @@ class LoopThread:
                 threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True).start()
             return self._loop
 
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop, if it is running."""
+        return self._loop if self._pid == os.getpid() else None
+
     def stop(self) -> None:
         """End the thread, if there is one; the next coroutine starts another."""
         if self._pid != os.getpid():

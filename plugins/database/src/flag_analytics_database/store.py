@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +21,9 @@ from sqlalchemy import Executable, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from .dead_letters import letter_from, letter_row
-from .engine import EngineMaker, from_options
+from .engine import EngineMaker, from_options, is_in_memory
 from .errors import SchemaOutdated, code_of, delivery_error, unavailable
+from .fork_gate import ForkGate
 from .loop_thread import LoopThread
 from .options import DatabaseOptions
 from .partitions import Period, create_partitions, is_partitioned
@@ -64,6 +67,9 @@ class DatabaseStore:
         """Events removed by retention since the start."""
         self._writer = writer_for(self.family, self.engines.url.get_driver_name(), self.tables)
         self._questions = LoopThread("flag-analytics-database")
+        # Servers take a connection's end for what it is; only a file has locks that a child would inherit.
+        on_disk = self.family == "sqlite" and not is_in_memory(self.engines.url)
+        self._gate = ForkGate(self._open_connections) if on_disk else contextlib.nullcontext()
         self._complaint = ""
         self._complain_at = 0.0
         self._forget()
@@ -74,7 +80,7 @@ class DatabaseStore:
         self._write_engine: AsyncEngine | None = None
         self._connection: AsyncConnection | None = None
         self._read_engine: AsyncEngine | None = None
-        self._anchor: AsyncConnection | None = None
+        self._writing_loop: asyncio.AbstractEventLoop | None = None
         self._ready = False
         self._partitioned = False
         self._prune_at = 0.0
@@ -82,7 +88,7 @@ class DatabaseStore:
 
     def _own(self) -> None:
         if self._pid != os.getpid():
-            _inherited.append((self._write_engine, self._connection, self._read_engine, self._anchor))
+            _inherited.append((self._write_engine, self._connection, self._read_engine))
             self._forget()
 
     def __repr__(self) -> str:
@@ -98,11 +104,16 @@ class DatabaseStore:
             SinkUnavailable: the database does not answer, or (``SchemaOutdated``) the tables are not usable.
         """
         self._own()
-        await self._connected()
+        async with self._gate:
+            await self._connected()
 
     async def write(self, batch: Batch) -> None:
         """Store the batch in one transaction; ids that are stored already stay as they are."""
         self._own()
+        async with self._gate:
+            await self._write(batch)
+
+    async def _write(self, batch: Batch) -> None:
         connection = await self._connected()
         try:
             await asyncio.wait_for(self._writer.write(connection, batch.events), self.options.statement_timeout_seconds)
@@ -117,27 +128,30 @@ class DatabaseStore:
         """Raise unless the database answers on a fresh connection."""
         self._own()
         try:
-            await asyncio.wait_for(_ping(self._writing_engine()), self.options.connect_timeout_seconds)
+            async with self._gate:
+                await asyncio.wait_for(_ping(self._writing_engine()), self.options.connect_timeout_seconds)
         except Exception as error:
             raise unavailable(error) from None
 
     async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         """Keep refused events in a table of their own, as JSON in plain ASCII."""
         self._own()
-        connection = await self._connected()
         rows = [letter_row(letter) for letter in letters]
-        try:
-            async with asyncio.timeout(self.options.statement_timeout_seconds):
-                await connection.execute(insert_once(self.tables.dead_letters, self.family), rows)
-                await connection.commit()
-        except Exception as error:
-            await self._disconnect(broken=True)
-            raise delivery_error(error) from None
+        async with self._gate:
+            connection = await self._connected()
+            try:
+                async with asyncio.timeout(self.options.statement_timeout_seconds):
+                    await connection.execute(insert_once(self.tables.dead_letters, self.family), rows)
+                    await connection.commit()
+            except Exception as error:
+                await self._disconnect(broken=True)
+                raise delivery_error(error) from None
 
     async def close(self) -> None:
         """Release every connection; a question that is asked afterwards opens a new one."""
         self._own()
-        await self._disconnect(broken=False)
+        async with self._gate:
+            await self._disconnect(broken=False)
         self._ready = False
         engine, self._write_engine = self._write_engine, None
         if engine is not None:
@@ -261,18 +275,27 @@ class DatabaseStore:
         if self._read_engine is None:
             return
 
-        async def release() -> None:
-            engine, self._read_engine = self._read_engine, None
-            anchor, self._anchor = self._anchor, None
-            if anchor is not None:
-                await anchor.close()
-            if engine is not None:
-                await engine.dispose()
-
-        await self._questions.run(release())
+        await self._questions.run(self._close_readers())
         self._questions.stop()
 
     # --- connections
+
+    def _open_connections(self) -> list[tuple[asyncio.AbstractEventLoop, Callable[[], Coroutine[Any, Any, None]]]]:
+        """Return how to close what is open, each in its own loop."""
+        found: list[tuple[asyncio.AbstractEventLoop, Callable[[], Coroutine[Any, Any, None]]]] = []
+        if self._pid != os.getpid():
+            return found
+        if self._connection is not None and self._writing_loop is not None:
+            found.append((self._writing_loop, partial(self._disconnect, broken=False)))
+        asking_loop = self._questions.loop()
+        if self._read_engine is not None and asking_loop is not None:
+            found.append((asking_loop, self._close_readers))
+        return found
+
+    async def _close_readers(self) -> None:
+        engine, self._read_engine = self._read_engine, None
+        if engine is not None:
+            await engine.dispose()
 
     def _writing_engine(self) -> AsyncEngine:
         if self._write_engine is None:
@@ -285,6 +308,7 @@ class DatabaseStore:
             try:
                 async with asyncio.timeout(self.options.connect_timeout_seconds):
                     self._connection = await self._writing_engine().connect()
+                self._writing_loop = asyncio.get_running_loop()
             except Exception as error:
                 raise unavailable(error) from None
         if not self._ready:
@@ -335,6 +359,10 @@ class DatabaseStore:
     async def _with_connection(self, work: Callable[[AsyncConnection], Awaitable[T]], *, settle: bool = False) -> T:
         self._own()
 
+        async def pass_gate() -> T:
+            async with self._gate:
+                return await run()
+
         async def run() -> T:
             if self._read_engine is None:
                 self._read_engine = self.engines.for_reading()
@@ -346,7 +374,7 @@ class DatabaseStore:
                 return await work(connection)
 
         try:
-            return await self._questions.run(asyncio.wait_for(run(), self.options.query_timeout_seconds))
+            return await self._questions.run(asyncio.wait_for(pass_gate(), self.options.query_timeout_seconds))
         except Exception as error:
             raise unavailable(error) from None
 
