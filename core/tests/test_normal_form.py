@@ -480,7 +480,7 @@ def test_what_stands_for_ten_to_the_fourteenth_values_is_refused_at_once():
     started = time.perf_counter()
     one, changes = frozen(value=explosive(), context_attributes={"a": EndlessList([1])})
     assert time.perf_counter() - started < 5  # it would take years
-    assert (one.value, one.context_attributes, changes) == (None, {}, {"size": 2})
+    assert (one.value, one.context_attributes, changes) == (None, {"a": None}, {"size": 2})
 
 
 # --- each change, and its count
@@ -557,7 +557,7 @@ def test_eight_levels_are_kept_and_what_is_below_becomes_null(levels, counted):
         ([("a", 1)], {}, {"type": 1}),
         ("text", {}, {"type": 1}),
         (Named("loud dict"), {}, {"type": 1}),
-        ({"a": "x" * 70_000}, {}, {"size": 1}),
+        ({"a": "x" * 70_000}, {"a": "x" * 32_766}, {"size": 1}),
         ({"a": "x\0"}, {"a": "x\ufffd"}, {"text": 1}),
         ({"a\0": 1}, {"a\ufffd": 1}, {"text": 1}),
     ],
@@ -906,3 +906,13 @@ def clean(text: str) -> str:
 def test_a_new_id_is_not_touched():
     made = new_event_id()
     assert frozen(event_id=made)[0].event_id == made
+
+
+def test_a_context_that_is_too_large_keeps_every_attribute_cut_to_its_share():
+    context = {f"key_{number}": f"value_{number}" * 100 for number in range(100)}
+    one, changes = frozen(context_attributes=context)
+    kept = one.context_attributes
+    assert list(kept) == list(context)
+    assert all(context[key].startswith(value) and len(value) > 100 for key, value in kept.items())
+    assert changes == {"size": 1}
+    assert one.size < 2 * MAX_EVENT_BYTES

@@ -15,7 +15,7 @@ long_key           over 190 characters: its first 173, ``~`` and 16 hexadecimal 
 long_text          an error message over 2,000 characters was cut
 number             NaN and infinities became null (a duration: 0.0), integers over 64 bit became text
 depth              nested deeper than 8: null
-size               over 64 KiB: null, or no context attributes
+size               over 64 KiB: a value became null; context attributes were cut to equal shares of the room
 event_id           not a UUID: the UUIDv5 of its text, so that the same id stays the same event; no text: a new one
 kind, sample_rate  outside the allowed values: ``evaluation``, 1.0
 unreadable         an attribute could not be read at all: its default
@@ -25,6 +25,7 @@ unreadable         an attribute could not be read at all: its default
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import threading
 import time
@@ -64,6 +65,8 @@ _ID_NAMESPACE = uuid.UUID("9d1f2a34-7c52-5f7e-9a53-0a4c8f4f5b6e")
 
 _EVALUATION: EventKind = "evaluation"
 _ID_CHARS = 36
+_MAX_CUT_ATTRIBUTES = 1_000
+_LEAST_SHARE = 24
 _check_uuid = uuid_utils.UUID
 """Raises ValueError; with the length checked, what is left is the hyphenated form."""
 _MAX_ID_BITS = 256
@@ -530,8 +533,34 @@ class _Normaliser:
         if not isinstance(context, Mapping):
             self.changes["type"] += 1
             return b"{}"
-        data = self._json(context, b"{}")
+        data = self._json(context, b"")
+        if not data:
+            data = self._shortened(context)
         return data if data.startswith(b"{") else b"{}"  # a mapping that cannot be read is the name of its type
+
+    def _shortened(self, context: Mapping[Any, Any]) -> bytes:
+        """Return a context that is too large with each of its attributes cut to an equal share of the room."""
+        try:
+            share = MAX_EVENT_BYTES // (2 * max(1, len(context)))
+            attributes = {}
+            for key, value in itertools.islice(context.items(), _MAX_CUT_ATTRIBUTES):
+                self._room = MAX_EVENT_BYTES
+                name = self._member_name(key)
+                if len(name) <= MAX_KEY_CHARS:
+                    attributes[name] = self._cut(value, max(share, _LEAST_SHARE))
+            data = _encode(attributes)
+        except Exception:
+            return b"{}"
+        return data if len(data) <= MAX_EVENT_BYTES else b"{}"
+
+    def _cut(self, value: Any, share: int) -> Any:
+        try:
+            normal = self.value(value[: share - 2] if type(value) is str else value, MAX_DEPTH - 1)
+            while isinstance(normal, str) and len(_encode(normal)) > share:
+                normal = normal[: len(normal) // 2]
+            return normal if len(_encode(normal)) <= share else None
+        except _TooLargeError:
+            return None
 
     def _json(self, value: Any, fallback: bytes) -> bytes:
         self._room = MAX_EVENT_BYTES
