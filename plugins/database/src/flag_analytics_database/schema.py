@@ -84,6 +84,10 @@ def _text(characters: int | None, on_postgresql: TypeEngine[Any] | None = None) 
 class _PlainJson(postgresql.JSON):
     """``json`` whose values are JSON text on the Python side too."""
 
+    def adapt(self, cls: Any, **_: Any) -> Any:  # noqa: ARG002 - SQLAlchemy's signature
+        # SQLAlchemy 2.0 would put the driver's own JSON type in place of this one, which encodes the text once more.
+        return _PlainJson()
+
     def bind_processor(self, dialect: Dialect) -> None:  # noqa: ARG002 - SQLAlchemy's signature
         return None
 

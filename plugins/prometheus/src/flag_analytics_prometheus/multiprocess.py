@@ -261,7 +261,7 @@ class SharedSeries:
         """Return the sum of the reports; what only the living have (a backlog, a breaker) is theirs."""
         reports = []
         for path in self._directory.files(self._stem, "report", "json"):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
                 report = msgspec.json.decode(path.read_bytes(), type=SelfReport)
                 pid = int(path.stem.split("_")[-2])
                 reports.append(report if _alive(pid) else _of_the_dead(report))
