@@ -215,7 +215,7 @@ def test_a_cluster_of_refused_events_is_given_up_bit_by_bit_and_holds_nobody_up_
 
 def test_a_backend_that_refuses_everything_is_asked_ever_more_rarely():
     sink = ScriptedSink(always=BadBatch(code="42"))
-    options = DeliveryOptions(flush_interval_seconds=0.0, batch_size=100, retry_initial_seconds=0.01)
+    options = DeliveryOptions(flush_interval_seconds=60.0, batch_size=100, retry_initial_seconds=0.01)
     delivery = Delivery({"sink": sink}, options)
     for event in plain_events(100):
         delivery.record_nowait(event)

@@ -72,8 +72,10 @@ class _Waiter:
 
     targets: dict[SinkMachine, tuple[int, int]]
     future: Future[bool]
-    complete_list: bool = True
+    complete_list: bool
     """Whether the targets are final: not while a spool is still looked through for what gone processes left."""
+    recovered: dict[SinkMachine, int]
+    """How many events of gone processes the targets have in them."""
 
     def reached(self) -> bool:
         return self.complete_list and all(
@@ -300,7 +302,9 @@ class Engine:
             for machine in self.machines:
                 entered = machine.progress()[0]
                 targets[machine] = (entered + waiting, self._lost_before.get(machine, 0))
-            waiter = _Waiter(targets, Future(), self.spool is None or not self.spool.adopting)
+            complete_list = self.spool is None or not self.spool.adopting
+            recovered = {machine: machine.recovered for machine in self.machines}
+            waiter = _Waiter(targets, Future(), complete_list, recovered)
             if waiter.reached() or self._report is not None:
                 waiter.future.set_result(True)
                 return waiter
@@ -329,7 +333,7 @@ class Engine:
         for waiter in self._waiters:
             waiter.complete_list = True
             for machine, (target, lost) in waiter.targets.items():
-                waiter.targets[machine] = (target + machine.recovered, lost)
+                waiter.targets[machine] = (target + machine.recovered - waiter.recovered[machine], lost)
         self.resolved()
 
     def _forget(self, waiter: _Waiter) -> None:

@@ -322,7 +322,7 @@ class Spool:
         for seq, body in rows:
             try:
                 event = decode_event(body)
-            except (msgspec.MsgspecError, TypeError, OverflowError):
+            except (msgspec.MsgspecError, TypeError, ValueError, OverflowError):
                 unreadable += 1
                 last_seq = seq
                 continue

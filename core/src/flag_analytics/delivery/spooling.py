@@ -222,8 +222,10 @@ class SpoolWorker:
                 continue
             try:
                 loaded = spool.read(machine.name, limit, machine.options.max_batch_bytes)
-            except SpoolCorruptError:
-                self._quarantine(spool)
+            except SpoolError as error:
+                if spool is self._own and not isinstance(error, SpoolCorruptError):
+                    raise  # a passing fault, it may be
+                self._quarantine(spool)  # what a gone process left, and cannot be read, holds nobody up
                 continue
             with self._engine.lock:
                 self._counts[spool.path, machine.name] -= len(loaded.events) + loaded.unreadable

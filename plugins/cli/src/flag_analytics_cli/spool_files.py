@@ -93,7 +93,7 @@ def waiting_events(path: Path) -> Iterator[FrozenEvent]:
             for _, body in rows:
                 try:
                     yield decode_event(body)
-                except MsgspecError:
+                except (MsgspecError, ValueError):
                     continue
             seq = rows[-1][0]
 
@@ -105,7 +105,7 @@ def dead_letters(path: Path) -> Iterator[DeadLetter]:
         for sink, body, error, code, batch_id, at in rows:
             try:
                 yield DeadLetter(sink, decode_event(body), error, code, batch_id, at)
-            except MsgspecError:
+            except (MsgspecError, ValueError):
                 continue
 
 
