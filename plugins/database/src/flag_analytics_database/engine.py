@@ -64,7 +64,7 @@ def from_options(options: DatabaseOptions) -> EngineMaker:
         else:
             arguments["poolclass"] = NullPool
         engine = create_async_engine(url, echo=options.echo, connect_args=connect_args, **arguments)
-        _prepare_connections(engine, family, options.statement_timeout_seconds)
+        _prepare_connections(engine, family, options.statement_timeout_seconds, pooled=pooled)
         return engine
 
     make(False)  # finds a wrong argument now and not in the delivery thread
@@ -91,7 +91,7 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
         pool = {"poolclass": AsyncAdaptedQueuePool, "pool_pre_ping": True} if pooled else {"poolclass": NullPool}
         names = {"logging_name": LOGGING_NAME, "pool_logging_name": LOGGING_NAME}
         copy = create_async_engine(url, hide_parameters=True, creator=connect, **names, **pool)
-        _prepare_connections(copy, family, statement_timeout_seconds)
+        _prepare_connections(copy, family, statement_timeout_seconds, pooled=pooled)
         return copy
 
     return EngineMaker(url, family, make)
@@ -126,7 +126,7 @@ def _connect_args(url: URL, options: DatabaseOptions) -> dict[str, Any]:
     return {}
 
 
-def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_seconds: float) -> None:
+def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_seconds: float, *, pooled: bool) -> None:
     guard_engine(engine)
 
     def prepare_sqlite(connection: Any, _: Any) -> None:
@@ -136,7 +136,8 @@ def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_sec
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute(f"PRAGMA busy_timeout={int(statement_timeout_seconds * 900)}")
-        cursor.execute("PRAGMA cache_size=-32768")
+        # A question takes this many KiB for its pages, and as much for each time it sorts.
+        cursor.execute(f"PRAGMA cache_size={-8_192 if pooled else -32_768}")
         cursor.execute("PRAGMA wal_autocheckpoint=10000")
         # In a database shared in memory a reader would otherwise fail while the writer writes.
         cursor.execute("PRAGMA read_uncommitted=1")
