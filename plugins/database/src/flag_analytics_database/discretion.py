@@ -35,7 +35,7 @@ _here = threading.local()
 
 
 class _NotFromOurThreads(logging.Filter):
-    def filter(self, _: logging.LogRecord) -> bool:
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
         return not getattr(_here, "ours", False)
 
 
