@@ -251,6 +251,7 @@ def leave_behind(directory, sinks=("sink",)):
     first = Delivery(down, spooling(directory))
     for event in plain_events(10):
         first.record_nowait(event)
+    assert first.persist()
     assert first.close_sync(0.05).spooled == 10 * len(sinks)
 
 

@@ -401,7 +401,7 @@ class Engine:
         """
         if self.spool is None or self._report is not None:
             return
-        thread = threading.Thread(target=self.spool.finish, name="flag-analytics-finish", daemon=True)
+        thread = threading.Thread(target=self.spool.finish, args=[5.0], name="flag-analytics-finish", daemon=True)
         try:
             thread.start()
         except RuntimeError:

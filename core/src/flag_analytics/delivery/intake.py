@@ -91,6 +91,8 @@ class Intake:
                 self._inbox.append(event)
                 if self.asleep:
                     self._wake_sleepers()
+                if len(self._inbox) >= self._chunk:  # perhaps the last one of a batch
+                    self.hand_over()
                 outcome = Outcome.ACCEPTED
         except BaseException:
             if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it

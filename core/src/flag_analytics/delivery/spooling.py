@@ -269,11 +269,12 @@ class SpoolWorker:
         with self._engine.lock:
             return [*self._adopted, *([self._own] if self._own is not None else [])]
 
-    def finish(self) -> None:
-        """Make the rest durable and close the files; called without the engine's lock."""
+    def finish(self, timeout: float = FINISH_SECONDS) -> None:
+        """Make the rest durable and close the files; called without the engine's lock. Waits so long for the disk."""
         self._stopped = True
         self._wanted.set()
-        if self.drain(FINISH_SECONDS) and self._drain_lock.acquire(timeout=FINISH_SECONDS):
+        self.drain(timeout)
+        if self._drain_lock.acquire(timeout=timeout):
             try:
                 for spool in self._spools():
                     spool.close()

@@ -90,6 +90,7 @@ class SinkWorker:
 
     def _run(self) -> None:
         loop = asyncio.new_event_loop()
+        loop.set_debug(False)  # in debug mode it logs arguments, and so event content
         try:
             loop.run_until_complete(self._main(loop))
         except BaseException as error:
@@ -232,10 +233,9 @@ class SinkWorker:
                 return TimeoutError()
             self._stuck = None
         task = asyncio.ensure_future(self._guarded(action))
-        watch = asyncio.ensure_future(self._watch_close(task)) if deadline is None else None
+        watch = asyncio.ensure_future(self._watch_close(task))
         await asyncio.wait({task}, timeout=timeout)
-        if watch is not None:
-            watch.cancel()
+        watch.cancel()
         if not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=CANCEL_GRACE_SECONDS if deadline is None else 0.05)
