@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 import uuid_utils
+from flag_analytics.errors import EventError
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent, new_event_id
 from flag_analytics.normal_form import MAX_EVENT_BYTES, MAX_KEY_CHARS, Freezer, FrozenEvent, normal_key
 from hypothesis import example, given
@@ -451,8 +452,16 @@ def test_no_nested_value_breaks_the_normal_form(wrap, hostile):
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_anything_at_all_may_be_recorded_in_place_of_an_event(hostile):
-    check_invariants(freezer().freeze(HOSTILE[hostile]))
+def test_whatever_is_given_in_place_of_an_event_is_one_or_is_refused_as_none(hostile):
+    try:
+        one = freezer().freeze(HOSTILE[hostile])
+    except EventError as error:
+        message = str(error)
+    else:
+        check_invariants(one)
+        return
+    assert "flag_key" in message
+    assert "CANARY" not in message
 
 
 @given(
@@ -805,6 +814,17 @@ def test_an_object_with_the_same_attributes_is_an_event():
     assert [getattr(thawed, name) for name in vars(foreign)] == list(vars(foreign).values())
     assert uuid.UUID(thawed.event_id).version == 7
     assert one.changes() == {}
+
+
+def test_a_mapping_of_an_event_s_fields_is_that_event():
+    sent = event(context_attributes={"a": 1}, variant="v", evaluation_duration_ms=2.0)
+    assert freezer().freeze(sent.to_dict()).thaw() == freezer().freeze(sent).thaw()
+
+
+@pytest.mark.parametrize("other", [None, 42, "event", b"event", [], {}, object(), event])
+def test_what_has_no_flag_key_is_no_event(other):
+    with pytest.raises(EventError, match="flag_key"):
+        freezer().freeze(other)
 
 
 class Subclass(FlagEvaluationEvent, frozen=True):

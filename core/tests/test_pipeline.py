@@ -430,13 +430,27 @@ class Thorny:
 
 
 @pytest.mark.parametrize("processors", [[], [{"type": "redact", "attributes": ["a"]}]])
-@pytest.mark.parametrize("given_event", [Thorny(), None, 42, "event", object, {"flag_key": "x"}])
-def test_whatever_is_recorded_is_counted_and_never_raises(plugins, processors, given_event):
+@pytest.mark.parametrize("given_event", [Thorny(), {"flag_key": "x"}, {"flag_key": None, "timestamp": "never"}])
+def test_whatever_has_a_flag_key_is_an_event(plugins, processors, given_event):
     with plugins.open({"collectors": {"sink": {}}, "processors": processors}) as pipeline:
         assert pipeline.record_nowait(given_event) is Outcome.ACCEPTED
         pipeline.flush_sync()
         assert pipeline.stats().balanced()
         assert pipeline.stats().sinks["sink"].delivered == 1
+
+
+class Trap(dict):
+    def __contains__(self, key):
+        raise RuntimeError(key)
+
+
+@pytest.mark.parametrize("processors", [[], [{"type": "redact", "attributes": ["a"]}]])
+@pytest.mark.parametrize("given_event", [None, 42, "event", object, {}, {"key": "x"}, Trap(flag_key="x")])
+def test_what_is_no_event_is_refused_and_counted_and_never_raises(plugins, processors, given_event):
+    with plugins.open({"collectors": {"sink": {}}, "processors": processors}) as pipeline:
+        assert pipeline.record_nowait(given_event) is Outcome.ERROR
+        assert pipeline.stats().refused == {"error": 1}
+        assert pipeline.stats().balanced()
 
 
 def test_an_accepted_event_can_be_recorded_again_with_processors():

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 import msgspec
 import pytest
@@ -176,6 +176,75 @@ def test_keys_and_mappings_of_other_classes_are_redacted_too():
     assert context_after({Attribute.EMAIL: 1}, "email") == {}
     assert context_after({"user": Frozen()}, "user.email") == {"user": {"plan": 2}}
     assert context_after(Frozen(), "email") == {"plan": 2}
+
+
+class Kind(Enum):
+    EMAIL = "email"
+    NUMBER = 7
+    TABLE = {"email": "a@b"}  # noqa: RUF012
+
+
+class Disguised(str):
+    """Text that says it is something else, to whoever asks it and not ``str``."""
+
+    __slots__ = ()
+
+    def __eq__(self, other):
+        return False
+
+    def __ne__(self, other):
+        return True
+
+    def __hash__(self):
+        return 1
+
+    def __str__(self):
+        return "plan"
+
+    __repr__ = __str__
+
+
+keys = (
+    st.text(st.characters(codec=None), max_size=5)
+    | st.text(max_size=5).map(Disguised)
+    | st.sampled_from([*Kind, Attribute.EMAIL, "e\0", "\ud800", None, 2**70, 1e300])
+    | st.integers()
+    | st.floats()
+)
+
+
+@given(keys, st.dictionaries(keys, st.integers(), max_size=3))
+def test_whatever_is_stored_under_a_redacted_name_is_removed_whatever_its_key_was(key, others):
+    frozen = Freezer().freeze(event(context_attributes={**others, key: "secret", "in": {key: "secret"}}))
+    for name in frozen.context_attributes:
+        if not name or "." in name:
+            continue
+        redacted = redact(Redact(attributes=(name, f"in.{name}")))(
+            event(context_attributes={**others, key: "secret", "in": {key: "secret"}})
+        )
+        stored = Freezer().freeze(redacted).context_attributes
+        assert name not in stored
+        assert name not in stored.get("in", {})
+
+
+def test_what_a_member_of_an_enumeration_stands_for_is_redacted_too():
+    assert context_after({"user": Kind.TABLE}, "user.email") == {"user": {}}
+
+
+def test_a_targeting_key_that_denies_what_it_is_is_hashed():
+    hashed = hash_targeting_key(HashTargetingKey(salt="0123456789abcdef"))
+    expected = hashed(event(targeting_key="user-1")).targeting_key
+    assert hashed(event(targeting_key=Equal("user-1"))).targeting_key == expected
+
+
+class Equal(str):
+    __slots__ = ()
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 1
 
 
 def test_a_context_that_contains_itself_ends():

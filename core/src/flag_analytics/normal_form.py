@@ -37,14 +37,24 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from enum import Enum
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import msgspec
 import uuid_utils
 
+from .errors import EventError
 from .events import EvaluationReason, EventKind, FlagEvaluationEvent, as_reason, made_last, new_event_id
 
-__all__ = ["MAX_EVENT_BYTES", "MAX_KEY_CHARS", "Freezer", "FrozenEvent", "normal_key"]
+__all__ = [
+    "MAX_EVENT_BYTES",
+    "MAX_KEY_CHARS",
+    "Freezer",
+    "FrozenEvent",
+    "event_like",
+    "normal_key",
+    "normal_member_name",
+]
 
 MAX_KEY_CHARS = 190
 """Longest flag key, variant, targeting key: what an indexed utf8mb4 column of every database can hold."""
@@ -73,13 +83,14 @@ _MAX_ID_BITS = 256
 _ID_TYPES = frozenset({uuid.UUID, uuid_utils.UUID})
 _BACKSLASH = ord("\\")
 
+_FIELDS: tuple[str, ...] = FlagEvaluationEvent.__struct_fields__
 _fields_of: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _T = TypeVar("_T")
 
 
-class FrozenEvent(msgspec.Struct, frozen=True):
+class FrozenEvent(msgspec.Struct, frozen=True, gc=False):
     """An accepted event: checked, bounded, immutable, with ``FlagEvaluationEvent``'s attributes.
 
     This is what sinks get. ``value_json`` and ``context_json`` are UTF-8 JSON, ready to be stored; ``value`` and
@@ -149,6 +160,16 @@ def normal_key(key: Any) -> str:
     return _Normaliser().key(key) or ""
 
 
+def normal_member_name(key: Any) -> str:
+    """Return the name under which a member of a context or value is stored whose key in Python is ``key``."""
+    if key.__class__ is str and key.isprintable():
+        return key
+    try:
+        return _Normaliser().member_name(key)
+    except _TooLargeError:
+        return ""  # nothing is stored under such a name
+
+
 class Freezer:
     """Makes frozen events and counts what it had to change; safe from any thread.
 
@@ -179,8 +200,12 @@ class Freezer:
     def freeze(self, event: Any) -> FrozenEvent:
         """Return the normal form of ``event``: ours, a frozen one, or any object with the same attributes.
 
-        Never raises for anything an event can hold. The common case (plain text, a flat context of scalars, a UTC
-        time) takes the straight line of ``_freeze_plain``; whatever does not fit it goes through ``_Normaliser``.
+        A mapping of its fields is an event as well. Never raises for anything an event can hold. The common case (plain
+        text, a flat context of scalars, a UTC time) takes the straight line of ``_freeze_plain``; whatever does not fit
+        it goes through ``_Normaliser``.
+
+        Raises:
+            EventError: it has no ``flag_key`` at all, so that it is something else than an event.
         """
         try:
             if event.__class__ is FlagEvaluationEvent:
@@ -309,6 +334,7 @@ class Freezer:
         )
 
     def _freeze_any(self, event: Any) -> FrozenEvent:
+        event = event_like(event)
         received_at = self._clock()
         normaliser = _Normaliser()
         frozen = normaliser.event(event, received_at, self._current_traceparent())
@@ -334,6 +360,25 @@ class Freezer:
         if changes:
             with self._lock:
                 self._changes.update(changes)
+
+
+def event_like(event: Any) -> Any:
+    """Return what has an event's fields as attributes: the object itself, or one with the members of a mapping.
+
+    Raises:
+        EventError: there is no ``flag_key``.
+    """
+    try:
+        if hasattr(event, "flag_key"):
+            return event
+    except Exception:
+        return event  # it is there, and breaks whoever reads it: it counts as unreadable
+    try:
+        if isinstance(event, Mapping) and "flag_key" in event:
+            return SimpleNamespace(**{name: event[name] for name in _FIELDS if name in event})
+    except Exception:
+        pass  # a mapping that cannot be read is no event either
+    raise EventError("not an event: expected FlagEvaluationEvent, or an object or a mapping with flag_key and the like")
 
 
 def _foreign_fields_of(event: Any) -> tuple[Any, ...]:
@@ -545,7 +590,7 @@ class _Normaliser:
             attributes = {}
             for key, value in itertools.islice(context.items(), _MAX_CUT_ATTRIBUTES):
                 self._room = MAX_EVENT_BYTES
-                name = self._member_name(key)
+                name = self.member_name(key)
                 if len(name) <= MAX_KEY_CHARS:
                     attributes[name] = self._cut(value, max(share, _LEAST_SHARE))
             data = _encode(attributes)
@@ -622,12 +667,12 @@ class _Normaliser:
         if isinstance(value, Mapping):
             # Another thread may be changing it: a plain dict's items are copied in one step.
             items = list(value.items()) if type(value) is dict else value.items()
-            return {self._member_name(key): self.value(item, depth - 1) for key, item in items}
+            return {self.member_name(key): self.value(item, depth - 1) for key, item in items}
         if type(value) in {set, frozenset}:  # in an order that does not change from one process to the next
             return sorted((self.value(item, depth - 1) for item in list(value)), key=_encode)
         return [self.value(item, depth - 1) for item in value]
 
-    def _member_name(self, key: Any) -> str:
+    def member_name(self, key: Any) -> str:
         if isinstance(key, str):
             self._take_room(str.__len__(key))
             return self.text(key) or ""

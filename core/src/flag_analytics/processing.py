@@ -10,7 +10,7 @@ from typing import Any
 
 from .delivery import Delivery
 from .events import FlagEvaluationEvent
-from .normal_form import FrozenEvent
+from .normal_form import FrozenEvent, event_like
 from .protocols import Outcome, Processor
 
 __all__ = ["Processing", "as_event"]
@@ -67,10 +67,15 @@ class Processing:
 
 
 def as_event(event: Any) -> FlagEvaluationEvent:
-    """Return an event of this project's class with the attributes of any object; what it lacks gets its default."""
+    """Return an event of this project's class with the fields of any object or mapping; what it lacks gets its default.
+
+    Raises:
+        EventError: it has no ``flag_key``.
+    """
     if event.__class__ is FrozenEvent:
         thawed: FlagEvaluationEvent = event.thaw()
         return thawed
+    event = event_like(event)
     fields = dict(_UNKNOWN)
     for name in FlagEvaluationEvent.__struct_fields__:
         found = _MISSING

@@ -6,14 +6,15 @@ A processor runs in the caller's thread for every event. One that raises drops t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import attrs
 import msgspec
 
 from .events import FlagEvaluationEvent
-from .normal_form import MAX_DEPTH, normal_key
+from .normal_form import MAX_DEPTH, normal_key, normal_member_name
 from .protocols import Backend, Processor
 
 __all__ = ["BUILT_IN", "HashTargetingKey", "Redact", "Sample", "hash_targeting_key", "redact", "sample"]
@@ -101,10 +102,11 @@ def hash_targeting_key(options: HashTargetingKey) -> Processor:
     keyed = hashlib.blake2b(key=key, digest_size=(length + 1) // 2, person=b"targeting_key")
 
     def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent:
-        if event.targeting_key is None or event.targeting_key == "":
+        targeting_key = normal_key(event.targeting_key)
+        if not targeting_key:
             return event
         digest = keyed.copy()
-        digest.update(normal_key(event.targeting_key).encode())
+        digest.update(targeting_key.encode())
         return msgspec.structs.replace(event, targeting_key=digest.hexdigest()[:length])
 
     return process
@@ -112,13 +114,12 @@ def hash_targeting_key(options: HashTargetingKey) -> Processor:
 
 def redact(options: Redact) -> Processor:
     """Return the processor that removes context attributes."""
-    replace = _remover(options.replacement)
     paths = options.attributes
 
     def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent:
         context: Any = event.context_attributes
         for path in paths:
-            context = _without(context, path, replace)
+            context = _without(context, path, options.replacement)
         if context is event.context_attributes and not options.value:
             return event
         value = options.replacement if options.value else event.value
@@ -158,33 +159,31 @@ BUILT_IN: Mapping[str, Backend] = {
 """The processors that need no plugin, by their ``type``."""
 
 
-def _remover(replacement: str | None) -> Callable[[dict[Any, Any], Any], None]:
-    def remove(table: dict[Any, Any], key: Any) -> None:
-        if replacement is None:
-            del table[key]
-        else:
-            table[key] = replacement
+def _without(node: Any, path: str, replacement: str | None, depth: int = MAX_DEPTH) -> Any:
+    """Return ``node`` without what is at ``path``: what changes is copied, the caller's objects stay as they are.
 
-    return remove
-
-
-def _without(node: Any, path: str, replace: Callable[[dict[Any, Any], Any], None], depth: int = MAX_DEPTH) -> Any:
-    """Return ``node`` without what is at ``path``: what changes is copied, the caller's objects stay as they are."""
+    Names are compared in normal form, as they would be stored, whatever the keys are.
+    """
     if depth < 0:
         return None  # nor would the normal form keep anything nested that deeply
+    if isinstance(node, Enum):
+        return _without(node.value, path, replacement, depth)
     if isinstance(node, list | tuple):
-        return [_without(item, path, replace, depth - 1) for item in node]
+        return [_without(item, path, replacement, depth - 1) for item in node]
     if not isinstance(node, Mapping):
         return node
-    first, _, rest = path.partition(".")
-    copy: dict[Any, Any] | None = None
-    for key, item in node.items():
-        # As the normal form will write it: a number as a key is stored as text.
-        name = key if isinstance(key, str) else str(key)
+    changed = node.__class__ is not dict  # what was read once is not read again from an object that may answer anew
+    kept = []
+    for key, item in list(node.items()):  # in one step: another thread may be changing it
+        name = normal_member_name(key)
         if name == path:
-            copy = dict(node) if copy is None else copy
-            replace(copy, key)
-        elif rest and name == first:
-            copy = dict(node) if copy is None else copy
-            copy[key] = _without(item, rest, replace, depth - 1)
-    return node if copy is None else copy
+            changed = True
+            if replacement is not None:
+                kept.append((key, replacement))
+        elif path.startswith(f"{name}."):
+            left = _without(item, path[len(name) + 1 :], replacement, depth - 1)
+            changed = changed or left is not item
+            kept.append((key, left))
+        else:
+            kept.append((key, item))
+    return dict(kept) if changed else node

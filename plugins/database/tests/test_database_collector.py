@@ -65,12 +65,13 @@ async def test_events_of_another_class_are_taken(database: Any) -> None:
         targeting_key=None, context_attributes={}, evaluation_duration_ms=0.0,
     )  # fmt: skip
     await collector.record(foreign)
-    await collector.record(object())
+    await collector.record(vars(foreign))
+    await collector.record(object())  # no event at all: refused
     await collector.flush()
-    first = (await collector.get_events("f"))[0]
-    assert first.value == {"a": None}
-    assert first.timestamp == datetime(2026, 1, 1, tzinfo=UTC)
-    assert len(await collector.get_events()) == 2
+    found = await collector.get_events("f")
+    assert [one.value for one in found] == [{"a": None}] * 2
+    assert found[0].timestamp == datetime(2026, 1, 1, tzinfo=UTC)
+    assert collector.stats().refused == {"error": 1}
     await collector.close()
 
 
