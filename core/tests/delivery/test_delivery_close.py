@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 
+import pytest
 from flag_analytics.delivery import Delivery, DeliveryOptions
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.protocols import Outcome
@@ -154,3 +155,16 @@ def test_a_close_that_is_cancelled_still_happens():
     asyncio.run(scenario(delivery))
     assert sink.wait_for(lambda: sink.closed)
     assert len(sink.stored) == 1
+
+
+@pytest.mark.parametrize(("step", "unknown"), [(lambda batch: asyncio.sleep(60), 1), (SinkUnavailable(), 0)])
+def test_a_write_that_close_cuts_short_may_have_been_stored_and_is_counted_so(step, unknown):
+    sink = ScriptedSink(always=step)
+    delivery = Delivery({"sink": sink}, DeliveryOptions(flush_interval_seconds=0.01, retry_initial_seconds=1e6))
+    for event in plain_events(10):
+        delivery.record_nowait(event)
+    assert wait_until(lambda: delivery.stats().sinks["sink"].in_flight == 10)
+    assert sink.wait_for(lambda: sink.writes)
+    report = delivery.close_sync(0.05)
+    assert report.dropped == {"closed": 10}
+    assert report.sinks["sink"].commit_unknown == unknown

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from flag_analytics.delivery import Delivery, DeliveryOptions
+from flag_analytics.delivery.spool import _SQLiteGuard
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.events import new_event_id
 from flag_analytics.testing.faults import ScriptedSink
@@ -168,6 +169,25 @@ def test_a_fork_while_the_spool_works_deadlocks_no_child(tmp_path):
     assert delivery.flush_sync(10.0)
     assert delivery.stats().balanced()
     delivery.close_sync()
+
+
+def test_a_fork_that_a_busy_spool_keeps_waiting_takes_no_lock_along():
+    """Of two threads that fork at once the second one may wait in vain: it must not keep the first one's lock."""
+    guard = _SQLiteGuard()
+    guard.before_fork()
+    second = threading.Thread(target=lambda: (guard.before_fork(), guard.after_fork_in_parent()))
+    second.start()
+    second.join()
+    guard.after_fork_in_parent()
+    assert in_another_thread(lambda: guard.lock.acquire(timeout=0.1))
+
+
+def in_another_thread(work):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    thread.join()
+    return results[0]
 
 
 def test_a_closed_delivery_stays_closed_in_a_child():

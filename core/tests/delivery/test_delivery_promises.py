@@ -12,6 +12,7 @@ import time
 
 import pytest
 from flag_analytics.delivery import Delivery, DeliveryOptions
+from flag_analytics.delivery.spool import Spool
 from flag_analytics.errors import BadBatch, SinkUnavailable
 from flag_analytics.protocols import Outcome
 from flag_analytics.testing.faults import ScriptedSink, wait_until
@@ -213,15 +214,29 @@ def test_a_cluster_of_refused_events_is_given_up_bit_by_bit_and_holds_nobody_up_
     delivery.close_sync()
 
 
+@pytest.mark.parametrize("first", [1, 46, 99])
+def test_a_batch_is_written_as_soon_as_its_last_event_is_there(first):
+    sink = ScriptedSink()
+    delivery = Delivery({"sink": sink}, DeliveryOptions(flush_interval_seconds=60.0, batch_size=100))
+    intake = delivery._engine.intake
+    for event in plain_events(first):
+        delivery.record_nowait(event)
+    assert wait_until(lambda: intake._filling)  # the worker has seen these, and waits for more
+    for event in plain_events(100 - first):
+        delivery.record_nowait(event)
+    assert wait_until(lambda: len(sink.stored) == 100)
+    delivery.close_sync()
+
+
 def test_a_backend_that_refuses_everything_is_asked_ever_more_rarely():
     sink = ScriptedSink(always=BadBatch(code="42"))
     options = DeliveryOptions(flush_interval_seconds=60.0, batch_size=100, retry_initial_seconds=0.01)
     delivery = Delivery({"sink": sink}, options)
     for event in plain_events(100):
         delivery.record_nowait(event)
-    assert wait_until(lambda: delivery._engine.machines[0]._restarts >= 5)
+    machine = delivery._engine.machines[0]
+    assert wait_until(lambda: machine._restarts >= 5 and machine._failures >= 5)
     assert delivery.stats().sinks["sink"].dead == 0
-    assert delivery._engine.machines[0]._failures >= 5
     delivery.close_sync(0.0)
 
 
@@ -259,6 +274,24 @@ def test_a_flush_covers_what_the_start_takes_over_from_earlier_processes(tmp_pat
     leave_behind(tmp_path)
     sink = ScriptedSink()
     second = Delivery({"sink": sink}, spooling(tmp_path))
+    assert second.flush_sync(10.0)
+    assert len(sink.stored) == 10
+    second.close_sync()
+
+
+def test_a_flush_covers_what_a_delivery_left_whose_disk_is_still_busy_closing_it(tmp_path, monkeypatch):
+    disk_is_done = threading.Event()
+    close = Spool.close
+
+    def slowly(spool):
+        assert disk_is_done.wait(10.0)
+        close(spool)
+
+    monkeypatch.setattr(Spool, "close", slowly)
+    leave_behind(tmp_path)
+    sink = ScriptedSink()
+    second = Delivery({"sink": sink}, spooling(tmp_path))
+    threading.Timer(0.1, disk_is_done.set).start()
     assert second.flush_sync(10.0)
     assert len(sink.stored) == 10
     second.close_sync()

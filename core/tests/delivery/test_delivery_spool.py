@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -56,6 +58,40 @@ def test_an_event_comes_back_out_of_a_spool_as_it_went_in():
     assert decode_event(encode_event(event)) == event
 
 
+def test_a_thousand_events_are_written_in_a_few_steps(tmp_path):
+    # At each step of a statement sqlite3 gives the interpreter's lock away, and may wait long to get it back.
+    spool = Spool.create(tmp_path, ["sink"], max_bytes=2**24, fsync="normal")
+    statements = []
+    spool._connection.set_trace_callback(statements.append)
+    events = [Freezer().freeze(event) for event in plain_events(1_000)]
+    spool.append(events)
+    assert len(statements) <= 4
+    assert list(spool.read("sink", 1_000, 2**24).events) == events
+    spool.close()
+
+
+@pytest.mark.parametrize("harm", [b"{", b"a\nb", b"\xff\xfe", b"", b"\0"])
+def test_a_line_that_is_no_event_costs_no_other_event(tmp_path, harm):
+    spool = Spool.create(tmp_path, ["sink"], max_bytes=2**24, fsync="normal")
+    events = [Freezer().freeze(event) for event in plain_events(3)]
+    spool.append(events)
+    with spool._connection:
+        spool._connection.execute("UPDATE events SET body = ? WHERE seq = 2", (harm,))
+    loaded = spool.read("sink", 500, 2**24)
+    assert (list(loaded.events), loaded.last_seq, loaded.unreadable) == ([events[0], events[2]], 3, 1)
+    spool.close()
+
+
+def test_what_is_recorded_after_a_sink_came_to_rest_is_spooled_and_delivered_too(tmp_path):
+    sink, delivery = start(tmp_path)
+    for stored in range(1, 6):
+        delivery.record_nowait(plain_event())
+        assert wait_until(lambda stored=stored: len(sink.stored) == stored and delivery._engine.machines[0].idle)
+        # Nothing is left to do: the sink's worker and the spool's thread both fall asleep, in either order.
+        assert wait_until(lambda: delivery._engine.intake.asleep)
+    delivery.close_sync()
+
+
 @posix
 def test_a_spool_is_readable_by_its_user_alone(tmp_path):
     leave_behind(tmp_path / "spool")
@@ -102,14 +138,24 @@ def test_a_full_spool_keeps_further_events_in_memory_and_counts_what_has_no_room
     )
     delivery.record_nowait(plain_event())
     assert delivery.persist()  # there is room again
+    (path,) = tmp_path.glob("*.spool")
+    assert is_sound(path)
     delivery.close_sync()
+
+
+def is_sound(path):
+    with sqlite3.connect(path) as connection:
+        (answer,) = connection.execute("PRAGMA integrity_check").fetchone()
+    connection.close()
+    return answer == "ok"
 
 
 @posix
 def test_a_disk_that_takes_no_more_breaks_nothing(tmp_path):
     """RLIMIT_FSIZE makes writes fail as a full disk does."""
     code = """
-        import resource, signal, sys
+        import resource, signal, sqlite3, sys, time
+        from pathlib import Path
         from flag_analytics.delivery import Delivery, DeliveryOptions
         from flag_analytics.errors import SinkUnavailable
         from flag_analytics.testing.faults import ScriptedSink
@@ -126,12 +172,17 @@ def test_a_disk_that_takes_no_more_breaks_nothing(tmp_path):
         stats = delivery.stats()
         assert stats.balanced() and stats.spool["errors"] > 0, stats
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        sink.always = None
-        delivery.flush_sync(20.0)
+        started = time.monotonic()
         for event in plain_events(10):
             delivery.record_nowait(event)
         assert delivery.persist(), "the disk has room again"
-        assert delivery.flush_sync(10.0)
+        assert time.monotonic() - started <= 1.0
+        (path,) = Path(sys.argv[1]).glob("*.spool")
+        connection = sqlite3.connect(path)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+        sink.always = None
+        assert delivery.flush_sync(20.0)
         stats = delivery.stats()
         assert stats.balanced()
         assert len(sink.stored) == 4010, len(sink.stored)
@@ -143,6 +194,82 @@ def test_a_disk_that_takes_no_more_breaks_nothing(tmp_path):
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["well"], done.stderr
+
+
+SMALL_DISK = """
+    import os, sqlite3, sys, time
+    from pathlib import Path
+    from flag_analytics.delivery import Delivery, DeliveryOptions
+    from flag_analytics.errors import SinkUnavailable
+    from flag_analytics.testing.faults import ScriptedSink
+    from flag_analytics.testing.samples import plain_events
+
+    disk = Path(sys.argv[1])
+    others = disk / "what-others-wrote"
+
+    def fill():
+        with others.open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+
+    def record(count):
+        for event in plain_events(count):
+            assert delivery.record_nowait(event)
+        return delivery.persist()
+
+    sink = ScriptedSink(always=SinkUnavailable())
+    options = DeliveryOptions(durability="spool", spool_directory=disk / "spool", retry_max_seconds=0.05)
+    delivery = Delivery({"sink": sink}, options)
+    spooled = record(1_000)
+    fill()
+    kept = not record(1_000)
+    errors = delivery.stats().spool["errors"]
+    sink.always = None  # delivered while the disk does not even take the note that it was
+    delivery.flush_sync(20.0)
+    arrived = len(sink.stored)
+    sink.always = SinkUnavailable()
+    kept = not record(1_000) and kept
+    others.unlink()
+    started = time.monotonic()
+    back = record(1_000)
+    recovered = time.monotonic() - started
+    sink.always = None
+    assert delivery.flush_sync(20.0)
+    stats = delivery.stats()
+    assert stats.balanced() and not stats.refused and not stats.sinks["sink"].dropped, stats
+    (path,) = (disk / "spool").glob("*.spool") if spooled or back else [":memory:"]
+    with sqlite3.connect(path) as connection:
+        sound = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    connection.close()
+    delivery.close_sync()
+    print(spooled, kept, errors > 0, arrived, back, recovered <= 1.0, len(sink.stored), sink.repeated, sound)
+"""
+
+
+def on_a_disk_of(megabytes, directory, code):
+    """Run a program with a real file system of this size at ``directory``, that no other program sees."""
+    own = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    mount = f'mount -t tmpfs -o size={megabytes}m none "$0" && exec "$@"'
+    command = [*own, "sh", "-c", mount, str(directory)]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system: RLIMIT_FSIZE and max_page_count stand in for a full disk")
+    return subprocess.run(
+        [*command, sys.executable, "-c", textwrap.dedent(code), str(directory)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
+@pytest.mark.parametrize(("megabytes", "has_room"), [(16, True), (4, False)])
+def test_a_disk_that_others_fill_up_loses_and_breaks_nothing(tmp_path, megabytes, has_room):
+    """With 4 MiB there is never more room than the reserve that is left to others: everything stays in memory."""
+    done = on_a_disk_of(megabytes, tmp_path, SMALL_DISK)
+    said = f"{has_room} True True 2000 {has_room} True 4000 0 ok"
+    assert done.stdout.strip() == said, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @posix

@@ -394,25 +394,11 @@ class Engine:
             if not self.all_done.done():
                 self.all_done.set_result(None)
 
-    def finish_spool(self) -> None:
-        """Make what is left durable, as far as the disk lets it, in a moment; called without the lock.
-
-        In a thread, since a disk can hang; at the end of the process, where none can be had, in this one.
-        """
-        if self.spool is None or self._report is not None:
-            return
-        thread = threading.Thread(target=self.spool.finish, args=[5.0], name="flag-analytics-finish", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            self.spool.finish()
-        else:
-            thread.join(FINISH_SECONDS)
-
     def finish(self) -> DeliveryReport:
         """Account for whatever is left, once; return the report that everyone gets. Called without the lock."""
         with self._finish_lock:
-            self.finish_spool()
+            if self.spool is not None and self._report is None:
+                self.spool.finish(FINISH_SECONDS)
         with self.lock:
             if self._report is None:
                 left = self.intake.finish()

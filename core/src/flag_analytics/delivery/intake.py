@@ -66,6 +66,8 @@ class Intake:
         self._wake = wake
         self._wake_spool = wake_spool
         self._chunk = min([CHUNK_EVENTS, *(machine.options.batch_size for machine in self.machines)])
+        self._hand_over_at = self._chunk
+        """So many events in the inbox are a chunk, or complete the batch that some worker waits for."""
         self._most_events, self._most_bytes = max_events, max_bytes
         if not spooling:
             self._measure_room()
@@ -91,7 +93,7 @@ class Intake:
                 self._inbox.append(event)
                 if self.asleep:
                     self._wake_sleepers()
-                if len(self._inbox) >= self._chunk:  # perhaps the last one of a batch
+                if len(self._inbox) >= self._hand_over_at:
                     self.hand_over()
                 outcome = Outcome.ACCEPTED
         except BaseException:
@@ -118,9 +120,11 @@ class Intake:
         """Note that a worker sleeps: until an event arrives, or (``filling``) until a batch is full or due."""
         if filling:
             self._filling.add(machine)
+            self._hand_over_at = min(self._hand_over_at, machine.missing)
         else:
             self._idle.add(machine)
-            self.asleep = not self._spooling
+            if not self._spooling:  # else it is the spool's thread that sleeps or not
+                self.asleep = True
 
     def awake(self, machine: SinkMachine) -> None:
         """Note that a machine's worker is up."""
@@ -163,6 +167,7 @@ class Intake:
         for machine in [machine for machine in self._filling if machine.batch_is_full]:
             self._filling.discard(machine)
             self._wake(machine)
+        self._hand_over_at = min([self._chunk, *(machine.missing for machine in self._filling)])
 
     def _measure_room(self) -> None:
         """Let a chunk gather as far as the roomiest queue surely takes it all; beyond that, each event is weighed."""

@@ -19,9 +19,12 @@ up. If they are many, only a tenth is given up at a time: the rest is tried agai
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from enum import Enum
+from itertools import accumulate, islice
+from operator import attrgetter
 
 import attrs
 
@@ -96,6 +99,7 @@ class Resolved:
 
 
 _NOTHING = Resolved()
+_size_of = attrgetter("size")
 
 
 @attrs.define
@@ -191,6 +195,7 @@ class SinkMachine:
         self._lanes: dict[Hashable, _Lane] = {}
         self._oldest_in_flight: int | None = None
         self._load_failed = False
+        self._writing = False
         self._pressed = False
         self._closed = False
         self._closing = False
@@ -359,19 +364,18 @@ class SinkMachine:
     def _take_queue(self, reserved: int = 0, reserved_bytes: int = 0) -> tuple[tuple[FrozenEvent, ...], int]:
         """Take up to one batch off the queue, of which some room is already used."""
         queue = self._queue
-        events: list[FrozenEvent] = []
-        room = self.options.batch_size - reserved
-        size = 0
         limit = self.options.max_batch_bytes - reserved_bytes
-        while queue and len(events) < room:
-            weight = queue[0].size
-            if size + weight > limit and (events or reserved):
-                break
-            events.append(queue.popleft())
-            size += weight
+        events = tuple(islice(queue, self.options.batch_size - reserved))
+        size = _weight(events)
+        if size > limit:
+            fitting = bisect_right(tuple(accumulate(map(_size_of, events))), limit)
+            events = events[: max(fitting, 0 if reserved else 1)]
+            size = _weight(events)
+        for _ in events:
+            queue.popleft()
         self._queued_bytes -= size
         self._fly(_MEMORY, len(events))
-        return tuple(events), size
+        return events, size
 
     def _fly(self, lane: Hashable, count: int) -> None:
         """Move events off a lane and into flight."""
@@ -399,6 +403,7 @@ class SinkMachine:
         if part.attempted:
             self.retries += 1
         part.attempted = True
+        self._writing = True
         return Write(part.batch)
 
     def loaded(self, events: tuple[FrozenEvent, ...], last_seq: int, spool: Hashable = None) -> None:
@@ -409,7 +414,7 @@ class SinkMachine:
         self.spooled -= len(events)
         self._recovered_waiting = max(0, self._recovered_waiting - len(events))
         self._fly(spool, len(events))
-        self._begin(events, sum(event.size for event in events), last_seq)
+        self._begin(events, _weight(events), last_seq)
 
     def load_failed(self, now: float, jitter: float) -> None:
         """Note that the spool could not be read for now; what waits in memory does not wait for it."""
@@ -436,6 +441,7 @@ class SinkMachine:
         round_ = self._round
         if round_ is None:  # closed while the write was under way: its events are already accounted for
             return _NOTHING
+        self._writing = False
         part = round_.todo.pop()
         self._resolve(part.batch.events)
         self.delivered += len(part.batch)
@@ -459,6 +465,7 @@ class SinkMachine:
         round_ = self._round
         if round_ is None:
             return _NOTHING
+        self._writing = False
         self.last_error = f"{error} {code}".strip()
         if failure in (Failure.UNKNOWN, Failure.TIMEOUT):
             self.commit_unknown += 1
@@ -578,10 +585,10 @@ class SinkMachine:
         suspects += [event for part in reversed(round_.todo) if part.refused for event in part.batch.events]
         untried = [event for part in reversed(round_.todo) if not part.refused for event in part.batch.events]
         if round_.last_seq is None and len(untried) < self.options.batch_size:
-            more, _ = self._take_queue(len(untried), sum(event.size for event in untried))
+            more, _ = self._take_queue(len(untried), _weight(untried))
             untried.extend(more)
         events = (*untried, *suspects)
-        self._begin(events, sum(event.size for event in events), round_.last_seq)
+        self._begin(events, _weight(events), round_.last_seq)
         assert self._round is not None
         # With new events beside them, it is those that must prove anew that the backend lives.
         self._round.proven = not untried and (round_.stored_any or round_.proven)
@@ -604,7 +611,7 @@ class SinkMachine:
 
     def _resolve(self, events: tuple[FrozenEvent, ...]) -> None:
         self._in_flight -= len(events)
-        self._in_flight_bytes -= sum(event.size for event in events)
+        self._in_flight_bytes -= _weight(events)
 
     def _finish(self) -> int | None:
         assert self._round is not None
@@ -657,6 +664,7 @@ class SinkMachine:
         """
         self._closed = True
         from_spool = self._round is not None and self._round.last_seq is not None
+        self.commit_unknown += self._writing  # what is given up may be stored
         self.accepted += unqueued
         self._entered += unqueued
         lost = len(self._queue) + unqueued
@@ -679,6 +687,11 @@ class SinkMachine:
     def idle(self) -> bool:
         """Whether nothing waits and nothing is in flight."""
         return self._round is None and not self._queue and not self.spooled
+
+    @property
+    def missing(self) -> int:
+        """How many more events make the next batch full, at least 1."""
+        return max(1, self.options.batch_size - len(self._queue) - self.spooled)
 
     @property
     def batch_is_full(self) -> bool:
@@ -717,6 +730,11 @@ class SinkMachine:
         if not self._failures:
             return "closed"
         return "open" if self._retry_at is not None else "half_open"
+
+
+def _weight(events: Iterable[FrozenEvent]) -> int:
+    """Return what events weigh together, in bytes."""
+    return sum(map(_size_of, events))
 
 
 def _most_bad(size: int) -> int:

@@ -23,8 +23,13 @@ __all__ = ["SpoolWorker"]
 RETRY_SECONDS = 0.5
 """How long to wait before trying again to create a spool that could not be created."""
 FINISH_SECONDS = 0.15
+"""How long to wait for the disk at the end of the process, where no thread can be had."""
+CLOSING_SECONDS = 5.0
+"""How long a delivery that was closed may take to let its file go, in the background."""
 MIN_SPOOL_BYTES = 2**18
 _graveyard: list[Any] = []
+_finishing: set[threading.Thread] = set()
+"""Threads that close files of deliveries that were closed, each for as long as its disk takes."""
 
 
 class SpoolWorker:
@@ -162,7 +167,12 @@ class SpoolWorker:
         return self._own
 
     def _adopt(self) -> None:
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for thread in tuple(_finishing):  # what this process closed a moment ago is an orphan as well
+            thread.join(max(0.0, deadline - time.monotonic()))
         for path in orphans(self.directory):
+            if self._stopped:
+                return
             try:
                 spool = Spool(path, (), max_bytes=self._options.spool_max_bytes, fsync=self._options.spool_fsync)
             except SpoolCorruptError:
@@ -269,8 +279,24 @@ class SpoolWorker:
         with self._engine.lock:
             return [*self._adopted, *([self._own] if self._own is not None else [])]
 
-    def finish(self, timeout: float = FINISH_SECONDS) -> None:
-        """Make the rest durable and close the files; called without the engine's lock. Waits so long for the disk."""
+    def finish(self, timeout: float) -> None:
+        """Make the rest durable and close the files; called without the engine's lock. Waits so long for the disk.
+
+        In a thread, since a disk can hang; at the end of the process, where none can be had, in this one.
+        """
+        thread = threading.Thread(
+            target=self._finish, args=[CLOSING_SECONDS], name="flag-analytics-finish", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            self._finish(FINISH_SECONDS)
+            return
+        _finishing.difference_update([ended for ended in tuple(_finishing) if not ended.is_alive()])
+        _finishing.add(thread)
+        thread.join(timeout)
+
+    def _finish(self, timeout: float) -> None:
         self._stopped = True
         self._wanted.set()
         self.drain(timeout)

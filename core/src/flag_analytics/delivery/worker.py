@@ -177,6 +177,12 @@ class SinkWorker:
 
     async def _ping(self) -> None:
         error = await self._attempt(self._sink.ping)
+        if error is None:
+            self._engine.log(
+                f"{self._machine.name}:ping",
+                "%s: the backend answers a ping: events that it does not store are looked for one by one",
+                self._machine.name,
+            )
         with self._engine.lock:
             resolved = self._machine.pinged(error is None, time.monotonic(), random.random())
         await self._settle(resolved)
@@ -238,7 +244,8 @@ class SinkWorker:
         watch.cancel()
         if not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_GRACE_SECONDS if deadline is None else 0.05)
+            grace = CANCEL_GRACE_SECONDS if self._engine.close_deadline is None else 0.05
+            await asyncio.wait({task}, timeout=grace)
         if not task.done():  # it ignores being cancelled
             self._stuck = task
             return TimeoutError()

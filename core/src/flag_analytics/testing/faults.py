@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self
@@ -131,6 +132,7 @@ class _LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
+        self._reserved: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -149,11 +151,21 @@ class _LoopThread:
             writer.transport.abort()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, *self.address)
+        if self._reserved is None and hasattr(socket, "SO_REUSEPORT"):
+            # Holds the port while nobody listens: another program could get it, or a client be connected to itself.
+            self._reserved = _bound(self.address)
+            self.address = self._reserved.getsockname()[:2]
+        self._server = await asyncio.start_server(self._accept, *self.address, reuse_port=self._reserved is not None)
         self.address = self._server.sockets[0].getsockname()[:2]
 
     async def _deafen(self) -> None:
         if self._server is not None:
+            with contextlib.suppress(NotImplementedError):  # loops of other kinds stop listening at once
+                for listener in self._server.sockets:
+                    self._loop.remove_reader(listener.fileno())
+            # What was accepted just now gets its task first: asyncio leaves it open where its server closes meanwhile.
+            for _ in range(4):
+                await asyncio.sleep(0)
             self._server.close()
             self._server = None
         for task in tuple(self._tasks):
@@ -170,6 +182,8 @@ class _LoopThread:
 
     def __exit__(self, *_: object) -> None:
         self._do(self._deafen())
+        if self._reserved is not None:
+            self._reserved.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10.0)
         self._loop.close()
@@ -177,6 +191,13 @@ class _LoopThread:
 
 async def _awaited(action: Awaitable[None]) -> None:
     await action
+
+
+def _bound(address: Address) -> socket.socket:
+    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind(address)
+    return reserved
 
 
 class FaultProxy(_LoopThread):
@@ -242,10 +263,10 @@ class FaultProxy(_LoopThread):
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            far_writer.transport.abort()  # first: what follows can be cancelled
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            far_writer.transport.abort()
 
     async def _forward(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, armed: asyncio.Event, *, to_target: bool
