@@ -155,7 +155,7 @@ async def mysql(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def store(database: Database) -> AsyncIterator[DatabaseStore]:
+async def store(database: Database) -> DatabaseStore:
     return database.store()
 
 

@@ -15,6 +15,7 @@ from flag_analytics.errors import SinkUnavailable
 from flag_analytics_database import DatabaseAnalyticsCollector, adoption
 from flag_analytics_database.setup import State
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 # As advanced-alchemy's metadata creates it.
@@ -125,35 +126,157 @@ async def test_every_row_is_kept_with_its_id_time_and_value(database: Any, monke
     await store.close()
 
 
-async def test_such_a_table_is_refused_until_someone_asks(database: Any, make_event: Any, batch_of: Any) -> None:
+async def test_the_first_event_takes_it_over_and_waits_for_no_row(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adoption, "PAGE_ROWS", 7)
+    await _make_table(database, 50)
+    store = database.store()
+    moving = asyncio.Event()
+    real = store._take_rows_over
+
+    async def when_told() -> None:
+        await moving.wait()
+        await real()
+
+    monkeypatch.setattr(store, "_take_rows_over", when_told)
+    await store.write(batch_of(make_event()))
+    assert await database.count() == 1
+    assert await database.count("analytics_events_litestar_flags") == 50
+    moving.set()
+    await asyncio.wait_for(store._take_over, 20.0)
+    assert await store.can_store()
+    assert await database.count() == 51
+    await database.run("DELETE FROM analytics_events WHERE flag_key = 'checkout'")
+    _check(await store.get_events(), 50)
+    with pytest.raises(DBAPIError):
+        await database.count("analytics_events_litestar_flags")
+    await store.close()
+
+
+async def test_a_question_meanwhile_sees_every_row(database: Any, make_event: Any, batch_of: Any) -> None:
+    await _make_table(database, 50)
+    store = database.store()
+    await store.write(batch_of(make_event()))
+    assert len(await store.get_events()) == 51
+    await store.close()
+
+
+async def test_a_question_that_cannot_see_every_row_is_refused(database: Any) -> None:
+    await _make_table(database, 5)
+    writer = database.store()
+    writer._take_rows_over = lambda: asyncio.sleep(0)
+    await writer.open()
+    reader = database.store(create_tables=False)
+    with pytest.raises(SinkUnavailable, match="being taken over from litestar-flags: ask again later"):
+        await reader.get_events()
+    _check(await writer.get_events(), 5)
+    _check(await reader.get_events(), 5)
+    for store in (writer, reader):
+        await store.close()
+
+
+async def test_a_failure_to_move_rows_holds_up_no_event_and_is_tried_again(
+    sqlite: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from flag_analytics_database import setup
+    from flag_analytics_database import store as store_module
+
+    failures = iter([True, True])
+    real = adoption.move_next_page
+
+    def failing(*arguments: Any) -> bool:
+        if next(failures, False):
+            raise OSError("secret words of the driver")
+        return real(*arguments)
+
+    monkeypatch.setattr(setup, "move_next_page", failing)
+    monkeypatch.setattr(store_module, "_LOG_PAUSE_SECONDS", 0.01)
+    await _make_table(sqlite, 10)
+    store = sqlite.store()
+    await store.write(batch_of(make_event()))
+    await asyncio.wait_for(store._take_over, 20.0)
+    assert await sqlite.count() == 11
+    assert [line for line in caplog.messages if "litestar-flags" in line] == [
+        "rows of litestar-flags were not taken over: OSError"
+    ] * 2
+    await store.close()
+
+
+async def test_a_question_alone_leaves_it_to_its_writers(database: Any) -> None:
     await _make_table(database, 3)
     store = database.store()
-    with pytest.raises(SinkUnavailable, match="made by litestar-flags: run flag-analytics db upgrade"):
+    with pytest.raises(SinkUnavailable, match="made by litestar-flags: the first event that is written takes it over"):
+        await store.get_events()
+    assert await store.can_store()
+    await store.close()
+    assert len(await database.run("SELECT id FROM analytics_events")) == 3
+
+
+async def test_without_create_tables_it_is_refused_until_someone_asks(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    await _make_table(database, 3)
+    store = database.store(create_tables=False)
+    with pytest.raises(SinkUnavailable, match=r"made by litestar-flags: .* or run flag-analytics db upgrade"):
         await store.write(batch_of(make_event()))
     assert await database.count() == 3
     await store.close()
-    asked = database.store(upgrade=True)
+    asked = database.store(create_tables=False, upgrade=True)
     await asked.write(batch_of(make_event()))
     assert len(await asked.get_events()) == 4
     await asked.close()
 
 
-async def test_a_collector_is_not_healthy_on_such_a_table_and_says_why_once(
+async def test_a_collector_is_not_healthy_on_a_table_it_may_not_take_over_and_says_why_once(
     database: Any, make_event: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await _make_table(database, 3)
     delivery = DeliveryOptions(retry_initial_seconds=0.01, retry_max_seconds=0.01, close_timeout_seconds=0.1)
-    async with await DatabaseAnalyticsCollector.create(database.connection_string, delivery=delivery) as collector:
+    async with await DatabaseAnalyticsCollector.create(
+        database.connection_string, create_tables=False, delivery=delivery
+    ) as collector:
         assert not await collector.health_check()
         await collector.record(make_event())
-        assert not await collector.flush_report(0.3)
+        assert not await collector.flush_report(0.01)
+        async with asyncio.timeout(20.0):
+            while collector.stats().sinks["database"].attempts < 3:  # noqa: ASYNC110 - a thread counts them
+                await asyncio.sleep(0.01)
         assert not await collector.health_check()
-        assert collector.stats().sinks["database"].attempts > 1
-        settled = await DatabaseAnalyticsCollector.create(database.connection_string, upgrade=True)
+        settled = await DatabaseAnalyticsCollector.create(database.connection_string)
         assert await settled.health_check()
         await settled.close()
-    said = [line for line in caplog.messages if "made by litestar-flags: run flag-analytics db upgrade" in line]
+    said = [line for line in caplog.messages if "made by litestar-flags: the first event" in line]
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    "database",
+    ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)],
+    indirect=True,
+)
+async def test_a_table_that_litestar_flags_made_and_filled_is_taken_over(database: Any, make_event: Any) -> None:
+    """On MySQL it cannot make its table: its texts have no length there."""
+    theirs = pytest.importorskip("litestar_flags.analytics.collectors.database", exc_type=ImportError)
+    models = pytest.importorskip("litestar_flags.analytics.models", exc_type=ImportError)
+    before = await theirs.DatabaseAnalyticsCollector.create(database.connection_string)
+    events = [make_event(number, value=VALUES[number % len(VALUES)]) for number in range(40)]
+    for event in events:
+        await before.record(
+            models.FlagEvaluationEvent(
+                event.timestamp, event.flag_key, event.value, event.reason, event.variant, event.targeting_key,
+                event.context_attributes, event.evaluation_duration_ms,
+            )
+        )  # fmt: skip
+    await before.flush()
+    await before.close()
+    async with await DatabaseAnalyticsCollector.create(database.connection_string) as collector:
+        await collector.record(make_event(40, value="new"))
+        assert await collector.flush_report()
+        found = await collector.get_events()
+    assert [event.value for event in found] == [event.value for event in events] + ["new"]
+    for given, kept in zip(events, found, strict=False):
+        assert given.replace(event_id=kept.event_id) == kept
 
 
 async def test_it_goes_on_from_wherever_it_was_interrupted(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +285,7 @@ async def test_it_goes_on_from_wherever_it_was_interrupted(database: Any, monkey
     monkeypatch.setattr(adoption, "PAGE_ROWS", 10)
     await _make_table(database, 45)
     calls = 0
-    real = adoption.copy_next_page
+    real = adoption.move_next_page
 
     def failing(*arguments: Any) -> Any:
         nonlocal calls
@@ -171,7 +294,7 @@ async def test_it_goes_on_from_wherever_it_was_interrupted(database: Any, monkey
             raise OSError("the machine is switched off")
         return real(*arguments)
 
-    monkeypatch.setattr(setup, "copy_next_page", failing)
+    monkeypatch.setattr(setup, "move_next_page", failing)
     store = database.store()
     for _ in range(2):
         with pytest.raises(SinkUnavailable):
@@ -183,7 +306,7 @@ async def test_it_goes_on_from_wherever_it_was_interrupted(database: Any, monkey
 
 async def test_several_workers_may_take_it_over_at_once(database: Any, make_event: Any, batch_of: Any) -> None:
     await _make_table(database, 40)
-    stores = [database.store(upgrade=True) for _ in range(4)]
+    stores = [database.store() for _ in range(4)]
 
     async def until_written(store: Any) -> None:
         for _ in range(100):
@@ -199,17 +322,21 @@ async def test_several_workers_may_take_it_over_at_once(database: Any, make_even
         await store.close()
 
 
-async def test_the_old_table_is_kept_while_a_row_is_missing(database: Any) -> None:
-    from flag_analytics_database import setup
+async def test_rows_are_stored_and_removed_in_one_transaction(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = adoption._old_table
+
+    def keeping(tables: Any) -> Any:
+        table: Any = real(tables)
+        table.delete = lambda: 1 / 0
+        return table
 
     await _make_table(database, 5)
     store = database.store()
-    skipped = pytest.MonkeyPatch()
-    with skipped.context() as patch:
-        patch.setattr(setup, "copy_next_page", lambda *_: None)
-        with pytest.raises(SinkUnavailable, match="5 rows of table"):
+    with monkeypatch.context() as patch:
+        patch.setattr(adoption, "_old_table", keeping)
+        with pytest.raises(SinkUnavailable):
             await store.upgrade()
-    assert await database.count("analytics_events_litestar_flags") == 5
-    await store.upgrade()
+    assert (await database.count("analytics_events_litestar_flags"), await database.count()) == (5, 0)
+    assert await store.upgrade() is State.ADOPTING
     _check(await store.get_events(), 5)
     await store.close()

@@ -191,7 +191,7 @@ async def test_the_same_faults_make_litestar_flags_lose_or_repeat_events(postgre
 
 
 async def test_an_event_larger_than_the_server_takes_is_found_and_its_neighbours_stored(
-    mysql: Any, make_event: Any
+    mysql: Any, make_event: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server says so and hangs up. Whether a client still hears it is a matter of luck: here it never does."""
     ((limit,),) = await mysql.run("SELECT @@max_allowed_packet")
@@ -219,6 +219,7 @@ async def test_an_event_larger_than_the_server_takes_is_found_and_its_neighbours
     assert await mysql.count() == 63
     # Three times the whole batch, then six halvings, and the event that stands alone is tried three times as well.
     assert (ledger.attempts, ledger.commit_unknown) == (3 + 2 * 6 + 2, 3 + 5 + 3)
+    assert caplog.text.count("the backend answers a ping") == 1
 
 
 class Unlimited(Freezer):

@@ -222,7 +222,7 @@ from flag_analytics_database import DatabaseAnalyticsCollector
 
 async def main():
     collector = await DatabaseAnalyticsCollector.create(sys.argv[1], batch_size=200, flush_interval_seconds=0.01)
-    for number in range(3_000):
+    for number in range(int(sys.argv[2])):
         await collector.record(FlagEvaluationEvent(datetime.now(UTC), "flag", number, "SPLIT"))
         if number % 100 == 0:
             await asyncio.sleep(0)
@@ -232,12 +232,15 @@ asyncio.run(main())
 """
 
 
-async def test_two_processes_may_write_one_sqlite_file(sqlite: Any) -> None:
-    command = [sys.executable, "-c", TWO_WRITERS, sqlite.connection_string]
+@pytest.mark.parametrize(
+    "events", [pytest.param(3_000, id="short"), pytest.param(10_000, id="long", marks=pytest.mark.chaos)]
+)
+async def test_two_processes_may_write_one_sqlite_file(sqlite: Any, events: int) -> None:
+    command = [sys.executable, "-c", TWO_WRITERS, sqlite.connection_string, str(events)]
     running = [await asyncio.create_subprocess_exec(*command) for _ in range(2)]
     assert [await asyncio.wait_for(process.wait(), 60) for process in running] == [0, 0]
     rows = await sqlite.run("SELECT count(*), count(DISTINCT event_id) FROM analytics_events")
-    assert rows == [(6_000, 6_000)]
+    assert rows == [(2 * events, 2 * events)]
 
 
 FORK = textwrap.dedent(

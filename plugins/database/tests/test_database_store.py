@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -103,6 +105,61 @@ async def test_an_id_twice_in_a_batch_is_stored_once(store: DatabaseStore, make_
     event = make_event()
     await store.write(batch_of(event, make_event(1), event))
     assert len(await store.get_events()) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 500, 1_024, 1_025, 2_500])
+async def test_a_batch_of_any_size_is_stored_once(
+    store: DatabaseStore, database: Any, make_event: Any, batch_of: Any, count: int
+) -> None:
+    plain = batch_of(*(make_event(number) for number in range(count)))
+    named = batch_of(*(make_event(number, provider_name="flagd") for number in range(count)))
+    for batch in (plain, named, plain):
+        await store.write(batch)
+    assert await database.run("SELECT count(*), count(provider_name) FROM analytics_events") == [(2 * count, count)]
+
+
+@pytest.mark.parametrize("count", [700, 2_500])
+async def test_a_batch_is_stored_as_a_whole_or_not_at_all(
+    sqlite: Any, make_event: Any, batch_of: Any, count: int
+) -> None:
+    store = sqlite.store()
+    await store.open()
+    await sqlite.run(
+        "CREATE TRIGGER no_poison BEFORE INSERT ON analytics_events WHEN NEW.flag_key = 'poison' "
+        "BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    good = [make_event(number) for number in range(count)]
+    with pytest.raises(BadBatch):
+        await store.write(batch_of(*good, make_event(flag_key="poison")))
+    assert await sqlite.count() == 0
+    await store.write(batch_of(*good))
+    assert await sqlite.count() == count
+
+
+async def test_a_sqlite_batch_is_stored_at_once_beside_a_thread_that_computes(
+    sqlite: Any, make_event: Any, batch_of: Any
+) -> None:
+    """The interpreter is asked for a few times for each batch (5 ms each time), not once for each row."""
+    store = sqlite.store()
+    await store.open()
+    batch = batch_of(*(make_event(number) for number in range(1_000)))
+    done = threading.Event()
+
+    def compute() -> None:
+        while not done.is_set():
+            sum(range(1_000))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        started = time.perf_counter()
+        await store.write(batch)
+        took = time.perf_counter() - started
+    finally:
+        done.set()
+        thread.join()
+    assert took < 2.0  # one statement for each row takes 5 s and more
+    assert await sqlite.count() == 1_000
 
 
 async def test_case_and_accents_are_told_apart(store: DatabaseStore, make_event: Any, batch_of: Any) -> None:
@@ -239,14 +296,20 @@ async def test_a_foreign_table_of_that_name_is_left_alone(database: Any, make_ev
     await store.close()
 
 
-async def test_many_workers_may_create_the_tables_at_once(database: Any, make_event: Any, batch_of: Any) -> None:
-    for round_number in range(3):
-        stores = [database.store(table=f"events_{round_number}") for _ in range(12)]
+@pytest.mark.parametrize(
+    ("workers", "rounds"),
+    [pytest.param(12, 3, id="short"), pytest.param(20, 20, id="long", marks=pytest.mark.chaos)],
+)
+async def test_many_workers_may_create_the_tables_at_once(
+    database: Any, make_event: Any, batch_of: Any, workers: int, rounds: int
+) -> None:
+    for round_number in range(rounds):
+        stores = [database.store(table=f"events_{round_number}") for _ in range(workers)]
         await asyncio.gather(*(store.write(batch_of(make_event())) for store in stores))
-        assert len(await stores[0].get_events()) == 12
+        assert len(await stores[0].get_events()) == workers
         await asyncio.gather(*(store.close() for store in stores))
     assert await _table_names(database) == {
-        f"events_{number}{suffix}" for number in range(3) for suffix in ("", "_dead_letters", "_version")
+        f"events_{number}{suffix}" for number in range(rounds) for suffix in ("", "_dead_letters", "_version")
     }
 
 

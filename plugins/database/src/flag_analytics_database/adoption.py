@@ -1,7 +1,8 @@
-"""Taking over a table made by litestar-flags, row by row and idempotently.
+"""Taking over a table made by litestar-flags: every row, under its own id.
 
-The old table is renamed, so that nothing can be added to it; its rows are copied in pages, each row under its old id;
-once every id is found in the new table, the old one is dropped. Interrupted anywhere, it goes on from where it was.
+The old table is renamed, so that nothing can be added to it, and events can be stored in the new one at once. Its rows
+are moved in pages, each in one transaction; once it is empty, it is dropped. Interrupted anywhere, it goes on from
+there.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ from typing import Any
 import msgspec
 from flag_analytics.events import FlagEvaluationEvent, as_reason
 from flag_analytics.normal_form import Freezer, FrozenEvent
-from sqlalchemy import Column, Connection, DateTime, MetaData, Table, exists, func, inspect, select
+from sqlalchemy import Column, Connection, DateTime, MetaData, Table, inspect, select
 from sqlalchemy.types import NullType
 
-from .errors import SchemaOutdated
-from .rows import ALL_COLUMNS, as_rows
+from .rows import as_rows
 from .schema import Tables
 from .writers.any_driver import insert_once
 
-__all__ = ["PAGE_ROWS", "copy_next_page", "drop_when_complete", "looks_like_litestar_flags"]
+__all__ = ["PAGE_ROWS", "looks_like_litestar_flags", "move_next_page"]
 
 PAGE_ROWS = 2_000
 
@@ -48,38 +48,20 @@ def looks_like_litestar_flags(columns: Collection[str]) -> bool:
     return set(columns) >= _THEIR_COLUMNS and "event_id" not in columns
 
 
-def copy_next_page(connection: Connection, tables: Tables, family: str, after: Any) -> Any:
-    """Copy the rows that follow the id ``after``; return the last one's id, or None when there are no more."""
-    old = _old_table(tables)
-    query = select(old).order_by(old.c.id).limit(PAGE_ROWS)
-    if after is not None:
-        query = query.where(old.c.id > after)
-    page = connection.execute(query).mappings().all()
-    if not page:
-        return None
-    freezer = Freezer()
-    events = [_event(row, freezer) for row in page]
-    columns, rows = as_rows(events, str)
-    named = [dict(zip(columns, row, strict=True)) for row in rows]
-    assert set(columns) <= set(ALL_COLUMNS)
-    connection.execute(insert_once(tables.events, family), named)
-    return page[-1]["id"]
-
-
-def drop_when_complete(connection: Connection, tables: Tables) -> None:
-    """Drop the old table if each of its ids is in the new one.
-
-    Raises:
-        SchemaOutdated: some are not; the old table stays as it is.
-    """
+def move_next_page(connection: Connection, tables: Tables, family: str) -> bool:
+    """Move the next rows, in the caller's transaction; drop the old table and return False when there are no more."""
     if not inspect(connection).has_table(tables.adopted_table, schema=tables.schema):
-        return  # another worker was quicker
+        return False  # another worker was quicker
     old = _old_table(tables)
-    taken_over = exists(select(tables.events.c.event_id).where(tables.events.c.event_id == old.c.id))
-    missing = connection.execute(select(func.count()).select_from(old).where(~taken_over)).scalar_one()
-    if missing:
-        raise SchemaOutdated(f"{missing} rows of table {tables.adopted_table} are not taken over yet: run it again")
-    old.drop(connection)
+    page = connection.execute(select(old).order_by(old.c.id).limit(PAGE_ROWS)).mappings().all()
+    if not page:
+        old.drop(connection)
+        return False
+    freezer = Freezer()
+    columns, rows = as_rows([_event(row, freezer) for row in page], str)
+    connection.execute(insert_once(tables.events, family), [dict(zip(columns, row, strict=True)) for row in rows])
+    connection.execute(old.delete().where(old.c.id <= page[-1]["id"]))
+    return True
 
 
 def _old_table(tables: Tables) -> Table:

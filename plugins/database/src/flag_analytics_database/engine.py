@@ -131,6 +131,8 @@ def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_sec
 
     def prepare_sqlite(connection: Any, _: Any) -> None:
         guard_sqlite_thread(connection)
+        if not pooled:
+            connection.isolation_level = None  # the writer's statements commit themselves: see ``writers.sqlite``
         cursor = connection.cursor()
         # A writer and any number of readers at once; a power cut may lose the last commits but corrupts nothing.
         cursor.execute("PRAGMA journal_mode=WAL")

@@ -34,9 +34,10 @@ class DatabaseOptions:
             ``mariadb://…`` choose the async driver themselves.
         batch_size: The most events in one write.
         flush_interval_seconds: The longest an event waits for its batch to fill.
-        create_tables: Create the tables where they are missing.
-        upgrade: Bring an older schema, or a table made by litestar-flags, up to date at start. Without it such a
-            table is refused until ``flag-analytics db upgrade`` has run.
+        create_tables: Create the tables where they are missing; a table made by litestar-flags is taken over with the
+            first event, every row kept.
+        upgrade: Bring an older schema up to date at start. Without it such tables are refused until
+            ``flag-analytics db upgrade`` has run.
         require_database: Fail at creation unless the database answers; otherwise a database that is down or slow
             delays nothing and events wait for it.
         echo: Log every statement, as SQLAlchemy's ``echo`` does; parameters are hidden.

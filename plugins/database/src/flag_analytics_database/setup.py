@@ -8,16 +8,27 @@ from collections.abc import AsyncIterator
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, Table, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateIndex, CreateTable
 
-from .adoption import copy_next_page, drop_when_complete, looks_like_litestar_flags
+from .adoption import looks_like_litestar_flags, move_next_page
 from .errors import SchemaOutdated
 from .partitions import Period, create_partitions
 from .schema import Tables
 
-__all__ = ["VERSION", "State", "create_all", "prepare", "refuse_unusable", "state_of", "upgrade"]
+__all__ = [
+    "VERSION",
+    "State",
+    "adopt_page",
+    "create_missing",
+    "incomplete",
+    "prepare",
+    "refuse_unusable",
+    "state_of",
+    "upgrade",
+]
 
 VERSION = "0001"
 """The newest schema; the head of the migrations."""
@@ -43,35 +54,49 @@ async def prepare(
     *,
     create: bool,
     may_upgrade: bool,
+    take_over: bool = True,
     partition_by: Period | None = None,
-) -> None:
-    """Make the tables usable, as far as that is allowed.
+) -> State:
+    """Make the tables usable, as far as that is allowed; return ``READY``, or ``ADOPTING`` while rows are to be moved.
 
     Raises:
         SchemaOutdated: they are not, and it is not; the message says what to do.
     """
     state = await connection.run_sync(state_of, tables)
     await connection.rollback()
-    if state is State.READY:
-        return
-    refuse_unusable(state, tables, create=create, may_upgrade=may_upgrade)
-    if state is State.MISSING:
+    refuse_unusable(state, tables, create=create, may_upgrade=may_upgrade, take_over=take_over)
+    if state is State.OUTDATED:
+        await _migrate_locked(connection, tables, family, partition_by)
+    elif state in {State.MISSING, State.LITESTAR_FLAGS}:
         await _create(connection, tables, family, partition_by)
     else:
-        await upgrade(connection, tables, family, partition_by=partition_by)
+        return state
+    state = await connection.run_sync(state_of, tables)
+    await connection.rollback()
+    return state
 
 
-def refuse_unusable(state: State, tables: Tables, *, create: bool, may_upgrade: bool) -> None:
-    """Return if the tables are usable, or are about to be made so as far as that is allowed.
+def refuse_unusable(state: State, tables: Tables, *, create: bool, may_upgrade: bool, take_over: bool = True) -> None:
+    """Return if events can be stored in the tables, or are about to be, as far as that is allowed.
 
     Raises:
         SchemaOutdated: nothing can be stored; the message says what to do.
     """
-    if state is State.READY:
-        return
-    allowed = create if state is State.MISSING else may_upgrade and state is not State.FOREIGN
-    if not allowed:
+    allowed = {
+        State.READY: True,
+        State.ADOPTING: True,
+        State.MISSING: create,
+        State.LITESTAR_FLAGS: take_over and (create or may_upgrade),
+        State.OUTDATED: may_upgrade,
+        State.FOREIGN: False,
+    }
+    if not allowed[state]:
         raise SchemaOutdated(_advice(state, tables))
+
+
+def incomplete(tables: Tables) -> SchemaOutdated:
+    """Return what a question hears that came before every row was moved."""
+    return SchemaOutdated(_advice(State.ADOPTING, tables))
 
 
 def _advice(state: State, tables: Tables) -> str:
@@ -79,6 +104,13 @@ def _advice(state: State, tables: Tables) -> str:
         return f"table {tables.name} does not exist: run flag-analytics db upgrade, or set create_tables"
     if state is State.FOREIGN:
         return f"table {tables.name} is not one of flag-analytics: choose another name with the option table"
+    if state is State.LITESTAR_FLAGS:
+        return (
+            f"table {tables.name} is {state.value}: the first event that is written takes it over where create_tables "
+            "is set; or run flag-analytics db upgrade"
+        )
+    if state is State.ADOPTING:
+        return f"table {tables.name} is {state.value}: ask again later, or run flag-analytics db upgrade"
     return f"table {tables.name} is {state.value}: run flag-analytics db upgrade, or set upgrade"
 
 
@@ -94,45 +126,65 @@ async def upgrade(
     """
     found = await connection.run_sync(state_of, tables)
     await connection.rollback()
-    if found is State.READY:
-        return found
     if found is State.FOREIGN:
         raise SchemaOutdated(_advice(found, tables))
     if found is State.LITESTAR_FLAGS:
-        async with _locked(connection, tables, family):
-            if await connection.run_sync(state_of, tables) is State.LITESTAR_FLAGS:
-                await _rename_adopted(connection, tables, family)
-            await connection.commit()
-    async with _locked(connection, tables, family):
-        await connection.run_sync(_migrate, tables)
-        if partition_by is not None and family == "postgresql":
-            await connection.run_sync(create_partitions, tables, partition_by)
-        await connection.commit()
-    if found in {State.LITESTAR_FLAGS, State.ADOPTING}:
-        await _adopt(connection, tables, family)
+        await _create(connection, tables, family, partition_by)
+    elif found in {State.MISSING, State.OUTDATED}:
+        await _migrate_locked(connection, tables, family, partition_by)
+    while await adopt_page(connection, tables, family):
+        pass
     return found
 
 
-async def _create(connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None) -> None:
+async def adopt_page(connection: AsyncConnection, tables: Tables, family: str) -> bool:
+    """Move the next rows of a table made by litestar-flags; return whether there may be more.
+
+    Workers take turns, so that none waits for another's rows.
+    """
     async with _locked(connection, tables, family):
-        if await connection.run_sync(state_of, tables) is State.MISSING:
-            await connection.run_sync(_create_and_stamp, tables)
-            if partition_by is not None and family == "postgresql":
-                await connection.run_sync(create_partitions, tables, partition_by)
+        more = await connection.run_sync(move_next_page, tables, family)
         await connection.commit()
+    return more
+
+
+async def _create(connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None) -> None:
+    """Create the tables, once however many workers do; one made by litestar-flags is put aside first."""
+    async with _locked(connection, tables, family):
+        state = await connection.run_sync(state_of, tables)
+        if state is State.LITESTAR_FLAGS:
+            await _rename_adopted(connection, tables, family)
+        if state in {State.MISSING, State.LITESTAR_FLAGS}:
+            await connection.run_sync(_create_and_stamp, tables)
+            await _partition(connection, tables, family, partition_by)
+        await connection.commit()
+
+
+async def _migrate_locked(
+    connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None
+) -> None:
+    async with _locked(connection, tables, family):
+        await connection.run_sync(_migrate, tables)
+        await _partition(connection, tables, family, partition_by)
+        await connection.commit()
+
+
+async def _partition(connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None) -> None:
+    if partition_by is not None and family == "postgresql":
+        await connection.run_sync(create_partitions, tables, partition_by)
 
 
 def state_of(connection: Connection, tables: Tables) -> State:
     """Return what is in the database under these names."""
     inspector = inspect(connection)
     names = {table for table in _candidates(tables) if inspector.has_table(table, schema=tables.schema)}
-    if tables.adopted_table in names:
-        return State.ADOPTING
     if tables.version.name in names:
         version = connection.execute(select(tables.version.c.version_num)).scalar()
+        if version is not None and version < VERSION:
+            return State.OUTDATED
         if version is not None:
             # A newer version is fine: migrations only add, so that old and new workers can share a table.
-            return State.READY if version >= VERSION else State.OUTDATED
+            return State.ADOPTING if tables.adopted_table in names else State.READY
     if tables.name not in names:
         return State.MISSING
     columns = {column["name"] for column in inspector.get_columns(tables.name, schema=tables.schema)}
@@ -146,24 +198,19 @@ def _candidates(tables: Tables) -> tuple[str, str, str]:
     return tables.name, tables.version.name, tables.adopted_table
 
 
-def create_all(connection: Connection, tables: Tables) -> None:
-    """Create what is missing of the tables and their indexes."""
-    for table in (tables.events, tables.dead_letters):
-        table.create(connection, checkfirst=True)
-        for index in table.indexes:
+def create_missing(connection: Connection, *tables: Table) -> None:
+    """Create what is missing of these tables and their indexes."""
+    for table in tables:
+        if not inspect(connection).has_table(table.name, schema=table.schema):
+            connection.execute(CreateTable(table))  # alone: table.create() makes the indexes too, in any order
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
             # One that was cut short after CREATE TABLE has the table and not its indexes (MySQL commits each).
-            if index._ddl_if is None or index._ddl_if._should_execute(_create_index(index), index, connection):  # noqa: SLF001
+            if index._ddl_if is None or index._ddl_if._should_execute(CreateIndex(index), index, connection):  # noqa: SLF001
                 index.create(connection, checkfirst=True)
 
 
-def _create_index(index: Any) -> Any:
-    from sqlalchemy.schema import CreateIndex
-
-    return CreateIndex(index)
-
-
 def _create_and_stamp(connection: Connection, tables: Tables) -> None:
-    create_all(connection, tables)
+    create_missing(connection, tables.events, tables.dead_letters)
     tables.version.create(connection, checkfirst=True)
     if connection.execute(select(tables.version.c.version_num)).scalar() is None:
         connection.execute(tables.version.insert().values(version_num=VERSION))
@@ -182,25 +229,13 @@ def _migrate(connection: Connection, tables: Tables) -> None:
 
 
 async def _rename_adopted(connection: AsyncConnection, tables: Tables, family: str) -> None:
-    """Put the old table aside: from here on nothing can be added to it, and what was there is copied at leisure."""
+    """Put the old table aside: from here on nothing can be added to it, and what was there is moved at leisure."""
     prepare_name = connection.sync_connection.dialect.identifier_preparer  # type: ignore[union-attr]
     old = prepare_name.format_table(tables.events)
     new = prepare_name.quote(tables.adopted_table)
     if family == "mysql" and tables.schema:
         new = f"{prepare_name.quote_schema(tables.schema)}.{new}"
     await connection.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
-
-
-async def _adopt(connection: AsyncConnection, tables: Tables, family: str) -> None:
-    last: Any = None
-    while True:
-        last = await connection.run_sync(copy_next_page, tables, family, last)
-        await connection.commit()
-        if last is None:
-            break
-    async with _locked(connection, tables, family):
-        await connection.run_sync(drop_when_complete, tables)
-        await connection.commit()
 
 
 @contextlib.asynccontextmanager

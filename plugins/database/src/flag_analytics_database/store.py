@@ -30,7 +30,7 @@ from .partitions import Period, create_partitions, is_partitioned
 from .reading import EventStream
 from .retention import cutoff, drop_old_partitions, prune, prune_some
 from .schema import tables_named
-from .setup import State, prepare, refuse_unusable, state_of, upgrade
+from .setup import State, adopt_page, incomplete, prepare, refuse_unusable, state_of, upgrade
 from .source import DatabaseSource
 from .urls import masked
 from .writers import writer_for
@@ -82,13 +82,16 @@ class DatabaseStore:
         self._read_engine: AsyncEngine | None = None
         self._writing_loop: asyncio.AbstractEventLoop | None = None
         self._ready = False
+        self._complete = False
+        """Whether every row is where questions look for it, and not still in a table made by litestar-flags."""
+        self._take_over: asyncio.Task[None] | None = None
         self._partitioned = False
         self._prune_at = 0.0
         self._partitions_at = 0.0
 
     def _own(self) -> None:
         if self._pid != os.getpid():
-            _inherited.append((self._write_engine, self._connection, self._read_engine))
+            _inherited.append((self._write_engine, self._connection, self._read_engine, self._take_over))
             self._forget()
 
     def __repr__(self) -> str:
@@ -141,6 +144,8 @@ class DatabaseStore:
             connection = await self._connected()
             try:
                 async with asyncio.timeout(self.options.statement_timeout_seconds):
+                    if self.family == "sqlite":  # whose statements commit themselves otherwise
+                        await connection.exec_driver_sql("BEGIN IMMEDIATE")
                     await connection.execute(insert_once(self.tables.dead_letters, self.family), rows)
                     await connection.commit()
             except Exception as error:
@@ -150,6 +155,10 @@ class DatabaseStore:
     async def close(self) -> None:
         """Release every connection; a question that is asked afterwards opens a new one."""
         self._own()
+        take_over, self._take_over = self._take_over, None
+        if take_over is not None:
+            take_over.cancel()
+            await asyncio.wait({take_over}, timeout=1.0)
         async with self._gate:
             await self._disconnect(broken=False)
         self._ready = False
@@ -313,7 +322,7 @@ class DatabaseStore:
                 raise unavailable(error) from None
         if not self._ready:
             try:
-                await self._set_up(self._connection)
+                state = await self._set_up(self._connection, take_over=True)
             except BaseException as error:
                 await self._disconnect(broken=True)
                 if isinstance(error, SchemaOutdated):
@@ -322,20 +331,55 @@ class DatabaseStore:
                     raise
                 raise unavailable(error) from None
             self._ready = True
+            if state is State.ADOPTING and self._take_over is None and self._may_take_over:
+                self._take_over = asyncio.ensure_future(self._take_rows_over())
         return self._connection
 
-    async def _set_up(self, connection: AsyncConnection) -> None:
+    @property
+    def _may_take_over(self) -> bool:
+        return self.options.create_tables or self.options.upgrade
+
+    async def _set_up(self, connection: AsyncConnection, *, take_over: bool) -> State:
         options = self.options
-        await prepare(
+        state = await prepare(
             connection,
             self.tables,
             self.family,
             create=options.create_tables,
             may_upgrade=options.upgrade,
+            take_over=take_over,
             partition_by=self.partition_by,
         )
         self._partitioned = self.family == "postgresql" and await connection.run_sync(is_partitioned, self.tables)
         await connection.rollback()
+        return state
+
+    async def _take_rows_over(self) -> None:
+        """Move the rows of a table made by litestar-flags, beside the writing and half of the time at most."""
+        while True:
+            started = time.monotonic()
+            try:
+                async with self._gate, self._writing_engine().connect() as connection:
+                    work = adopt_page(connection, self.tables, self.family)
+                    more = await asyncio.wait_for(work, self.options.statement_timeout_seconds)
+            except Exception as error:
+                logger.warning("rows of litestar-flags were not taken over: %s", code_of(error))
+                await asyncio.sleep(_LOG_PAUSE_SECONDS)
+                continue
+            if not more:
+                return
+            await asyncio.sleep(time.monotonic() - started)
+
+    async def _settle(self, connection: AsyncConnection) -> None:
+        """Make sure that questions see every row. A table made by litestar-flags is for writers to take over."""
+        ends = time.monotonic() + self.options.query_timeout_seconds / 2
+        state = await self._set_up(connection, take_over=self.options.upgrade)
+        while state is State.ADOPTING:
+            if not self._may_take_over or time.monotonic() > ends:
+                raise incomplete(self.tables)
+            if not await adopt_page(connection, self.tables, self.family):
+                break
+        self._ready = self._complete = True
 
     async def _disconnect(self, *, broken: bool) -> None:
         connection, self._connection = self._connection, None
@@ -366,10 +410,9 @@ class DatabaseStore:
         async def run() -> T:
             if self._read_engine is None:
                 self._read_engine = self.engines.for_reading()
-            if settle and not self._ready:
+            if settle and not self._complete:
                 async with self._read_engine.connect() as connection:
-                    await self._set_up(connection)
-                self._ready = True
+                    await self._settle(connection)
             async with self._read_engine.connect() as connection:
                 return await work(connection)
 

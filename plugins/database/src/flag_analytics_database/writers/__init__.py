@@ -31,9 +31,9 @@ def writer_for(family: str, driver: str, tables: Tables) -> BatchWriter:
 
         return ValuesWriter(tables)
     if driver == "aiosqlite":
-        from .sqlite import ExecuteManyWriter
+        from .sqlite import OneStatementWriter
 
-        return ExecuteManyWriter(tables)
+        return OneStatementWriter(tables)
     from .any_driver import CoreWriter
 
     return CoreWriter(tables, family)

