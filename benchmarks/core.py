@@ -5,25 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from itertools import repeat
 from types import SimpleNamespace
 
-from flag_analytics import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
 
 from ._harness import Contender, Figure, Limit, Table, Timed, calls, compare, installed
+from ._samples import EVENT
 
-_EVENT = FlagEvaluationEvent(
-    datetime.now(UTC),
-    "checkout_redesign",
-    True,
-    EvaluationReason.TARGETING_MATCH,
-    "treatment_a",
-    "user-12345",
-    {"plan": "premium", "country": "GB"},
-    1.5,
-)
 _BURST = 5_000
 """Half of what both peers' queues hold by default, so that no event is dropped: that would be cheaper."""
 _SUSTAINED = 50_000
@@ -33,7 +22,7 @@ _SUSTAINED = 50_000
 def record() -> Table:
     """Time one event's way into a pipeline with a memory collector, beside two peers' ways into their own queues."""
     with open_pipeline({"collectors": {"memory": {"max_size": 10_000}}}) as pipeline:
-        contenders = [Contender("flag-analytics record_nowait", calls(pipeline.record_nowait, _EVENT))]
+        contenders = [Contender("flag-analytics record_nowait", calls(pipeline.record_nowait, EVENT))]
         notes = []
         if installed("ldclient"):
             send_event = launchdarkly_send_event()

@@ -6,12 +6,10 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
 
 from flag_analytics.delivery import DeliveryOptions
-from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics_otel import OTelAnalyticsExporter
 from opentelemetry import trace
 from opentelemetry.sdk._logs import LoggerProvider
@@ -21,17 +19,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from ._harness import Contender, Figure, Limit, Table, Timed, awaits, calls, compare, installed, judge
+from ._samples import EVENT
 
-_EVENT = FlagEvaluationEvent(
-    datetime.now(UTC),
-    "checkout_redesign",
-    True,
-    EvaluationReason.TARGETING_MATCH,
-    "treatment_a",
-    "user-12345",
-    {"plan": "premium", "country": "GB"},
-    1.5,
-)
 _FLUSHED = 20_000
 _TICK_SECONDS = 0.001
 
@@ -65,7 +54,7 @@ def record() -> Table:
         Contender("OpenTelemetry SDK span start and end", calls(_span(_tracers().get_tracer("benchmark")))),
         Contender("flag-analytics record_nowait", _recorded(inside_a_trace=False), most=20_000),
         Contender("flag-analytics record_nowait, inside a trace", _recorded(inside_a_trace=True), most=20_000),
-        Contender("flag-analytics await record, no SDK set", awaits(silent.record, _EVENT)),
+        Contender("flag-analytics await record, no SDK set", awaits(silent.record, EVENT)),
     ]
     notes = ["the delivery thread sleeps while the caller is timed: what it does is measured by flush"]
     if installed("litestar_flags"):
@@ -133,7 +122,7 @@ def _recorded(*, inside_a_trace: bool) -> Timed:
         with tracer.start_as_current_span("request") if inside_a_trace else trace.use_span(trace.INVALID_SPAN):
             started = time.perf_counter_ns()
             for _ in turns:
-                exporter.record_nowait(_EVENT)
+                exporter.record_nowait(EVENT)
             took = time.perf_counter_ns() - started
         exporter.close_sync(30.0)
         return took
@@ -151,7 +140,7 @@ def _litestar_flags() -> Timed:
         turns = repeat(None, operations)
         started = time.perf_counter_ns()
         for _ in turns:
-            await peer.record(_EVENT)
+            await peer.record(EVENT)
         return time.perf_counter_ns() - started
 
     return lambda operations: asyncio.run(in_loop(operations))
@@ -161,7 +150,7 @@ async def _lag(name: str, exporter: Any, *, limited: bool = True) -> list[Figure
     """Return the lag of 1 ms sleeps while the exporter flushes, and how long the flush took."""
     if exporter is not None:
         for _ in range(_FLUSHED):
-            await exporter.record(_EVENT)
+            await exporter.record(EVENT)
     lags: list[float] = []
     done = asyncio.Event()
 

@@ -5,25 +5,15 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from datetime import UTC, datetime
 from itertools import repeat
 
-from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics_prometheus import DEFAULT_DURATION_BUCKETS, PrometheusExporter
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from ._harness import Contender, Figure, Limit, Table, Timed, awaits, calls, compare, installed, judge
+from ._samples import EVENT
 
-_EVENT = FlagEvaluationEvent(
-    datetime.now(UTC),
-    "checkout_redesign",
-    True,
-    EvaluationReason.TARGETING_MATCH,
-    "treatment_a",
-    "user-12345",
-    {"plan": "premium", "country": "GB"},
-    1.5,
-)
 _HOSTILE_EVENTS = 1_000_000
 _HOSTILE_FLAG_KEYS = 50_000
 
@@ -34,8 +24,8 @@ def record() -> Table:
     newcomers = PrometheusExporter(CollectorRegistry())
     contenders = [
         Contender("prometheus_client counter and histogram, cached children", _cached_children()),
-        Contender("flag-analytics record_nowait", calls(exporter.record_nowait, _EVENT)),
-        Contender("flag-analytics await record", awaits(exporter.record, _EVENT)),
+        Contender("flag-analytics record_nowait", calls(exporter.record_nowait, EVENT)),
+        Contender("flag-analytics await record", awaits(exporter.record, EVENT)),
         Contender("flag-analytics record_nowait, always another user", _other_users(newcomers), most=100_000),
     ]
     notes = []
@@ -77,8 +67,8 @@ def _cached_children() -> Timed:
     registry = CollectorRegistry()
     counter = Counter("evaluations", "", ["flag_key", "reason", "variant"], registry=registry)
     histogram = Histogram("duration", "", ["flag_key"], registry=registry, buckets=DEFAULT_DURATION_BUCKETS)
-    count = counter.labels(_EVENT.flag_key, str(_EVENT.reason), _EVENT.variant).inc
-    observe = histogram.labels(_EVENT.flag_key).observe
+    count = counter.labels(EVENT.flag_key, str(EVENT.reason), EVENT.variant).inc
+    observe = histogram.labels(EVENT.flag_key).observe
 
     def both() -> None:
         count()
@@ -95,7 +85,7 @@ def _other_users(exporter: PrometheusExporter) -> Timed:
     def timed(operations: int) -> int:
         events = [
             FlagEvaluationEvent(
-                _EVENT.timestamp, _EVENT.flag_key, True, _EVENT.reason, _EVENT.variant, f"user-{number}", {}, 1.5
+                EVENT.timestamp, EVENT.flag_key, True, EVENT.reason, EVENT.variant, f"user-{number}", {}, 1.5
             )
             for number, _ in zip(serial, repeat(None, operations), strict=False)
         ]
@@ -115,14 +105,14 @@ def _litestar_flags() -> Timed:
 
     exporter = TheirExporter(registry=CollectorRegistry())
     event = TheirEvent(
-        _EVENT.timestamp,
-        _EVENT.flag_key,
+        EVENT.timestamp,
+        EVENT.flag_key,
         True,
         TheirReason.TARGETING_MATCH,
-        _EVENT.variant,
-        _EVENT.targeting_key,
-        dict(_EVENT.context_attributes),
-        _EVENT.evaluation_duration_ms,
+        EVENT.variant,
+        EVENT.targeting_key,
+        dict(EVENT.context_attributes),
+        EVENT.evaluation_duration_ms,
     )
     return awaits(exporter.record, event)
 
@@ -171,7 +161,7 @@ def _measure_hostile(contender: str) -> None:
             targeting_key=f"user-{number}",
             context_attributes={},
             value=True,
-            timestamp=_EVENT.timestamp,
+            timestamp=EVENT.timestamp,
             evaluation_duration_ms=1.5,
         )
 
