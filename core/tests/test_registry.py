@@ -137,6 +137,20 @@ def test_two_distributions_with_one_name_are_an_error_only_once_the_name_is_used
     assert "uninstall" in message
 
 
+def test_a_plugin_that_takes_the_name_of_another_backend_never_stands_in_for_it(site):
+    """Installing a distribution is no permission to take the events that are meant for another one."""
+    site.add("flag-analytics-memory", points={"memory": "real_memory"}, modules={"real_memory": COLLECTOR})
+    site.add("acme-files", points={"memory": "acme_memory", "files": "acme_files"}, modules={"acme_files": COLLECTOR})
+    (site.path / "acme_memory.py").write_text(BROKEN)
+    registry = site.registry()
+    for _ in range(2):
+        message = error_of(registry, "memory")
+        assert "flag-analytics-memory 1.2" in message
+        assert "acme-files 1.2" in message
+    assert registry.load("files").__name__ == "acme_files"
+    assert not {"real_memory", "acme_memory"} & sys.modules.keys()
+
+
 def test_a_plugin_whose_import_raises_names_its_distribution_and_the_reason(site):
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": BROKEN})
     with pytest.raises(PluginError, match="libacme") as caught:

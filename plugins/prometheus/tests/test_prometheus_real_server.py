@@ -39,6 +39,7 @@ class Prometheus:
     """A server on loopback that scrapes one application every 200 ms."""
 
     def __init__(self, directory: Path, target: str) -> None:
+        program = required("prometheus")
         config = {
             "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
             "scrape_configs": [{"job_name": "application", "static_configs": [{"targets": [target]}]}],
@@ -52,7 +53,7 @@ class Prometheus:
         self.log = (directory / "log").open("w+")
         self.process = subprocess.Popen(
             [
-                required("prometheus"),
+                program,
                 f"--config.file={directory}/prometheus.yml",
                 f"--storage.tsdb.path={directory}/data",
                 f"--web.listen-address=127.0.0.1:{port}",
@@ -150,6 +151,7 @@ def test_prometheus_shows_what_the_application_did(application, prometheus):
 
 def test_prometheus_shows_a_run_of_the_demo(tmp_path, monkeypatch, capsys):
     pytest.importorskip("flag_analytics_cli", reason="the command line is not installed")
+    required("prometheus")
     from flag_analytics_cli.main import main
     from flag_analytics_cli.simulation import visits
 
