@@ -22,18 +22,10 @@ _SUSTAINED = 50_000
 def record() -> Table:
     """Time one event's way into a pipeline with a memory collector, beside two peers' ways into their own queues."""
     with open_pipeline({"collectors": {"memory": {"max_size": 10_000}}}) as pipeline:
-        contenders = [Contender("flag-analytics record_nowait", calls(pipeline.record_nowait, EVENT))]
-        notes = []
-        if installed("ldclient"):
-            send_event = launchdarkly_send_event()
-            contenders.append(Contender("LaunchDarkly send_event", send_event, most=_SUSTAINED))
-            contenders.append(Contender("LaunchDarkly send_event, short burst", send_event, most=_BURST))
-        if installed("posthog"):
-            contenders.append(Contender("PostHog capture", posthog_capture(), most=_BURST))
-        notes += [f"not installed: {name}" for name in ("ldclient", "posthog") if not installed(name)]
+        peers, notes = queueing_peers()
         return compare(
             "record_nowait with one memory backend",
-            contenders,
+            [Contender("flag-analytics record_nowait", calls(pipeline.record_nowait, EVENT)), *peers],
             limits=[
                 Limit("flag-analytics record_nowait", at_most=1_000),
                 Limit("flag-analytics record_nowait", at_most=0.25, times="LaunchDarkly send_event"),
@@ -58,7 +50,19 @@ def import_time() -> Table:
     )
 
 
-def launchdarkly_send_event() -> Timed:
+def queueing_peers() -> tuple[list[Contender], list[str]]:
+    """Return the peers that put an event into a queue of their own, and what to say of those that are not here."""
+    peers = []
+    if installed("ldclient"):
+        send_event = _launchdarkly_send_event()
+        peers.append(Contender("LaunchDarkly send_event", send_event, most=_SUSTAINED))
+        peers.append(Contender("LaunchDarkly send_event, short burst", send_event, most=_BURST))
+    if installed("posthog"):
+        peers.append(Contender("PostHog capture", _posthog_capture(), most=_BURST))
+    return peers, [f"not installed: {name}" for name in ("ldclient", "posthog") if not installed(name)]
+
+
+def _launchdarkly_send_event() -> Timed:
     """Return what times LaunchDarkly's ``send_event``: its real processor and thread, an HTTP client that says 202."""
     from ldclient.client import Context
     from ldclient.config import Config
@@ -85,7 +89,7 @@ def launchdarkly_send_event() -> Timed:
     return timed
 
 
-def posthog_capture() -> Timed:
+def _posthog_capture() -> Timed:
     """Return what times PostHog's ``capture`` into its queue; nothing is sent."""
     from posthog import Posthog
 

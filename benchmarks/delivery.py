@@ -26,9 +26,9 @@ from flag_analytics.delivery.spool import Spool
 from flag_analytics.normal_form import Freezer
 from flag_analytics.protocols import Batch
 
-from ._harness import Contender, Figure, Limit, Table, Timed, compare, installed, judge
+from ._harness import Contender, Figure, Limit, Table, Timed, calls, compare, installed, judge
 from ._samples import EVENT
-from .core import launchdarkly_send_event, posthog_capture
+from .core import queueing_peers
 
 _BATCH = 500
 _SUSTAINED = 50_000
@@ -72,22 +72,18 @@ def _slow() -> _Sink:
 def record() -> Table:
     """Time one event's way into the queues of up to four sinks, beside two peers' ways into the one queue they have."""
     one, four = "flag-analytics, 1 slow sink", "flag-analytics, 4 sinks, 2 of them slow"
+    peers, absent = queueing_peers()
     contenders = [
         Contender(four, _recorded([_Sink(), _slow(), _Sink(), _slow()]), most=_SUSTAINED),
         Contender(one, _recorded([_slow()]), most=_SUSTAINED),
         Contender("flag-analytics, 1 sink", _recorded([_Sink()]), most=_SUSTAINED),
-        Contender("… of which the normal form of the event", _frozen),
+        Contender("… of which the normal form of the event", _frozen(), most=_SUSTAINED),
+        *peers,
     ]
-    if installed("ldclient"):
-        send_event = launchdarkly_send_event()
-        contenders.append(Contender("LaunchDarkly send_event", send_event, most=_SUSTAINED))
-        contenders.append(Contender("LaunchDarkly send_event, short burst", send_event, most=_BURST))
-    if installed("posthog"):
-        contenders.append(Contender("PostHog capture", posthog_capture(), most=_BURST))
-    calls = _single_calls()
+    single = _single_calls()
     figures = [
-        Figure("4 sinks, 2 of them slow, single calls: median", statistics.median(calls) / 1_000, "us"),
-        Figure("4 sinks, 2 of them slow, single calls: p99", _p99(calls) / 1_000, "us", at_most=50.0),
+        Figure("4 sinks, 2 of them slow, single calls: median", statistics.median(single) / 1_000, "us"),
+        Figure("4 sinks, 2 of them slow, single calls: p99", _p99(single) / 1_000, "us", at_most=50.0),
     ]
     return compare(
         "record_nowait while sinks are 100 times slower than the traffic",
@@ -100,7 +96,7 @@ def record() -> Table:
         figures=figures,
         notes=[
             "a slow sink takes 0.2 ms for each event, so that its queue is full most of the time",
-            *(f"not installed: {name}" for name in ("ldclient", "posthog") if not installed(name)),
+            *absent,
         ],
     )
 
@@ -111,26 +107,11 @@ def _delivery(sinks: Iterable[_Sink], **options: object) -> Delivery:
 
 
 def _recorded(sinks: Sequence[_Sink]) -> Timed:
-    delivery = _delivery(sinks)
-
-    def timed(operations: int) -> int:
-        record_nowait = delivery.record_nowait
-        turns = repeat(None, operations)
-        started = time.perf_counter_ns()
-        for _ in turns:
-            record_nowait(EVENT)
-        return time.perf_counter_ns() - started
-
-    return timed
+    return calls(_delivery(sinks).record_nowait, EVENT)
 
 
-def _frozen(operations: int) -> int:
-    freeze = Freezer().freeze
-    turns = repeat(None, operations)
-    started = time.perf_counter_ns()
-    for _ in turns:
-        freeze(EVENT)
-    return time.perf_counter_ns() - started
+def _frozen() -> Timed:
+    return calls(Freezer().freeze, EVENT)
 
 
 def _single_calls(count: int = 100_000) -> list[int]:
@@ -153,7 +134,7 @@ def throughput() -> Table:
     """Time an event from ``record_nowait`` until it is delivered, in batches of 500, to a sink that does nothing."""
     contenders = [
         Contender("flag-analytics, record until delivered", _delivered(), most=_SUSTAINED),
-        Contender("… of which the normal form of the event", _frozen, most=_SUSTAINED),
+        Contender("… of which the normal form of the event", _frozen(), most=_SUSTAINED),
     ]
     if installed("opentelemetry.sdk"):
         contenders.append(Contender("OpenTelemetry BatchLogRecordProcessor, emit until flushed", _otel_logs()))
@@ -170,11 +151,9 @@ def _delivered() -> Timed:
     delivery = _delivery([_Sink()])
 
     def timed(operations: int) -> int:
-        record_nowait = delivery.record_nowait
-        turns = repeat(None, operations)
         started = time.perf_counter_ns()
-        for _ in turns:
-            record_nowait(EVENT)
+        for _ in repeat(None, operations):
+            delivery.record_nowait(EVENT)
         report = delivery.flush_sync()
         took = time.perf_counter_ns() - started
         assert report, report
