@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -425,3 +426,9 @@ async def test_the_time_is_that_of_the_systems_clock_by_default() -> None:
     assert metrics.total_evaluations == 1
     assert metrics.window_end is not None
     assert now <= metrics.window_end <= datetime.now(UTC)
+
+
+def test_metrics_are_a_dataclass():
+    metrics = FlagMetrics(unique_users=2, variant_distribution={"a": 3})
+    assert dataclasses.replace(metrics, unique_users=3).unique_users == 3
+    assert dataclasses.asdict(metrics)["variant_distribution"] == {"a": 3}

@@ -245,6 +245,44 @@ def test_an_unset_variable_and_a_broken_one_are_problems(store):
     assert "$$" in problems["collectors.store.tags[0]"]
 
 
+def test_what_follows_from_an_unset_variable_is_not_a_problem_of_its_own(site):
+    site.add("acme-url", points={"url": "acme_url"}, modules={"acme_url": STRICT_URL})
+    with pytest.raises(ConfigError) as caught:
+        read_config({"collectors": {"url": {"url": "${NOPE}"}}}, environ={}, registry=site.registry())
+    assert [problem.path for problem in caught.value.problems] == ["collectors.url.url"]
+    assert "NOPE is not set" in caught.value.problems[0].message
+
+
+STRICT_URL = """
+    import attrs
+    from flag_analytics import Backend, hookimpl
+
+    def usable(_, __, url):
+        if not url:
+            raise ValueError("is no URL")
+
+    @attrs.frozen
+    class Options:
+        url: str = attrs.field(validator=usable, metadata={"discreet_validator": True})
+
+    @hookimpl
+    def flag_analytics_register_collectors():
+        return [Backend("url", Options, print)]
+"""
+
+
+@pytest.mark.parametrize("source", [3, [1], object()])
+def test_what_is_no_configuration_at_all_is_a_type_error(store, source):
+    with pytest.raises(TypeError, match="expected a mapping, the path of a file, or None"):
+        open_pipeline(source, registry=store)
+
+
+def test_a_sinks_own_delivery_table_does_not_offer_what_belongs_to_the_pipeline(store):
+    message = problems_of(store, {"collectors": {"store": {"delivery": {"batchsize": 5}}}})
+    assert "batch_size" in message["collectors.store.delivery.batchsize"]
+    assert "spool" not in message["collectors.store.delivery.batchsize"]
+
+
 # --- the environment overlay
 
 
@@ -324,6 +362,8 @@ def test_ten_processors_from_the_environment_come_in_the_order_of_their_numbers(
         ("FLAG_ANALYTICS__COLLECTORS____SIZE", "1", "expected FLAG_ANALYTICS__SECTION__NAME__OPTION"),
         ("FLAG_ANALYTICS__PLUGINS__A", "1", "expected FLAG_ANALYTICS__SECTION__NAME__OPTION"),
         ("FLAG_ANALYTICS__COLLECTORS__STORE", "big", "expected true, to add this backend with its defaults"),
+        ("FLAG_ANALYTICS__COLLECTORS__STORE_SIZE", "5", "did you mean FLAG_ANALYTICS__COLLECTORS__STORE__SIZE?"),
+        ("FLAG_ANALYTICS__COLLECTORS_STORE_SIZE", "5", "did you mean FLAG_ANALYTICS__COLLECTORS__STORE__SIZE?"),
         ("FLAG_ANALYTICS__PROCESSORS__5__TYPE", "sample", "expected a number from 0 to 0 in place of 5"),
         ("FLAG_ANALYTICS__COLLECTORS__STORE__SIZE__DEEPER", "1", "there is no table to set deeper in"),
         ("FLAG_ANALYTICS__COLLECTORS__STORE_A_B__SIZE", "1", "means each of 'store/a-b', 'store/a_b'"),
@@ -471,6 +511,12 @@ def test_a_wrong_option_is_a_problem_with_its_path(store, table, path, expected)
             {"processors": [{"type": "hash_targeting_key", "salt": "${UNSET:-}"}]},
             "processors[0].salt",
             "expected a salt of at least 16 characters: make one with",
+        ),
+        ({"processors": [{"type": "redact"}]}, "processors[0]", "it would remove nothing: expected attributes"),
+        (
+            {"collectors": {"store": {"second": {"size": 5}}}},
+            "collectors.store.second",
+            'a second backend of this type is the table [collectors."store/second"]',
         ),
         ({"processors": [{"type": "nothing_like_it"}]}, "processors[0].type", "offers a plugin 'nothing_like_it'"),
         ({"delivery": {"policy": "drop"}}, "delivery.policy", "expected one of 'drop_newest', 'drop_oldest', 'block'"),

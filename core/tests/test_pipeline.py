@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
+from flag_analytics.aggregator import AnalyticsAggregator
 from flag_analytics.config import read_config
 from flag_analytics.delivery import Delivery, DeliveryOptions
 from flag_analytics.errors import ConfigError, PluginError, SourceError
@@ -560,9 +561,12 @@ async def test_the_aggregator_asks_the_first_collector_that_keeps_events(plugins
         assert pipeline.aggregator is pipeline.aggregator
         assert (await pipeline.aggregator.get_flag_metrics("flag")).total_evaluations == 0
         assert pipeline.aggregator._source is pipeline.collectors["inline/b"]
+        assert AnalyticsAggregator(pipeline)._source is pipeline.collectors["inline/b"]
 
 
 def test_without_a_collector_that_keeps_events_the_aggregator_says_what_to_add(plugins):
     pipeline = plugins.open({"collectors": {"sink": {}}, "exporters": {"out": {}}})
     with pipeline, pytest.raises(SourceError, match=r"\(collectors: sink\): add one that keeps them"):
         _ = pipeline.aggregator
+    with pytest.raises(SourceError, match="add one that keeps them"):
+        AnalyticsAggregator(pipeline)

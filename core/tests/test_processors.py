@@ -141,9 +141,14 @@ def test_a_replacement_stands_where_something_was():
 
 
 def test_the_value_is_removed_only_when_asked_for():
-    assert redact(Redact())(event(value="secret")).value == "secret"
+    assert redact(Redact(attributes=("email",)))(event(value="secret")).value == "secret"
     assert redact(Redact(value=True))(event(value="secret")).value is None
     assert redact(Redact(value=True, replacement="x"))(event(value="secret")).value == "x"
+
+
+def test_a_redaction_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="would remove nothing"):
+        Redact()
 
 
 def test_the_callers_own_context_is_not_changed():

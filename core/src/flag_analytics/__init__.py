@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from .aggregator import AnalyticsAggregator, FlagMetrics
     from .config import Plan, read_config
-    from .delivery import DeadLetter, Delivery, DeliveryOptions, DeliveryReport, DeliveryStats, SinkStats
+    from .delivery import (
+        DeadLetter,
+        Delivery,
+        DeliveryOptions,
+        DeliveryReport,
+        DeliveryStats,
+        SinkStats,
+        install_signal_handlers,
+    )
     from .errors import (
         BadBatch,
         CommitUnknown,
@@ -95,6 +103,7 @@ __all__ = [
     "Window",
     "__version__",
     "hookimpl",
+    "install_signal_handlers",
     "normal_key",
     "open_pipeline",
     "read_config",
@@ -103,7 +112,15 @@ __all__ = [
 _CORE = {
     "aggregator": ("AnalyticsAggregator", "FlagMetrics"),
     "config": ("Plan", "read_config"),
-    "delivery": ("DeadLetter", "Delivery", "DeliveryOptions", "DeliveryReport", "DeliveryStats", "SinkStats"),
+    "delivery": (
+        "DeadLetter",
+        "Delivery",
+        "DeliveryOptions",
+        "DeliveryReport",
+        "DeliveryStats",
+        "SinkStats",
+        "install_signal_handlers",
+    ),
     "errors": (
         "BadBatch",
         "CommitUnknown",

@@ -130,7 +130,10 @@ def read_config(
     reader = _Reader(tables, registry)
     plan = reader.plan()
     if reader.problems:
-        raise ConfigError(reader.problems, tables.label) from reader.cause
+        # What is wrong with a value whose variable is not set follows from that.
+        unset = {problem.path for problem in tables.problems if problem.path}
+        others = [problem for problem in reader.problems[len(tables.problems) :] if problem.path not in unset]
+        raise ConfigError([*tables.problems, *others], tables.label) from reader.cause
     return plan
 
 
@@ -243,6 +246,10 @@ class _Reader:
         if backend is None:
             return None
         own = {key: value for key, value in table.items() if key != "delivery"}
+        for key in _tables_that_are_no_option(own, backend):
+            meant = join_path(section, f"{name.partition('/')[0]}/{key}")
+            problem = f"unknown option; a second backend of this type is the table [{meant}]{origin_of(own.pop(key))}"
+            self._complain(join_path(path, key), problem)
         options, explicit = self._options(backend, own, path)
         return None if options is None else PlannedSink(name, role, backend, options, explicit, delivery)
 
@@ -263,7 +270,8 @@ class _Reader:
         for key in table:
             if of_one_sink and key in _PIPELINE_WIDE:
                 self._complain(join_path(path, key), "belongs to the whole pipeline: set it in [delivery]")
-        values = read_values(DeliveryOptions, table, path, self.problems, self._secrets)
+        refused = _PIPELINE_WIDE if of_one_sink else frozenset[str]()
+        values = read_values(DeliveryOptions, table, path, self.problems, self._secrets, refused)
         build(DeliveryOptions, values, path, self.problems, self._secrets, table)
         return values
 
@@ -293,6 +301,11 @@ class _Reader:
         own = {key: value for key, value in table.items() if key != "type"}
         options, _ = self._options(backend, own, path)
         return None if options is None else PlannedProcessor(name, backend, options)
+
+
+def _tables_that_are_no_option(table: Mapping[Any, Any], backend: Backend) -> list[Any]:
+    options = {field.alias or field.name for field in attrs.fields(backend.options)}
+    return [key for key, value in table.items() if isinstance(value, dict) and key not in options]
 
 
 def _names_in(value: Any) -> Sequence[str]:

@@ -72,10 +72,15 @@ def read_tables(
 
     Without a source: ``flag-analytics.toml``, else ``[tool.flag-analytics]`` of ``pyproject.toml``, both in the current
     directory, else the environment alone.
+
+    Raises:
+        TypeError: the source is neither a mapping nor a path.
     """
     problems: list[ConfigProblem] = []
     if isinstance(source, Mapping):
         tree, label = source, "configuration"
+    elif source is not None and not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source is of type {type(source).__name__}: expected a mapping, the path of a file, or None")
     else:
         path = _search() if source is None else Path(source)
         asked_for = source is not None
@@ -197,12 +202,22 @@ class _Overlay:
         section, *steps = variable[len(PREFIX) :].split("__")
         name = section.lower()
         if name not in SECTIONS or not all((section, *steps)) or bool(steps) is (name == "plugins"):
-            self._complain(variable, f"expected {PREFIX}SECTION__NAME__OPTION; sections are {', '.join(SECTIONS)}")
+            meant = self._one_underscore_too_few(section)
+            self._complain(
+                variable,
+                f"expected {PREFIX}SECTION__NAME__OPTION; sections are {', '.join(SECTIONS)}"
+                + (f" (did you mean {PREFIX}{'__'.join([*meant, *steps])}?)" if meant else ""),
+            )
             return
         value: Any = EnvText(text, variable)
         if name in {"collectors", "exporters"} and len(steps) == 1:
             if text.strip().lower() not in {"", "true"}:
-                self._complain(variable, "expected true, to add this backend with its defaults, or a further __OPTION")
+                meant = self._first_step(section, steps[0])
+                self._complain(
+                    variable,
+                    "expected true, to add this backend with its defaults, or a further __OPTION"
+                    + (f" (did you mean {PREFIX}{'__'.join([section, *meant])}?)" if len(meant) > 1 else ""),
+                )
                 return
             value = EnvTable(variable)
         node: Any = self._tree
@@ -217,6 +232,13 @@ class _Overlay:
             if isinstance(node, dict):
                 node.setdefault(key, [] if key == "processors" and depth == 0 else EnvTable(variable))
             node = node[key]
+
+    def _one_underscore_too_few(self, section: str) -> list[str]:
+        """Return the parts of ``COLLECTORS_MEMORY_MAX_SIZE``, or nothing where it does not begin with a section."""
+        for known in ("COLLECTORS", "EXPORTERS", "PROCESSORS"):
+            if section.upper().startswith(f"{known}_"):
+                return [known, *self._first_step(known, section[len(known) + 1 :])]
+        return []
 
     def refuse_near_miss(self, variable: str) -> None:
         """Complain of a variable with one underscore where two belong, and say how it is spelt."""

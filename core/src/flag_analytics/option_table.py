@@ -6,6 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -34,13 +35,18 @@ _PLURALS: Mapping[Any, str] = {int: "integers", float: "numbers", Path: "paths"}
 
 
 def read_values(
-    options: type[Any], table: Mapping[Any, Any], path: str, problems: list[ConfigProblem], secrets: set[str]
+    options: type[Any],
+    table: Mapping[Any, Any],
+    path: str,
+    problems: list[ConfigProblem],
+    secrets: set[str],
+    refused: AbstractSet[str] = frozenset(),
 ) -> dict[str, Any]:
     """Return the values that ``table`` sets, checked against the fields of ``options``, by the fields' init names.
 
     What is wrong is added to ``problems``, and every text that must never be shown to ``secrets``. A field whose
     metadata has ``secret`` is never shown, nor are its validator's words unless ``discreet_validator`` says that they
-    quote nothing of the value.
+    quote nothing of the value. ``refused`` are fields that cannot be set at this place.
 
     Raises:
         PluginError: the types of the class itself cannot be read.
@@ -51,13 +57,9 @@ def read_values(
     for key, raw in table.items():
         name = _known_name(key, raw, fields)
         if name is None:
-            known = ", ".join(sorted(fields)) or "none, it takes no options"
-            problems.append(
-                ConfigProblem(
-                    join_path(path, key),
-                    f"unknown option{did_you_mean(key, fields)}; known are {known}{origin_of(raw)}",
-                )
-            )
+            known = ", ".join(sorted(fields.keys() - refused)) or "none, it takes no options"
+            problem = f"unknown option{did_you_mean(key, fields)}; known are {known}{origin_of(raw)}"
+            problems.append(ConfigProblem(join_path(path, key), problem))
             continue
         field = fields[name]
         secret = bool(field.metadata.get("secret"))

@@ -133,10 +133,16 @@ class Pipeline:
         if self._aggregator is None:
             from .aggregator import AnalyticsAggregator
 
-            self._aggregator = AnalyticsAggregator(self._event_source())
+            self._aggregator = AnalyticsAggregator(self.event_source)
         return self._aggregator
 
-    def _event_source(self) -> EventSource:
+    @property
+    def event_source(self) -> EventSource:
+        """What ``aggregator`` reads.
+
+        Raises:
+            SourceError: no collector keeps events that can be read back.
+        """
         # What keeps events beyond this process knows more than what keeps them in memory.
         for collector in sorted(self.collectors.values(), key=lambda collector: isinstance(collector, InlineSink)):
             try:

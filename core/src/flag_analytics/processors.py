@@ -76,6 +76,10 @@ class Redact:
     value: bool = False
     replacement: str | None = None
 
+    def __attrs_post_init__(self) -> None:
+        if not self.attributes and not self.value:
+            raise ValueError("it would remove nothing: expected attributes, or value = true")
+
 
 @attrs.frozen(kw_only=True)
 class Sample:

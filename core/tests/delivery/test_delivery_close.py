@@ -168,3 +168,24 @@ def test_a_write_that_close_cuts_short_may_have_been_stored_and_is_counted_so(st
     report = delivery.close_sync(0.05)
     assert report.dropped == {"closed": 10}
     assert report.sinks["sink"].commit_unknown == unknown
+
+
+@pytest.mark.parametrize(
+    ("durability", "said"), [("memory", 'set durability = "spool"'), ("spool", "wait in the spool")]
+)
+def test_what_a_close_leaves_behind_is_said_aloud(tmp_path, caplog, durability, said):
+    options = QUICK.evolve(durability=durability, spool_directory=tmp_path)
+    delivery = Delivery({"sink": ScriptedSink(always=SinkUnavailable())}, options)
+    for event in plain_events(7):
+        delivery.record_nowait(event)
+    delivery.close_sync(0.01)
+    delivery.close_sync()
+    (line,) = [line for line in caplog.messages if line.startswith("sink: 7 events")]
+    assert said in line
+
+
+def test_a_close_that_leaves_nothing_behind_says_nothing(caplog):
+    delivery = Delivery({"sink": ScriptedSink()}, QUICK)
+    delivery.record_nowait(plain_event())
+    assert delivery.close_sync()
+    assert not caplog.messages

@@ -400,7 +400,8 @@ class Engine:
             if self.spool is not None and self._report is None:
                 self.spool.finish(FINISH_SECONDS)
         with self.lock:
-            if self._report is None:
+            first = self._report is None
+            if first:
                 left = self.intake.finish()
                 for machine in self.machines:
                     machine.close(left)
@@ -411,7 +412,22 @@ class Engine:
                     self._forget(waiter)
                     if not waiter.future.done():
                         waiter.future.set_result(False)
-            return self._report
+            report = self._report
+        assert report is not None
+        if first:
+            self._say_what_is_left(report)
+        return report
+
+    def _say_what_is_left(self, report: DeliveryReport) -> None:
+        """Log what a close could not deliver: nobody may be there to look at its report."""
+        spools = self.spool is not None
+        for name, sink in report.sinks.items():
+            lost = sink.dropped.get("closed", 0)
+            if lost:
+                advice = "give close more time" if spools else 'give close more time, or set durability = "spool"'
+                self.log(f"{name}:lost", "%s: %d events were lost when it was closed: %s", name, lost, advice)
+            if sink.spooled:
+                self.log(f"{name}:left", "%s: %d events wait in the spool for the next start", name, sink.spooled)
 
     # --- accounts
 
@@ -458,6 +474,11 @@ class Engine:
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Keep dead letters in memory and tell whoever wants to hear; called from a worker's thread, unlocked."""
         self.dead_letters.extend(letters)
+        first = letters[0]
+        self.log(
+            f"{first.sink}:dead", "%s: %d events were refused for good (%s %s): they are dead letters",
+            first.sink, len(letters), first.error, first.code,
+        )  # fmt: skip
         if self.settings.on_dead_letters is None:
             return
         try:

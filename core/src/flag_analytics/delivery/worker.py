@@ -7,6 +7,7 @@ nobody else: an event loop cannot be taken away from a coroutine that does not g
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import random
 import threading
@@ -335,7 +336,7 @@ def _classify(error: BaseException) -> tuple[Failure, str]:
     if isinstance(error, ConnectionError | EOFError):
         return Failure.UNKNOWN, ""
     if isinstance(error, OSError):
-        return Failure.UNAVAILABLE, str(error.errno or "")
+        return Failure.UNAVAILABLE, errno.errorcode.get(error.errno or 0, "")
     return Failure.SUSPICIOUS, ""
 
 

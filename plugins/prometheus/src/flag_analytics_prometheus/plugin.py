@@ -49,7 +49,9 @@ class PrometheusOptions:
         address: The address to serve on; ``0.0.0.0`` means all of this machine's.
     """
 
-    prefix: str = attrs.field(default="", validator=lambda _, __, prefix: metric_stem(prefix))
+    prefix: str = attrs.field(
+        default="", validator=lambda _, __, prefix: metric_stem(prefix), metadata={"discreet_validator": True}
+    )
     duration_buckets: tuple[float, ...] = attrs.field(
         default=DEFAULT_DURATION_BUCKETS, validator=lambda _, __, buckets: check_buckets(buckets)
     )
