@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import inspect
 import re
@@ -42,6 +43,12 @@ def fields_of(cls: type[Any]) -> Iterator[tuple[str, str, str]]:
         for field in attrs.fields(cls):
             if field.init:
                 yield field.name, _type_text(field.type, hints[field.name]), _default_text(field.default)
+    elif dataclasses.is_dataclass(cls):
+        for member in dataclasses.fields(cls):
+            missing = member.default is dataclasses.MISSING
+            made = member.default_factory is not dataclasses.MISSING
+            default = member.default_factory() if made else attrs.NOTHING if missing else member.default
+            yield member.name, _type_text(member.type, hints[member.name]), _default_text(default)
     elif issubclass(cls, msgspec.Struct):
         written = {name: kind for base in reversed(cls.__mro__) for name, kind in inspect.get_annotations(base).items()}
         for item in msgspec.structs.fields(cls):

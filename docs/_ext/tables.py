@@ -99,7 +99,7 @@ def _methods(name: str) -> Rows:
 def _errors(name: str) -> Rows:
     yield "Error", "Is a", "Meaning"
     for error in vars(_thing(name)).values():
-        if isinstance(error, type) and issubclass(error, Exception):
+        if isinstance(error, type) and issubclass(error, Exception) and error.__module__ == name:
             yield (
                 f"`{error.__name__}`",
                 ", ".join(f"`{base.__name__}`" for base in error.__bases__),

@@ -206,7 +206,7 @@ class AnalyticsAggregator:
         where: EventFilter | None = None,
         until: datetime | None = None,
     ) -> list[FlagActivity]:
-        """Return every flag with events in the window, by key: how many, the first and the last."""
+        """Return a list of the flags with events in the window, sorted by key: how many, the first and the last."""
         return list(await self._source.list_flags(self._window(window_seconds, until), where=normal_filter(where)))
 
     async def get_time_series(

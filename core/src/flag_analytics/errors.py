@@ -38,7 +38,7 @@ __all__ = [
 
 
 class FlagAnalyticsError(Exception):
-    """The root of every exception raised by flag-analytics."""
+    """The root of flag-analytics' own exceptions."""
 
 
 class EventError(FlagAnalyticsError, ValueError):
