@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import sqlite3
@@ -64,6 +65,9 @@ def test_it_knows_its_version(capsys):
         (["report", "--file", "exposures.csv"], "give it with --flag-key KEY"),
         (["demo", "--events", "0"], "expected at least 1"),
         (["demo", "--events", "many"], "many"),
+        (["db", "upgrade", "--url", "foo"], "flag-analytics: connection_string is not a database URL"),
+        (["prune", "--days", "-3"], "flag-analytics: --days -3 is out of range: expected a number above 0"),
+        (["prune", "--table", "mine"], "add --url URL"),
     ],
 )
 @pytest.mark.usefixtures("exposures")
@@ -74,6 +78,22 @@ def test_a_wrong_command_line_is_2_and_says_what_is_right(arguments, words, caps
     assert words in output.err
     assert "Traceback" not in output.err
     assert " --help` shows what is possible\n" in output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["reprot"], "flag-analytics"),
+        (["report", "--window", "soon"], "flag-analytics report"),
+        (["spool", "replay", "--dry"], "flag-analytics spool replay"),
+        (["prune", "--days", "abc"], "flag-analytics prune"),
+        (["db", "upgrade", "--url", "foo"], "flag-analytics db upgrade"),
+    ],
+)
+def test_the_help_that_a_wrong_command_line_points_to_is_that_of_its_command(arguments, command, capsys):
+    pytest.importorskip("flag_analytics_database")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith(f"`{command} --help` shows what is possible\n")
 
 
 def test_the_usage_names_what_a_command_takes(capsys):
@@ -355,6 +375,41 @@ def test_strict_imports_what_comes_before_the_first_bad_line(capsys):
     assert "line 3: timestamp is neither" in output.err
 
 
+def test_what_was_imported_is_json_for_other_programs(exposures, capsys):
+    pytest.importorskip("flag_analytics_database")
+    for new in (20, 0):
+        assert main(["import", exposures, "--flag-key", "page", "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {
+            "file": exposures,
+            "events": 20,
+            "bad_lines": 0,
+            "stopped_at_bad_line": False,
+            "backends": [{"name": "database", "new": new, "already_stored": 20 - new}],
+        }
+    Path("some.csv").write_text("flag,timestamp\nf,2026-01-31\nf,soon\nf,2026-01-31\n")
+    assert main(["import", "some.csv", "--strict", "--format", "json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["events"], document["bad_lines"], document["stopped_at_bad_line"]) == (1, 1, True)
+
+
+def test_the_format_of_a_file_has_the_same_name_for_every_command(capsys):
+    pytest.importorskip("flag_analytics_database")
+    Path("events").write_text('{"timestamp": 0, "flag_key": "f"}\n')
+    for option in ("--file-format", "--format"):
+        assert main(["import", "events", option, "jsonl"]) == 0
+        assert capsys.readouterr().out.startswith("1 event imported into database: ")
+        assert main(["import", "events", option, "csv"]) == 2
+        capsys.readouterr()
+    assert main(["import", "events", "--file-format", "jsonl", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["events"] == 1
+    assert main(["report", "--file", "events", "--file-format", "jsonl"]) == 0
+
+
+def test_the_help_of_import_promises_no_more_than_a_backend_keeps(capsys):
+    assert main(["import", "--help"]) == 0
+    assert "a backend that stores each id once" in " ".join(capsys.readouterr().out.split())
+
+
 def test_import_into_memory_is_refused_with_the_way_out(exposures, capsys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__MEMORY", "true")
     assert main(["import", exposures, "--flag-key", "f"]) == 1
@@ -470,6 +525,71 @@ def test_a_sound_configuration_is_described(capsys):
     assert main(["check", "good.toml", "--format", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["ok"], document["collectors"], document["problems"]) == (True, ["memory"], [])
+
+
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
+def test_prune_and_report_say_the_same_of_a_database_that_is_not_there(driver, capsys, tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    config = tmp_path / "mistyped.toml"
+    config.write_text(f'[collectors.database]\nconnection_string = "{driver}:///flgas.db"\n')
+    said = []
+    for command in (["report"], ["prune", "--days", "1"]):
+        assert main([*command, "--config", str(config)]) == 1
+        output = capsys.readouterr()
+        assert output.out == ""
+        said.append(output.err)
+    assert said[0] == said[1]
+    assert said[0].startswith("flag-analytics: database: there is no database flgas.db: expected the file that")
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def problems_of(configuration: str, capsys) -> list[tuple[str, str]]:
+    Path("some.toml").write_text(configuration)
+    code = main(["check", "some.toml", "--format", "json"])
+    document = json.loads(capsys.readouterr().out)
+    assert code == (0 if document["ok"] else 1)
+    return [(problem["path"], problem["message"]) for problem in document["problems"]]
+
+
+def spool_in(directory: Path) -> str:
+    return f"[collectors.memory]\n[delivery]\ndurability = \"spool\"\nspool_directory = '{directory}'\n"
+
+
+def test_check_sees_a_spool_directory_that_cannot_be_made_and_makes_none(capsys, tmp_path: Path):
+    assert problems_of(spool_in(tmp_path / "not" / "there" / "yet"), capsys) == []
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "file", tmp_path / "file" / "under" / "it"):
+        [(path, message)] = problems_of(spool_in(directory), capsys)
+        assert path == "delivery.spool_directory"
+        assert message == f"no spool can be kept in {directory}: {tmp_path / 'file'} is no directory"
+    assert problems_of(spool_in(tmp_path / "file").replace('"spool"', '"memory"'), capsys) == [], "it is not used"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "some.toml"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_check_sees_a_spool_directory_that_this_user_cannot_write_to(capsys, tmp_path: Path):
+    (tmp_path / "others").mkdir(mode=0o500)
+    [(_, message)] = problems_of(spool_in(tmp_path / "others" / "spools"), capsys)
+    assert message.endswith(f"this user cannot write to {tmp_path / 'others'}")
+
+
+GAUGES = '[exporters."prometheus/web"]\ngauges = "aggregator"\n'
+
+
+def test_check_sees_gauges_that_nobody_answers(capsys, tmp_path: Path):
+    pytest.importorskip("flag_analytics_prometheus")
+    [(path, message)] = problems_of(GAUGES, capsys)
+    assert path == 'exporters."prometheus/web".gauges'
+    assert "no collector can be asked about its events" in message
+    assert main(["check", "some.toml"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("1 problem in some.toml\n")
+    assert problems_of(GAUGES + "[collectors.memory]\n", capsys) == []
+    assert problems_of(GAUGES.replace("aggregator", "observed"), capsys) == []
+    pytest.importorskip("flag_analytics_database")
+    assert problems_of(GAUGES + '[collectors.database]\nconnection_string = "sqlite:///x.db"\n', capsys) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["some.toml"]
 
 
 BAD = """

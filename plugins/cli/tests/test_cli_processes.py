@@ -236,6 +236,56 @@ def broken_plugin(directory: Path) -> Path:
     return site
 
 
+def appending_plugin(directory: Path) -> Path:
+    """Install a collector that appends whatever it gets to lines.txt."""
+    site = directory / "site"
+    metadata = site / "lines_plugin-2.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: lines-plugin\nVersion: 2.0\n")
+    (metadata / "entry_points.txt").write_text("[flag_analytics]\nlines = lines_plugin\n")
+    (site / "lines_plugin.py").write_text(
+        "import attrs\nfrom flag_analytics.hookspecs import hookimpl\nfrom flag_analytics.protocols import Backend\n"
+        "@attrs.frozen\nclass Options:\n    pass\n"
+        "@attrs.frozen\nclass Lines:\n    options: Options\n"
+        "    async def write(self, batch):\n        with open('lines.txt', 'a') as file:\n"
+        "            file.writelines(event.event_id + '\\n' for event in batch)\n"
+        "    async def close(self):\n        pass\n"
+        "@hookimpl\ndef flag_analytics_register_collectors():\n    return [Backend('lines', Options, Lines)]\n"
+    )
+    return site
+
+
+def test_an_import_promises_nothing_of_a_backend_that_may_append(tmp_path: Path):
+    pytest.importorskip("flag_analytics_database")
+    lines = {"PYTHONPATH": str(appending_plugin(tmp_path)), "FLAG_ANALYTICS__COLLECTORS__LINES": "true"}
+    (tmp_path / "two.jsonl").write_text('{"timestamp": 0, "flag_key": "f"}\n{"timestamp": 1, "flag_key": "f"}\n')
+    unknown = "is not known (a backend that stores each id once, as database does, has none of them twice)"
+    for stored in (2, 4):
+        done = run("import", "two.jsonl", cwd=tmp_path, **lines)
+        assert (done.returncode, done.stdout) == (
+            0, f"2 events imported into lines; how many of them were new {unknown}\n",
+        ), done.stderr  # fmt: skip
+        assert len((tmp_path / "lines.txt").read_text().splitlines()) == stored
+    both = {**lines, "FLAG_ANALYTICS__COLLECTORS__DATABASE__CONNECTION_STRING": "sqlite:///x.db"}
+    done = run("import", "two.jsonl", cwd=tmp_path, **both)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f": database has 2 new; how many of them were new to lines {unknown}\n")
+    done = run("import", "two.jsonl", "--format", "json", cwd=tmp_path, **both)
+    assert sorted(json.loads(done.stdout)["backends"], key=lambda backend: backend["name"]) == [
+        {"name": "database", "new": 0, "already_stored": 2},
+        {"name": "lines", "new": None, "already_stored": None},
+    ]
+
+
+def test_gauges_that_only_a_backend_without_answers_could_fill_are_seen(tmp_path: Path):
+    pytest.importorskip("flag_analytics_prometheus")
+    lines = {"PYTHONPATH": str(appending_plugin(tmp_path)), "FLAG_ANALYTICS__COLLECTORS__LINES": "true"}
+    done = run("check", cwd=tmp_path, FLAG_ANALYTICS__EXPORTERS__PROMETHEUS__GAUGES="aggregator", **lines)
+    assert done.returncode == 1
+    assert "no collector can be asked about its events" in done.stderr
+    assert not (tmp_path / "lines.txt").exists()
+
+
 def test_a_broken_plugin_is_imported_only_if_it_is_selected_and_then_explained(tmp_path: Path):
     site = str(broken_plugin(tmp_path))
     memory = {"FLAG_ANALYTICS__COLLECTORS__MEMORY": "true"}

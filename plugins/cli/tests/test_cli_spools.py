@@ -232,7 +232,11 @@ def test_a_corrupt_spool_is_said_and_harms_nothing(directory: Path, capsys, cont
     assert main(["spool", "inspect", str(directory)]) == 1
     assert "corrupt" in capsys.readouterr().out
     assert main(["spool", "export", str(directory)]) == 1
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 1
+    assert output.err.replace("\n", "") == f"left out: {broken} is corrupt"
+    assert main(["dead-letters", str(directory)]) == 1
+    assert capsys.readouterr().out == "", "it cannot be known that there are none"
     store, report = Store(), ReplayReport()
     replay(plan_of(database=store), directory, report)
     assert len(store.ids) == 1
@@ -247,6 +251,22 @@ def test_an_unreadable_row_is_passed_over(directory: Path):
     assert [one.value for one in waiting_events(path)] == [{"n": 1}, {"n": 3}]
 
 
+def test_without_a_directory_the_usual_place_is_looked_into(directory: Path, tmp_path: Path, capsys):
+    home = tmp_path / "state" / "flag-analytics" / "spool"
+    leave(home / "one", [event(1)], "memory")
+    assert main(["spool", "inspect"]) == 0
+    assert str(home / "one") in capsys.readouterr().out.replace("\n", "")
+    assert main(["spool", "export"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert main(["spool", "replay"]) == 0
+    output = capsys.readouterr()
+    assert output.out == "memory: 1 event delivered\n"
+    assert output.err.replace("\n", "") == f"from {home / 'one'}"
+    for command, nothing in (("inspect", "No spools.\n"), ("export", ""), ("replay", "Nothing to replay.\n")):
+        assert main(["spool", command]) == 0
+        assert capsys.readouterr() == (nothing, "")
+
+
 def test_without_a_directory_all_applications_are_shown_and_none_is_replayed(directory: Path, tmp_path: Path, capsys):
     home = tmp_path / "state" / "flag-analytics" / "spool"
     for application in ("one", "two"):
@@ -257,7 +277,59 @@ def test_without_a_directory_all_applications_are_shown_and_none_is_replayed(dir
     assert str(home / "two") in printed
     assert main(["spool", "replay"]) == 1
     problem = capsys.readouterr().err
-    assert "which application's spools?" in problem
+    assert "2 applications have spools here, and only one can be replayed at a time: give its directory" in problem
+    assert f"one of {home / 'one'}, {home / 'two'}" in problem
+    assert [sum(look(path).waiting.values()) for path in home.glob("*/*.spool")] == [1, 1]
+
+
+def test_spools_that_were_not_named_go_to_no_backend_that_was_not(
+    directory: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("FLAG_ANALYTICS__COLLECTORS__MEMORY")
+    assert main(["spool", "replay"]) == 0, "there are none"
+    leave(tmp_path / "state" / "flag-analytics" / "spool" / "one", [event(1)], "database")
+    capsys.readouterr()
+    assert main(["spool", "replay"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "no backends are configured that they belong to: name the application's configuration" in output.err
+    assert not (tmp_path / "flag-analytics.db").exists()
+
+
+def test_a_replay_of_nothing_says_so(directory: Path, capsys):
+    directory.mkdir()
+    assert main(["spool", "replay", str(directory)]) == 0
+    assert capsys.readouterr().out == "Nothing to replay.\n"
+    leave(directory, [event(1)], "warehouse")
+    assert main(["spool", "replay", str(directory)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "1 event in" in output.err
+
+
+def test_what_was_replayed_is_json_for_other_programs(directory: Path, capsys):
+    directory.mkdir()
+    assert main(["spool", "replay", str(directory), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"backends": [], "left": []}
+    leave(directory, [event(1), event(2)], "memory", "warehouse")
+    assert main(["spool", "replay", str(directory), "--format", "json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["backends"] == [{"name": "memory", "delivered": 2, "refused": 0}]
+    [left] = document["left"]
+    assert "for 'warehouse', which is not configured" in left
+
+
+def test_dead_letters_are_one_array_in_json(directory: Path, capsys):
+    assert main(["dead-letters", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    spool = Spool.create(directory, ["database"], max_bytes=2**20, fsync="normal")
+    spool.add_dead([DeadLetter("database", Freezer().freeze(event(n)), "DataError", "22P05", "b", n) for n in range(3)])
+    spool.close()
+    assert main(["dead-letters", str(directory), "--format", "json"]) == 0
+    letters = json.loads(capsys.readouterr().out)
+    assert main(["dead-letters", str(directory), "--format", "jsonl"]) == 0
+    assert letters == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [letter["dead_letter"]["code"] for letter in letters] == ["22P05"] * 3
 
 
 def test_a_configured_directory_is_the_one(directory: Path, capsys, monkeypatch: pytest.MonkeyPatch):
@@ -304,7 +376,12 @@ def test_dead_letters_that_a_database_keeps_are_shown_too(tmp_path: Path, monkey
         '[collectors."database/other"]\nconnection_string = "sqlite:///other.db"\n'
     )
     assert main(["dead-letters"]) == 0
-    assert "No dead letters." in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert output.out == "No dead letters.\n"
+    assert output.err.splitlines() == [
+        "database: there is no database kept.db yet",
+        "database/other: there is no database other.db yet",
+    ]
     assert not (tmp_path / "kept.db").exists()
     frozen = Freezer().freeze
     letters = [DeadLetter("database", frozen(event(number)), "BadBatch", "22001", "b", number) for number in range(3)]
@@ -326,4 +403,9 @@ def test_dead_letters_that_a_database_keeps_are_shown_too(tmp_path: Path, monkey
     assert main(["dead-letters"]) == 1
     said = capsys.readouterr()
     assert "22001" in said.out
-    assert "database/other: the database does not answer" in said.err
+    assert "database/other: " in said.err
+    (tmp_path / "kept.db").unlink()
+    assert main(["dead-letters"]) == 1
+    assert capsys.readouterr().out == "", "there may be some that could not be read"
+    assert main(["dead-letters", "--format", "json"]) == 1
+    assert json.loads(capsys.readouterr().out) == []

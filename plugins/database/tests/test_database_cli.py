@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,20 +10,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 pytest.importorskip("cyclopts", reason="the command line is not installed")
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 from flag_analytics.config import Plan, read_config
+from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics_database import DatabaseStore
 from flag_analytics_database.plugin import flag_analytics_cli
 
 
 def run(*words: str, read_plan: Callable[[Path | None], Plan] = read_config) -> int:
+    """Run a command, with what it raises said and turned into an exit code as the command line does it."""
     app = App(name="flag-analytics", result_action="return_value")
     flag_analytics_cli(app, read_plan)
-    code = app(list(words), exit_on_error=False)
+    try:
+        code = app(list(words), exit_on_error=False, print_error=False)
+    except (CycloptsError, FlagAnalyticsError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2 if isinstance(error, CycloptsError) else 1
     assert isinstance(code, int)
     return code
 
@@ -64,19 +72,23 @@ def test_prune_removes_what_is_older(
 
 
 def test_what_cannot_be_done_is_said_and_is_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("prune", "--days", "-1", "--url", url_in(tmp_path)) == 2
+    for days in ("-1", "0", "nan", "1e9"):
+        assert run("prune", "--days", days, "--url", url_in(tmp_path)) == 2
     assert run("db", "upgrade", "--url", "postgresql://u:s3cret@127.0.0.1:1/none") == 1
-    assert run("db", "upgrade", "--url", "nonsense") == 1
-    assert run("db", "upgrade", "--url", url_in(tmp_path), "--table", "a b") == 1
+    assert run("db", "upgrade", "--url", "nonsense") == 2
+    assert run("db", "upgrade", "--url", url_in(tmp_path), "--table", "a b") == 2
+    assert run("prune", "--table", "mine") == 2
     config = tmp_path / "flag-analytics.toml"
     config.write_text("[collectors.memory]\n")
     assert run("db", "upgrade", "--config", str(config)) == 1
     words = capsys.readouterr()
     assert words.out == ""
-    assert "--days must be a number above 0" in words.err
-    assert "the database does not answer (ECONNREFUSED)" in words.err
+    assert "--days -1 is out of range: expected a number above 0" in words.err
+    assert "--days 1e+09 is out of range" in words.err
+    assert "database: the database does not answer (ECONNREFUSED" in words.err
     assert "connection_string is not a database URL" in words.err
     assert "table must match" in words.err
+    assert "--table and --schema are about the database that --url names" in words.err
     assert "no database collector is configured" in words.err
     assert "s3cret" not in words.err
 
@@ -88,7 +100,8 @@ def test_where_nothing_is_configured_the_commands_work_with_what_the_command_lin
 
     def fall_back(config: Path | None) -> Plan:
         asked.append(config)
-        return read_config({"collectors": {"database": {"connection_string": url_in(tmp_path), "retention_days": 1}}})
+        plan = read_config({"collectors": {"database": {"connection_string": url_in(tmp_path), "retention_days": 1}}})
+        return attrs.evolve(plan, sinks=tuple(attrs.evolve(sink, explicit=frozenset()) for sink in plan.sinks))
 
     assert run("prune", read_plan=fall_back) == 0
     assert not (tmp_path / "events.db").exists()
@@ -98,8 +111,68 @@ def test_where_nothing_is_configured_the_commands_work_with_what_the_command_lin
     assert capsys.readouterr().out.splitlines() == [
         "database: nothing is stored here yet",
         "database: brought to version 0001 (was: missing)",
-        "database: removed 0 rows older than 1 days",
+        "database: removed 0 rows older than 1 day",
     ]
+
+
+def test_a_database_that_somebody_named_and_is_not_there_is_said_and_not_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "flag-analytics.toml"
+    config.write_text(f'[collectors.database]\nconnection_string = "{url_in(tmp_path)}"\n')
+    for words in (["--url", url_in(tmp_path)], ["--config", str(config)], ["--days", "3", "--config", str(config)]):
+        assert run("prune", *words) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "database: there is no database " in said.err
+        assert "is the path in its connection_string right?" in said.err
+    assert not (tmp_path / "events.db").exists()
+
+
+def test_what_was_done_is_json_for_other_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def document(*words: str, code: int = 0) -> Any:
+        assert run(*words, "--format", "json") == code
+        return json.loads(capsys.readouterr().out)
+
+    url = url_in(tmp_path)
+    line = {"name": "database", "version": "0001", "before": "missing", "problem": None}
+    assert document("db", "upgrade", "--url", url) == {"databases": [line]}
+    line = {"name": "database", "removed": 0, "older_than_days": 3.0, "problem": None}
+    assert document("prune", "--days", "3", "--url", url) == {"databases": [line]}
+    assert document("prune", "--url", url) == {"databases": [{**line, "older_than_days": None}]}
+    [failed] = document("prune", "--days", "3", "--url", url_in(tmp_path / "nowhere"), code=1)["databases"]
+    assert failed.keys() == line.keys()
+    assert failed["removed"] is None
+    assert failed["problem"].startswith("there is no database ")
+
+
+def test_one_database_that_does_not_answer_keeps_no_other_from_being_upgraded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "flag-analytics.toml"
+    config.write_text(
+        '[collectors.database]\nconnection_string = "postgresql://u:s3cret@127.0.0.1:1/none"\n'
+        f'[collectors."database/well"]\nconnection_string = "{url_in(tmp_path)}"\n'
+    )
+    assert run("db", "upgrade", "--config", str(config)) == 1
+    said = capsys.readouterr()
+    assert said.out == "database/well: brought to version 0001 (was: missing)\n"
+    assert said.err.startswith("database: the database does not answer")
+
+
+def test_one_is_not_many(tmp_path: Path, capsys: pytest.CaptureFixture[str], make_event: Any, batch_of: Any) -> None:
+    import asyncio
+
+    from flag_analytics_database import DatabaseOptions
+
+    async def fill() -> None:
+        store = DatabaseStore(DatabaseOptions(connection_string=url_in(tmp_path)))
+        await store.write(batch_of(make_event(timestamp=datetime.now(UTC) - timedelta(days=2))))
+        await store.close()
+
+    asyncio.run(fill())
+    assert run("prune", "--days", "1", "--url", url_in(tmp_path)) == 0
+    assert capsys.readouterr().out == "database: removed 1 row older than 1 day\n"
 
 
 def test_adding_the_commands_imports_no_sqlalchemy() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 from flag_analytics.config import Plan
@@ -11,7 +9,7 @@ from flag_analytics.errors import ConfigError
 from rich.console import Console
 from rich.text import Text
 
-from .terminal import say
+from .terminal import print_json, say
 from .visible import visible
 from .wording import counted
 
@@ -50,5 +48,4 @@ def check_json(plan: Plan | None, error: ConfigError | None) -> None:
         "exporters": [sink.name for sink in plan.sinks if sink.role == "exporter"] if plan else [],
         "processors": [processor.name for processor in plan.processors] if plan else [],
     }
-    json.dump(document, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    print_json(document)

@@ -10,7 +10,9 @@ from flag_analytics.config import Plan, PlannedSink
 from flag_analytics.delivery.ledger import DeadLetter
 from flag_analytics.errors import FlagAnalyticsError
 
-from .settings import missing_file
+from .settings import is_embedded, missing_file
+from .terminal import note
+from .visible import visible
 
 __all__ = ["kept_dead_letters"]
 
@@ -20,12 +22,18 @@ def kept_dead_letters(plan: Plan, limit: int) -> tuple[list[DeadLetter], list[st
     letters: list[DeadLetter] = []
     problems: list[str] = []
     for sink in plan.sinks:
-        # To ask a database that is not there would create it.
-        if sink.role == "collector" and missing_file(sink) is None:
-            try:
-                letters += asyncio.run(_read(sink, limit))
-            except (FlagAnalyticsError, ValueError) as error:
-                problems.append(f"{sink.name}: {error}")
+        if sink.role != "collector":
+            continue
+        missing = missing_file(sink)
+        if missing is not None:
+            # To ask a database that is not there would create it.
+            if not is_embedded(plan):
+                note(f"{visible(sink.name)}: there is no database {visible(str(missing))} yet")
+            continue
+        try:
+            letters += asyncio.run(_read(sink, limit))
+        except (FlagAnalyticsError, ValueError) as error:
+            problems.append(f"{sink.name}: {error}")
     return letters, problems
 
 

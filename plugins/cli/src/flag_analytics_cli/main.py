@@ -10,16 +10,16 @@ import difflib
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from cyclopts import App, CycloptsError, Parameter
 from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
-from .choices import FileFormat, LettersFormat, ListFormat, ReportFormat
+from .choices import FileFormat, ImportFormat, LettersFormat, ListFormat, ReportFormat
 from .file_errors import ColumnError, FileError
-from .terminal import diagnostics, note, prepare_streams, results, say
+from .terminal import diagnostics, note, prepare_streams, print_json, results, say
 from .visible import visible
 from .windows import parse_window
 from .wording import counted
@@ -78,8 +78,8 @@ def _run(tokens: list[str]) -> int:
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except (CycloptsError, UsageError, ColumnError) as error:
         _complain(error, USAGE)
-        command = tokens[0] if tokens and tokens[0] in _OWN_COMMANDS else ""
-        note(f"`{' '.join(('flag-analytics', *command.split()))} --help` shows what is possible")
+        command = " ".join(("flag-analytics", *app.parse_commands(tokens)[0]))
+        note(f"`{command} --help` shows what is possible")
         return USAGE
     except ConfigError as error:
         from .check import print_problems
@@ -206,7 +206,8 @@ def import_file(
     file: InputFile,
     /,
     *,
-    format: FileFormat | None = None,  # noqa: A002 - it is the option's name
+    format: ImportFormat = "table",  # noqa: A002 - it is the option's name
+    file_format: FileFormat | None = None,
     map: Mappings = None,  # noqa: A002 - it is the option's name
     flag_key: str | None = None,
     encoding: str = "utf-8",
@@ -215,11 +216,12 @@ def import_file(
 ) -> int:
     """Import a file of events: CSV, JSON Lines, GO Feature Flag.
 
-    Importing a file again stores nothing twice.
+    Importing a file again stores nothing twice in a backend that stores each id once, as database does.
 
     Args:
         file: The file, or - for standard input.
-        format: By default told from the file's name and first line.
+        format: A sentence for people, or json. A file's format is taken for --file-format.
+        file_format: The file's format; by default told from its name and first line.
         map: CSV: which column a field of the event is in, as field=column or context.NAME=column; may be repeated.
             Columns with usual names (timestamp, flag_key, variant, group, user_id, value, reason, …) are found without.
         flag_key: The flag's key, where the file does not say.
@@ -227,17 +229,20 @@ def import_file(
         strict: Stop at the first line that is no event.
         config: A configuration file.
     """
+    from .imported import Imported, import_json, new_events, print_import
     from .importing import EventFile, ImportReport, read_file, say_bad_lines, say_left_out
     from .settings import chosen_plan, keeps_events
-    from .storing import count_stored, flush_all, open_patiently, patient_recorder
+    from .storing import STORED_ONCE, count_stored, flush_all, open_patiently, patient_recorder
 
+    if format not in {"table", "json"}:
+        file_format = file_format or cast("FileFormat", format)
     plan = chosen_plan(config)
     if not keeps_events(plan):
         raise FileError(
             "nothing would keep the events after this command: configure a backend that does, such as "
             f"[collectors.database], or see them at once with `flag-analytics report --file {file}`"
         )
-    event_file = EventFile(file, format, _columns(map), flag_key, encoding)
+    event_file = EventFile(file, file_format, _columns(map), flag_key, encoding)
     outcome = ImportReport()
     with open_patiently(plan) as pipeline:
         before = count_stored(pipeline, plan)
@@ -249,30 +254,20 @@ def import_file(
             stored = ", ".join(
                 f"{sink.delivered:,} in {visible(name)}" for name, sink in pipeline.stats().sinks.items()
             )
-            note(f"stored of the {counted(outcome.events, 'event')} read: {stored}; import the file again to go on")
+            note(
+                f"stored of the {counted(outcome.events, 'event')} read: {stored}; import the file again to go on: "
+                f"{STORED_ONCE}"
+            )
             raise
         finally:
             say_bad_lines(file, outcome)
             say_left_out(file, outcome)
         after = count_stored(pipeline, plan)
-    names = ", ".join(sink.name for sink in plan.sinks)
-    stopped = " before the first bad line" if strict and outcome.bad_lines else ""
-    news = _news(outcome.events, {name: after[name] - count for name, count in before.items() if name in after})
-    say(results(), f"{counted(outcome.events, 'event')} imported into {visible(names)}{stopped}{news}")
+    names = tuple(sink.name for sink in plan.sinks)
+    new = new_events(plan, outcome.events, before, after)
+    show = import_json if format == "json" else print_import
+    show(Imported(file, outcome, names, new, stopped=strict and bool(outcome.bad_lines)))
     return PROBLEM if outcome.bad_lines else OK
-
-
-def _news(events: int, new: Mapping[str, int]) -> str:
-    """Return how many of the events were not stored before, where that is known of the backends."""
-    # Others may store or remove events at the same time: then it is not known.
-    told = [
-        (f"{visible(name)} has " if len(new) > 1 else "")
-        + f"{count:,} new"
-        + (f", {events - count:,} already stored" if count < events else "")
-        for name, count in new.items()
-        if 0 <= count <= events
-    ]
-    return f": {'; '.join(told)}" if told else "; those stored before are kept once"
 
 
 def report(
@@ -364,7 +359,7 @@ def check(
 ) -> int:
     """Check a configuration, and list all its problems at once.
 
-    Connects to nothing, and shows no value that may be secret.
+    Connects to nothing, creates no file, and shows no value that may be secret.
 
     Args:
         file: The configuration file; by default the one that the other commands would use.
@@ -372,11 +367,14 @@ def check(
         config: Another way to name the file.
     """
     from .check import check_json, print_plan, print_problems
+    from .foreseen import foreseen_problems
     from .settings import chosen_plan
 
     plan = problem = None
     try:
         plan = chosen_plan(file if file is not None else config)
+        problems = foreseen_problems(plan)
+        problem = ConfigError(problems, plan.label) if problems else None
     except ConfigError as error:
         problem = error
     if format == "json":
@@ -406,40 +404,49 @@ def inspect(
 
     files = look_at(_spool_directories(directory, config))
     if format == "json":
-        import json
-
-        json.dump({"spools": [file.to_dict() for file in files]}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        print_json({"spools": [file.to_dict() for file in files]})
     else:
         print_spools(results(), files)
     return PROBLEM if any(file.state == "corrupt" for file in files) else OK
 
 
-def replay(directory: Path | None = None, /, *, config: Config = None) -> int:
+def replay(
+    directory: Path | None = None,
+    /,
+    *,
+    format: ListFormat = "table",  # noqa: A002 - it is the option's name
+    config: Config = None,
+) -> int:
     """Deliver what processes that are gone have left in their spools.
 
     Each event goes to the backends of the same names in the configuration, and leaves the spool once it is stored.
 
     Args:
-        directory: The spools' directory; by default the configured one.
+        directory: The spools' directory; by default the configured one, else that of this user's only application.
+        format: Lines for people, or json.
         config: A configuration file.
     """
-    from .replaying import ReplayReport
+    from .replaying import ReplayReport, print_replay
     from .replaying import replay as replay_spools
     from .settings import chosen_plan
-    from .spool_commands import chosen_directories
+    from .spool_commands import directories_to_replay
 
     plan = chosen_plan(config)
+    folders = directories_to_replay(directory, plan)
     outcome = ReplayReport()
     try:
-        for folder in chosen_directories(directory, plan, one=True):
+        for folder in folders:
             replay_spools(plan, folder, outcome)
     finally:
+        # What was delivered has left its spool, whatever came after it.
         for left in outcome.left:
             note(f"left alone: {visible(left)}", "yellow")
-        for name in sorted({*outcome.delivered, *outcome.refused}):
-            refused = f", {outcome.refused[name]:,} refused" if outcome.refused[name] else ""
-            say(results(), f"{visible(name)}: {counted(outcome.delivered[name], 'event')} delivered{refused}")
+        if format == "json":
+            print_json(outcome.to_dict())
+        else:
+            print_replay(results(), outcome)
+    if format == "table" and not outcome.names and not outcome.left:
+        say(results(), "Nothing to replay.")
     return PROBLEM if outcome.left or outcome.refused.total() else OK
 
 
@@ -451,7 +458,7 @@ def export(directory: Path | None = None, /, *, output: Path | None = None, conf
         output: The file to write; by default standard output.
         config: A configuration file.
     """
-    from .spool_commands import export_events, look_at
+    from .spool_commands import export_events, look_at, say_corrupt
 
     files = look_at(_spool_directories(directory, config))
     if output is None:
@@ -460,7 +467,7 @@ def export(directory: Path | None = None, /, *, output: Path | None = None, conf
         with output.open("w", encoding="utf-8") as file:
             count = export_events(files, file)
         say(results(), f"{counted(count, 'event')} written to {visible(str(output))}")
-    return PROBLEM if any(file.state == "corrupt" for file in files) else OK
+    return PROBLEM if say_corrupt(files) else OK
 
 
 def dead_letters(
@@ -477,28 +484,40 @@ def dead_letters(
         directory: Look into the spools of this directory alone; by default into the configured one, else those of all
             of this user's applications, and into the configured backends.
         limit: The most events of each backend, the newest.
-        format: A table of how many and why, or jsonl: the events themselves, which `import` can read once repaired.
+        format: A table of how many and why; the events as one json array; or jsonl, as `import` reads it.
         config: A configuration file.
     """
-    from .spool_commands import look_at, print_dead_letters, read_dead_letters, write_dead_letters
+    from .spool_commands import (
+        dead_letters_json,
+        look_at,
+        print_dead_letters,
+        read_dead_letters,
+        say_corrupt,
+        write_dead_letters,
+    )
 
     if limit < 1:
         raise UsageError(f"--limit {limit} is too few: expected at least 1")
-    letters = read_dead_letters(look_at(_spool_directories(directory, config)))
-    failed = False
+    files = look_at(_spool_directories(directory, config))
+    letters = read_dead_letters(files)
+    failed = say_corrupt(files)
     if directory is None:
         from .kept_letters import kept_dead_letters
         from .settings import chosen_plan
 
         kept, problems = kept_dead_letters(chosen_plan(config), limit)
         letters += kept
-        failed = bool(problems)
+        failed = failed or bool(problems)
         for problem in problems:
             note(visible(problem), "red")
-    if format == "jsonl":
+    if format == "json":
+        dead_letters_json(letters)
+    elif format == "jsonl":
         write_dead_letters(letters, sys.stdout)
-    else:
+    elif letters:
         print_dead_letters(results(), letters)
+    elif not failed:
+        say(results(), "No dead letters.")
     return PROBLEM if failed else OK
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 from flag_analytics.errors import PluginError
@@ -15,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .layout import Trimmed
-from .terminal import say
+from .terminal import print_json, say
 from .visible import visible
 
 __all__ = ["PluginLine", "find_plugins", "plugins_json", "print_plugins"]
@@ -98,6 +95,4 @@ def print_plugins(console: Console, lines: Sequence[PluginLine]) -> None:
 
 def plugins_json(lines: Sequence[PluginLine]) -> None:
     """Write the plugins to standard output as JSON."""
-    document: dict[str, Any] = {"plugins": [attrs.asdict(line) for line in lines]}
-    json.dump(document, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    print_json({"plugins": [attrs.asdict(line) for line in lines]})

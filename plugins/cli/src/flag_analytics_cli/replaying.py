@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import attrs
 from flag_analytics.config import Plan
 from flag_analytics.delivery.spool import Spool, SpoolCorruptError, SpoolError, orphans
 from flag_analytics.pipeline import Pipeline
+from rich.console import Console
 
 from .storing import REPLAY_AGAIN, flush_all, open_patiently, patient_recorder
+from .terminal import say
+from .visible import visible
 from .wording import counted
 
-__all__ = ["ReplayReport", "replay"]
+__all__ = ["ReplayReport", "print_replay", "replay"]
 
 _SPOOL_BYTES = 2**40
 """A replay only takes away: no bound of an application's own must keep a spool from being opened."""
@@ -29,12 +33,25 @@ class ReplayReport:
     refused: Counter[str] = attrs.field(factory=Counter[str])
     left: list[str] = attrs.field(factory=list)
 
+    @property
+    def names(self) -> list[str]:
+        """The sinks that were delivered to."""
+        return sorted({*self.delivered, *self.refused})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything by name, the sinks as a list."""
+        backends = [
+            {"name": name, "delivered": self.delivered[name], "refused": self.refused[name]} for name in self.names
+        ]
+        return {"backends": backends, "left": self.left}
+
 
 def replay(plan: Plan, directory: Path, report: ReplayReport) -> None:
     """Deliver what processes that are gone have left, to the backends of the plan with the same names.
 
     Processors do not run again: they did when the events were recorded. What is delivered leaves the spool, and an
-    empty spool is deleted; nothing is stored twice, even if this is interrupted.
+    empty spool is deleted. If this is interrupted, the next replay may deliver up to a stretch of events again, under
+    the same ids.
 
     Raises:
         NotStoredError: a backend does not take the events; they stay in the spool.
@@ -60,6 +77,13 @@ def replay(plan: Plan, directory: Path, report: ReplayReport) -> None:
                     )
         finally:
             spool.close()
+
+
+def print_replay(console: Console, outcome: ReplayReport) -> None:
+    """Show how many events each sink got and refused."""
+    for name in outcome.names:
+        refused = f", {outcome.refused[name]:,} refused" if outcome.refused[name] else ""
+        say(console, f"{visible(name)}: {counted(outcome.delivered[name], 'event')} delivered{refused}")
 
 
 def _replay_for(plan: Plan, name: str, spool: Spool, report: ReplayReport) -> None:

@@ -47,7 +47,7 @@ def chosen_plan(config: Path | None, registry: Registry | None = None) -> Plan:
     registry = registry or default_registry()
     source, embedded = _chosen_source(config, registry)
     plan = read_config(source, registry=registry)
-    return attrs.evolve(plan, label=_EMBEDDED_LABEL) if embedded else plan
+    return _as_default(plan) if embedded else plan
 
 
 def demo_plan(config: Path | None, registry: Registry | None = None) -> Plan:
@@ -62,7 +62,7 @@ def demo_plan(config: Path | None, registry: Registry | None = None) -> Plan:
         return chosen_plan(config, registry)
     registry = registry or default_registry()
     plan = read_config({"collectors": _embedded(registry)}, environ={}, registry=registry)
-    return attrs.evolve(plan, label=_EMBEDDED_LABEL)
+    return _as_default(plan)
 
 
 def is_configured() -> bool:
@@ -118,6 +118,12 @@ def _chosen_source(config: Path | None, registry: Registry) -> tuple[Source, boo
     if config is not None or tables.problems or tree.get("collectors") or tree.get("exporters"):
         return config, False
     return {**tree, "collectors": _embedded(registry)}, True
+
+
+def _as_default(plan: Plan) -> Plan:
+    # Nobody has set its options: a file that is not there yet is no mistake of anybody's.
+    sinks = tuple(attrs.evolve(sink, explicit=frozenset()) for sink in plan.sinks)
+    return attrs.evolve(plan, label=_EMBEDDED_LABEL, sinks=sinks)
 
 
 def _embedded(registry: Registry) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``flag-analytics spool inspect``, ``export`` and ``flag-analytics dead-letters``: what is in spools."""
+"""``flag-analytics spool`` and ``dead-letters``: whose spools are meant, and what is in them or became of it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from rich.table import Table
 from rich.text import Text
 
 from .layout import Trimmed
+from .settings import is_embedded
 from .spool_files import SpoolFile, dead_letters, known_directories, look, spools_in, waiting_events
+from .terminal import note, print_json
 from .visible import visible
 
 __all__ = [
     "NoDirectoryError",
     "chosen_directories",
+    "dead_letters_json",
+    "directories_to_replay",
     "export_events",
     "look_at",
     "print_dead_letters",
     "print_spools",
     "read_dead_letters",
+    "say_corrupt",
     "write_dead_letters",
 ]
 
@@ -35,14 +40,11 @@ class NoDirectoryError(FlagAnalyticsError):
     """It is not clear whose spools are meant; the message names those there are."""
 
 
-def chosen_directories(directory: Path | None, plan: Plan | None, *, one: bool = False) -> list[Path]:
+def chosen_directories(directory: Path | None, plan: Plan | None) -> list[Path]:
     """Return the directories to look into: the one given, else the configured one, else all of this user's.
 
-    Args:
-        one: It must be certain which application's spools are meant.
-
     Raises:
-        NoDirectoryError: there is no such directory, or it is not certain.
+        NoDirectoryError: there is no such directory.
     """
     configured = None if plan is None else plan.delivery_options().spool_directory
     chosen = directory or configured
@@ -50,11 +52,32 @@ def chosen_directories(directory: Path | None, plan: Plan | None, *, one: bool =
         if not chosen.is_dir():
             raise NoDirectoryError(f"{chosen} is no directory: expected the folder that holds spools")
         return [chosen]
-    known = known_directories()
-    if one:
-        listed = "".join(f"\n  {folder}" for folder in known) or " (there are none in their usual place)"
-        raise NoDirectoryError(f"which application's spools? Give their directory:{listed}")
-    return known
+    return known_directories()
+
+
+def directories_to_replay(directory: Path | None, plan: Plan) -> list[Path]:
+    """Return the same directories, where it is certain that what is in them belongs into the plan's backends.
+
+    Raises:
+        NoDirectoryError: there is no such directory, or it is not certain.
+    """
+    chosen = chosen_directories(directory, plan)
+    if directory is not None or plan.delivery_options().spool_directory is not None or not chosen:
+        return chosen
+    listed = ", ".join(map(str, chosen))
+    # What is replayed leaves its spool: with the wrong application's backends it would be gone from its own.
+    if len(chosen) > 1:
+        raise NoDirectoryError(
+            f"{len(chosen)} applications have spools here, and only one can be replayed at a time: give its directory, "
+            f"one of {listed}"
+        )
+    if is_embedded(plan):
+        raise NoDirectoryError(
+            f"there are spools in {listed}, and no backends are configured that they belong to: name the application's "
+            "configuration with --config FILE"
+        )
+    note(f"from {visible(listed)}")
+    return chosen
 
 
 def look_at(directories: Iterable[Path]) -> list[SpoolFile]:
@@ -111,11 +134,16 @@ def read_dead_letters(files: Iterable[SpoolFile]) -> list[DeadLetter]:
     return [letter for spool in files if spool.state != "corrupt" for letter in dead_letters(spool.path)]
 
 
+def say_corrupt(files: Iterable[SpoolFile]) -> bool:
+    """Say on standard error which spools cannot be read; return whether there are any."""
+    corrupt = [file for file in files if file.state == "corrupt"]
+    for file in corrupt:
+        note(f"left out: {visible(str(file.path))} is corrupt", "yellow")
+    return bool(corrupt)
+
+
 def print_dead_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
     """Show how many events each sink refused, and why."""
-    if not letters:
-        console.print("No dead letters.")
-        return
     groups: dict[tuple[str, str, str, str], list[float]] = {}
     for letter in letters:
         groups.setdefault((letter.sink, letter.event.flag_key, letter.error, letter.code), []).append(letter.at)
@@ -132,16 +160,26 @@ def print_dead_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
 
 
 def write_dead_letters(letters: Iterable[DeadLetter], file: TextIO) -> None:
-    """Write dead letters as JSON Lines: the event, and under ``dead_letter`` why it was refused."""
+    """Write dead letters as JSON Lines."""
     for letter in letters:
-        why = {
-            "sink": letter.sink,
-            "error": letter.error,
-            "code": letter.code,
-            "batch_id": letter.batch_id,
-            "at": datetime.fromtimestamp(letter.at, UTC).isoformat(),
-        }
-        _write_line(file, {**letter.event.to_dict(), "dead_letter": why})
+        _write_line(file, _letter(letter))
+
+
+def dead_letters_json(letters: Iterable[DeadLetter]) -> None:
+    """Write dead letters to standard output as one JSON array."""
+    print_json([_letter(letter) for letter in letters])
+
+
+def _letter(letter: DeadLetter) -> dict[str, Any]:
+    """Return the event, and under ``dead_letter`` why it was refused."""
+    why = {
+        "sink": letter.sink,
+        "error": letter.error,
+        "code": letter.code,
+        "batch_id": letter.batch_id,
+        "at": datetime.fromtimestamp(letter.at, UTC).isoformat(),
+    }
+    return {**letter.event.to_dict(), "dead_letter": why}
 
 
 def _write_line(file: TextIO, fields: dict[str, Any]) -> None:

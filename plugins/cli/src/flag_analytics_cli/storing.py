@@ -21,10 +21,12 @@ from flag_analytics.registry import default_registry
 from .settings import IMPORT_BLOCK_SECONDS, is_lasting, missing_file, patient
 from .terminal import note
 from .visible import visible
+from .wording import counted, explained
 
 __all__ = [
     "IMPORT_AGAIN",
     "REPLAY_AGAIN",
+    "STORED_ONCE",
     "NotStoredError",
     "count_stored",
     "flush_all",
@@ -32,7 +34,9 @@ __all__ = [
     "patient_recorder",
 ]
 
-IMPORT_AGAIN = "import the file again when the backend is well: what is stored already is not stored twice"
+STORED_ONCE = "a backend that stores each id once, as database does, has none of them twice"
+"""What is true of any backend: there are those that append, and nothing tells them apart."""
+IMPORT_AGAIN = f"import the file again when the backend is well: {STORED_ONCE}"
 REPLAY_AGAIN = "replay the spool again when the backend is well: what is not stored yet is still in it"
 
 FIRST_SUCCESS_SECONDS = 15.0
@@ -82,7 +86,7 @@ def _tell_of_delays(pipeline: Pipeline, done: threading.Event) -> None:
             if not sink.pending or settled != before:
                 seen[name] = (settled, now)
             elif now - since >= _QUIET_SECONDS:
-                stuck.append(visible(name) + (f" ({visible(sink.last_error)})" if sink.last_error else ""))
+                stuck.append(visible(name) + (f" ({visible(explained(sink.last_error))})" if sink.last_error else ""))
         if stuck and now - told >= _AGAIN_SECONDS:
             note(f"waiting for {', '.join(stuck)}", "yellow")
             told = now
@@ -148,16 +152,16 @@ def flush_all(
         report = pipeline.flush_sync(min(_FLUSH_STEP_SECONDS, left))
         left = patience if report.stored > stored else left
     problems = [
-        f"{count:,} {what}"
-        for count, what in (
-            (report.pending, "events still wait" if report.pending != 1 else "event still waits"),
-            (sum(_lost(pipeline).values()), "events were dropped"),
-            (report.dead if refuse_dead else 0, "events were refused"),
+        f"{counted(count, 'event')} {what if count == 1 else whats}"
+        for count, what, whats in (
+            (report.pending, "still waits", "still wait"),
+            (sum(_lost(pipeline).values()), "was dropped", "were dropped"),
+            (report.dead if refuse_dead else 0, "was refused", "were refused"),
         )
         if count
     ]
     if problems:
-        causes = {f"{name}: {sink.last_error}" for name, sink in report.sinks.items() if sink.last_error}
+        causes = {f"{name}: {explained(sink.last_error)}" for name, sink in report.sinks.items() if sink.last_error}
         cause = f" ({', '.join(sorted(causes))})" if causes else ""
         raise NotStoredError(f"{', '.join(problems)}{cause}; {again}")
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["can_draw", "diagnostics", "note", "prepare_streams", "results", "say"]
+__all__ = ["can_draw", "diagnostics", "note", "prepare_streams", "print_json", "results", "say"]
 
 _PIPE_WIDTH = 120
 """What fits where there is no terminal to ask for its width, and COLUMNS is not set."""
@@ -47,6 +48,12 @@ def say(console: Console, text: str | Text, style: str = "") -> None:
 def note(text: str, style: str = "dim") -> None:
     """Say something that is not a result."""
     say(diagnostics(), text, style)
+
+
+def print_json(document: Any) -> None:
+    """Write a result for other programs. All but ASCII is escaped, control characters included."""
+    json.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")
 
 
 def can_draw(console: Console) -> bool:

@@ -1,19 +1,21 @@
 """``flag-analytics db upgrade`` and ``flag-analytics prune``: what operators do to the tables.
 
-Imported by the command line only, which brings cyclopts. SQLAlchemy is imported when a command runs.
+Imported by the command line only, which brings cyclopts. SQLAlchemy is imported when a command runs. What goes wrong is
+raised, for the command line to say it as it says everything, once every database was worked on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import attrs
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from flag_analytics.config import Plan
 from flag_analytics.errors import FlagAnalyticsError
 
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-_FINE, _PROBLEM, _WRONG_USAGE = range(3)
+_FINE = 0
+_UPGRADE_FIGURES = ("version", "before")
+_PRUNE_FIGURES = ("removed", "older_than_days")
 _DAY_SECONDS = 86_400.0
+_MOST_DAYS = 36_500.0
 
 _Url = Annotated[
     str | None,
@@ -46,6 +51,28 @@ _Days = Annotated[
         name="--days", help="Remove events older than this many days; by default each database's retention_days."
     ),
 ]
+_Form = Literal["table", "json"]
+_Format = Annotated[_Form, Parameter(name="--format", help="Lines for people, or json.")]
+
+
+@attrs.frozen
+class _Target:
+    """A database to work on. ``named``: somebody named it, as opposed to the one where nothing is configured."""
+
+    name: str
+    options: DatabaseOptions
+    named: bool
+
+
+@attrs.frozen
+class _Done:
+    """What was done to a database: in words, and in figures by name."""
+
+    words: str
+    figures: Mapping[str, Any]
+
+
+_Work = Callable[["DatabaseStore", _Target], Awaitable[_Done]]
 
 
 def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
@@ -57,12 +84,14 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
         config: _Config = None,
         table: _Table = DEFAULT_TABLE,
         schema: _Schema = None,
+        format: _Format = "table",  # noqa: A002 - it is the option's name
     ) -> int:
         """Create the tables, or bring them to the newest version; a table made by litestar-flags is taken over.
 
         Every row is kept. It can be interrupted and run again.
         """
-        return _for_each(_upgrade, lambda: _chosen(read_plan, connection_string, config, table, schema))
+        targets = _chosen(read_plan, connection_string, config, table, schema)
+        return _for_each(targets, _upgrade, _UPGRADE_FIGURES, format)
 
     def prune(
         *,
@@ -71,14 +100,15 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
         config: _Config = None,
         table: _Table = DEFAULT_TABLE,
         schema: _Schema = None,
+        format: _Format = "table",  # noqa: A002 - it is the option's name
     ) -> int:
         """Remove old events from the configured databases, a small batch at a time."""
-        if days is not None and not days > 0:
-            sys.stderr.write("--days must be a number above 0\n")
-            return _WRONG_USAGE
-        return _for_each(
-            lambda store: _prune(store, days), lambda: _chosen(read_plan, connection_string, config, table, schema)
-        )
+        if days is not None and not 0 < days <= _MOST_DAYS:
+            raise CycloptsError(
+                msg=f"--days {days:g} is out of range: expected a number above 0, and at most {_MOST_DAYS:,.0f}"
+            )
+        targets = _chosen(read_plan, connection_string, config, table, schema)
+        return _for_each(targets, lambda store, target: _prune(store, target, days), _PRUNE_FIGURES, format)
 
     db = App(name="db", help="Look after the tables of the database collector.")
     db.command(upgrade)
@@ -86,45 +116,62 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
     app.command(prune)
 
 
-async def _upgrade(store: DatabaseStore) -> str:
+async def _upgrade(store: DatabaseStore, _: _Target) -> _Done:
     from .setup import VERSION, State
 
     found = await store.upgrade()
+    figures = {"version": VERSION, "before": found.value}
     if found is State.READY:
-        return f"is at version {VERSION} already"
-    return f"brought to version {VERSION} (was: {found.value})"
+        return _Done(f"is at version {VERSION} already", figures)
+    return _Done(f"brought to version {VERSION} (was: {found.value})", figures)
 
 
-async def _prune(store: DatabaseStore, days: float | None) -> str:
-    kept = days if days is not None else store.options.retention_days
-    if kept is None:
-        return "kept everything: give --days, or set retention_days"
+async def _prune(store: DatabaseStore, target: _Target, days: float | None) -> _Done:
+    kept = days if days is not None else target.options.retention_days
     if store.is_missing_file():
-        return "nothing is stored here yet"
+        if target.named:
+            raise FlagAnalyticsError(
+                f"there is no database {store.engines.url.database}: expected the file that an application or "
+                "`flag-analytics import` has made; is the path in its connection_string right?"
+            )
+        return _Done("nothing is stored here yet", {"removed": 0, "older_than_days": kept})
+    if kept is None:
+        return _Done("kept everything: give --days, or set retention_days", {"removed": 0, "older_than_days": None})
     gone = await store.prune(datetime.now(UTC) - timedelta(days=kept))
-    return f"removed {gone:,} rows older than {kept:g} days"
+    rows = "row" if gone == 1 else "rows"
+    age = "1 day" if kept == 1 else f"{kept:g} days"
+    return _Done(f"removed {gone:,} {rows} older than {age}", {"removed": gone, "older_than_days": kept})
 
 
-def _for_each(
-    work: Callable[[DatabaseStore], Awaitable[str]], choose: Callable[[], list[tuple[str, DatabaseOptions]]]
-) -> int:
-    """Do the work on each chosen database, say what came of it, and return the command's exit code."""
-    try:
-        databases = choose()
-    except (FlagAnalyticsError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        return _PROBLEM
-    if not databases:
-        sys.stderr.write("no database collector is configured: add [collectors.database] or give --connection-string\n")
-        return _PROBLEM
-    code = _FINE
-    for name, options in databases:
+def _for_each(targets: list[_Target], work: _Work, figures: tuple[str, ...], form: _Form) -> int:
+    """Do the work on each database, say what came of it, and return the command's exit code.
+
+    Args:
+        figures: The names of what ``work`` returns, which are null in JSON where it failed.
+
+    Raises:
+        FlagAnalyticsError: it could not be done on some of them; the message names each.
+    """
+    lines: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for target in targets:
+        line: dict[str, Any] = {"name": target.name, **dict.fromkeys(figures), "problem": None}
         try:
-            sys.stdout.write(f"{name}: {asyncio.run(_on_store(options, work))}\n")
+            done = asyncio.run(_on_store(target, work))
         except (FlagAnalyticsError, ValueError) as error:
-            sys.stderr.write(f"{name}: {error}\n")
-            code = _PROBLEM
-    return code
+            line["problem"] = str(error)
+            problems.append(f"{target.name}: {error}")
+        else:
+            line.update(done.figures)
+            if form == "table":
+                sys.stdout.write(f"{target.name}: {done.words}\n")
+        lines.append(line)
+    if form == "json":
+        json.dump({"databases": lines}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    if problems:
+        raise FlagAnalyticsError("; ".join(problems))
+    return _FINE
 
 
 def _chosen(
@@ -133,19 +180,37 @@ def _chosen(
     config: Path | None,
     table: str,
     schema: str | None,
-) -> list[tuple[str, DatabaseOptions]]:
-    """Return the databases to work on, by name."""
+) -> list[_Target]:
+    """Return the databases to work on.
+
+    Raises:
+        CycloptsError: the command line names one in a way that makes no sense.
+        FlagAnalyticsError: there is none, its driver is missing, or the configuration is wrong.
+    """
     if connection_string is not None:
-        return [("database", DatabaseOptions(connection_string=connection_string, table=table, schema=schema))]
-    return [(sink.name, sink.options) for sink in read_plan(config).sinks if isinstance(sink.options, DatabaseOptions)]
+        try:
+            options = DatabaseOptions(connection_string=connection_string, table=table, schema=schema)
+        except ValueError as error:
+            raise CycloptsError(msg=str(error)) from None
+        return [_Target("database", options, named=True)]
+    if table != DEFAULT_TABLE or schema is not None:
+        raise CycloptsError(msg="--table and --schema are about the database that --url names: add --url URL")
+    targets = [
+        _Target(sink.name, sink.options, named="connection_string" in sink.explicit)
+        for sink in read_plan(config).sinks
+        if isinstance(sink.options, DatabaseOptions)
+    ]
+    if not targets:
+        raise FlagAnalyticsError("no database collector is configured: add [collectors.database], or give --url URL")
+    return targets
 
 
-async def _on_store(options: DatabaseOptions, work: Callable[[DatabaseStore], Awaitable[str]]) -> str:
+async def _on_store(target: _Target, work: _Work) -> _Done:
     from .store import DatabaseStore
 
     # An operator waits as long as it takes.
-    store = DatabaseStore(attrs.evolve(options, query_timeout_seconds=_DAY_SECONDS))
+    store = DatabaseStore(attrs.evolve(target.options, query_timeout_seconds=_DAY_SECONDS))
     try:
-        return await work(store)
+        return await work(store, target)
     finally:
         await store.close_reading()

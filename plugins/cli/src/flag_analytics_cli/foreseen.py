@@ -1,0 +1,91 @@
+"""What of a sound plan would fail, or do nothing, once it is opened: found without opening or making anything."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+from flag_analytics.config import Plan, PlannedSink
+from flag_analytics.config_sources import join_path
+from flag_analytics.delivery.spool import default_directory
+from flag_analytics.errors import ConfigProblem, SourceError
+from flag_analytics.registry import default_registry
+
+__all__ = ["foreseen_problems"]
+
+
+def foreseen_problems(plan: Plan) -> list[ConfigProblem]:
+    """Return what is wrong with a plan that only shows where it would run, or in how its parts go together."""
+    return [*_unusable_spool(plan), *_gauges_without_answers(plan)]
+
+
+def _unusable_spool(plan: Plan) -> list[ConfigProblem]:
+    options = plan.delivery_options()
+    if options.durability != "spool":
+        return []
+    directory = options.spool_directory or default_directory("").parent
+    problem = _why_not_writable(directory)
+    if problem is None:
+        return []
+    return [ConfigProblem("delivery.spool_directory", f"no spool can be kept in {directory}: {problem}")]
+
+
+def _why_not_writable(directory: Path) -> str | None:
+    """Return why no file can be made in a directory that is there or would be made, None where nothing speaks against.
+
+    Whether the disk is full, or goes away, nobody knows before.
+    """
+    # os.path and not Path, which raises where it may not even look.
+    existing = directory.absolute()
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not os.path.isdir(existing):  # noqa: PTH112
+        return f"{existing} is no directory"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"this user cannot write to {existing}"
+    return None
+
+
+def _gauges_without_answers(plan: Plan) -> list[ConfigProblem]:
+    """Return a problem for each exporter that shows what an aggregator answers, where no collector can be asked."""
+    exporters = [sink for sink in plan.sinks if getattr(sink.options, "gauges", None) == "aggregator"]
+    if not exporters or any(_can_be_asked(sink) for sink in plan.sinks if sink.role == "collector"):
+        return []
+    return [
+        ConfigProblem(
+            join_path(join_path("exporters", sink.name), "gauges"),
+            "is 'aggregator', but no collector can be asked about its events, so the gauges would stay empty: "
+            "add one that can, for example [collectors.memory]",
+        )
+        for sink in exporters
+    ]
+
+
+def _can_be_asked(sink: PlannedSink) -> bool:
+    # Backends do no I/O when they are created, and what an object is only the object itself can tell.
+    try:
+        backend = sink.backend.create(sink.options)
+    except Exception:
+        return True  # another matter, which whoever opens it is told of
+    try:
+        default_registry().event_source_for(backend)
+    except SourceError:
+        return False
+    finally:
+        _close(backend)
+    return True
+
+
+def _close(backend: Any) -> None:
+    async def close() -> None:
+        result = backend.close()
+        if inspect.isawaitable(result):
+            await result
+
+    try:
+        asyncio.run(close())
+    except Exception:
+        pass  # it has done nothing that could be lost
