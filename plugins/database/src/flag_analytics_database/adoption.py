@@ -8,17 +8,24 @@ there.
 from __future__ import annotations
 
 import json
+import logging
+import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from flag_analytics.delivery import DeadLetter
+from flag_analytics.errors import BadBatch
 from flag_analytics.events import FlagEvaluationEvent, as_reason
 from flag_analytics.normal_form import Freezer, FrozenEvent
 from sqlalchemy import Column, Connection, DateTime, MetaData, Table, inspect, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
+from .dead_letters import letter_row
+from .errors import delivery_error
 from .rows import as_rows
 from .schema import Tables
 from .writers.any_driver import insert_once
@@ -26,6 +33,10 @@ from .writers.any_driver import insert_once
 __all__ = ["PAGE_ROWS", "looks_like_litestar_flags", "move_next_page"]
 
 PAGE_ROWS = 2_000
+_MOST_JSON_BYTES = 8 * 2**20
+"""Half of what MySQL's MEDIUMTEXT holds, and below what its servers take in one packet."""
+
+logger = logging.getLogger("flag_analytics.database")
 
 _THEIR_COLUMNS = frozenset(
     {
@@ -48,20 +59,49 @@ def looks_like_litestar_flags(columns: Collection[str]) -> bool:
     return set(columns) >= _THEIR_COLUMNS and "event_id" not in columns
 
 
-def move_next_page(connection: Connection, tables: Tables, family: str) -> bool:
+def move_next_page(connection: Connection, tables: Tables, family: str, most_rows: int | None = None) -> bool:
     """Move the next rows, in the caller's transaction; drop the old table and return False when there are no more."""
     if not inspect(connection).has_table(tables.adopted_table, schema=tables.schema):
         return False  # another worker was quicker
     old = _old_table(tables)
-    page = connection.execute(select(old).order_by(old.c.id).limit(PAGE_ROWS)).mappings().all()
+    page = connection.execute(select(old).order_by(old.c.id).limit(most_rows or PAGE_ROWS)).mappings().all()
     if not page:
         old.drop(connection)
         return False
     freezer = Freezer()
-    columns, rows = as_rows([_event(row, freezer) for row in page], str)
-    connection.execute(insert_once(tables.events, family), [dict(zip(columns, row, strict=True)) for row in rows])
+    changed: list[str] = []
+    events = [_event(row, freezer, changed) for row in page]
+    if changed:
+        logger.warning("%d rows of litestar-flags had to be changed to be taken over", len(changed))
+    try:
+        with connection.begin_nested():
+            _insert(connection, tables, family, events)
+    except DBAPIError as error:
+        if not isinstance(delivery_error(error), BadBatch):
+            raise
+        _insert_one_by_one(connection, tables, family, events)
     connection.execute(old.delete().where(old.c.id <= page[-1]["id"]))
     return True
+
+
+def _insert(connection: Connection, tables: Tables, family: str, events: Sequence[FrozenEvent]) -> None:
+    columns, rows = as_rows(events, str)
+    connection.execute(insert_once(tables.events, family), [dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def _insert_one_by_one(connection: Connection, tables: Tables, family: str, events: Sequence[FrozenEvent]) -> None:
+    """Store what the database takes; what it refuses (too wide for an index) becomes a dead letter."""
+    for event in events:
+        try:
+            with connection.begin_nested():
+                _insert(connection, tables, family, [event])
+        except DBAPIError as error:
+            refusal = delivery_error(error)
+            if not isinstance(refusal, BadBatch):
+                raise
+            letter = DeadLetter("database", event, "BadBatch", refusal.code, "litestar-flags", time.time())
+            connection.execute(insert_once(tables.dead_letters, family), [letter_row(letter)])
+            logger.warning("a row of litestar-flags was refused (%s): it is a dead letter", refusal.code)
 
 
 def _old_table(tables: Tables) -> Table:
@@ -71,7 +111,8 @@ def _old_table(tables: Tables) -> Table:
     return Table(tables.adopted_table, MetaData(schema=tables.schema), *columns)
 
 
-def _event(row: Mapping[Any, Any], freezer: Freezer) -> FrozenEvent:
+def _event(row: Mapping[Any, Any], freezer: Freezer, changed: list[str]) -> FrozenEvent:
+    """Return the event of a row, with value and context as they are, however large; note its id if it differs."""
     event = FlagEvaluationEvent(
         _utc(row["timestamp"]),
         row["flag_key"],
@@ -83,7 +124,28 @@ def _event(row: Mapping[Any, Any], freezer: Freezer) -> FrozenEvent:
         row["evaluation_duration_ms"] or 0.0,
         event_id=_id(row["id"]),
     )
-    return msgspec.structs.replace(freezer.freeze(event), received_at=_utc(row["created_at"]).timestamp())
+    frozen = freezer.freeze(event)
+    kept = msgspec.structs.replace(
+        frozen,
+        received_at=_utc(row["created_at"]).timestamp(),
+        value_json=_unchanged(event.value, frozen.value_json),
+        context_json=_unchanged(event.context_attributes, frozen.context_json),
+    )
+    if kept.thaw() != event:
+        changed.append(event.event_id)
+    return kept
+
+
+def _unchanged(value: Any, normal: bytes) -> bytes:
+    """Return JSON of a stored value as it is, where every database and reader takes it; else in normal form."""
+    if msgspec.json.decode(normal) == value:
+        return normal
+    try:
+        data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        readable = msgspec.json.decode(data) == value
+    except (ValueError, RecursionError, msgspec.DecodeError):
+        return normal
+    return data if readable and len(data) <= _MOST_JSON_BYTES and b"\\u0000" not in data else normal
 
 
 def _value(stored: Any) -> Any:

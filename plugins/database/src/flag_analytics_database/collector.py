@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Self
 
 import attrs
 from flag_analytics.delivery import Delivery, DeliveryOptions, DeliveryReport, DeliveryStats
-from flag_analytics.errors import SinkUnavailable
 from flag_analytics.protocols import EventFilter, Outcome, Window
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from .engine import from_options, like_engine
+from .engine import check_engine, from_options, like_engine
 from .options import DatabaseOptions
 from .reading import EventStream
-from .store import DatabaseStore
+from .store import PATIENCE_SECONDS, DatabaseStore
 
 __all__ = ["DatabaseAnalyticsCollector"]
 
 _NAME = "database"
+_START_SECONDS = 0.15
+"""How long a start waits for the tables: a database that answers is quicker, and another one is not waited for."""
 
 
 class DatabaseAnalyticsCollector:
@@ -56,7 +58,9 @@ class DatabaseAnalyticsCollector:
         delivery: DeliveryOptions | None = None,
         **engine_kwargs: Any,
     ) -> DatabaseAnalyticsCollector:
-        """Return a collector for a database. It connects with the first event: one that is down delays nothing.
+        """Return a collector for a database, with its tables set up if it answers at once.
+
+        One that is down or slow delays nothing: then the tables are set up with the first event.
 
         Args:
             connection_string: An SQLAlchemy URL, such as ``sqlite+aiosqlite:///analytics.db``.
@@ -113,8 +117,10 @@ class DatabaseAnalyticsCollector:
             **settings: Further settings of ``DatabaseOptions`` by their names.
 
         Raises:
+            TypeError: it is no ``AsyncEngine``.
             ValueError: the database is not supported, or lives in the memory of one connection.
         """
+        check_engine(engine)
         options = DatabaseOptions(
             connection_string=engine.url.render_as_string(hide_password=True),
             batch_size=batch_size,
@@ -137,9 +143,9 @@ class DatabaseAnalyticsCollector:
 
     @classmethod
     async def _ready(cls, store: DatabaseStore, delivery: DeliveryOptions | None) -> DatabaseAnalyticsCollector:
-        if store.options.require_database and not await store.answers():
-            await store.close_reading()
-            raise SinkUnavailable("the database does not answer: start it, or leave require_database out")
+        if store.options.require_database:
+            await store.require()
+        await store.begin(_START_SECONDS)
         return cls(store, delivery)
 
     async def record(self, event: Any) -> None:
@@ -163,9 +169,14 @@ class DatabaseAnalyticsCollector:
         await self.close_report()
 
     async def close_report(self, timeout: float | None = None) -> DeliveryReport:
-        """Close within ``timeout`` seconds; every caller gets the same report of what was achieved."""
+        """Close within ``timeout`` seconds; every caller gets the same report of what was achieved.
+
+        Questions under way get what the events leave of that time.
+        """
+        timeout = self.event_source.delivery.close_timeout_seconds if timeout is None else timeout
+        ends = time.monotonic() + timeout
         report = await self._delivery.close(timeout)
-        await self.event_source.close_reading()
+        await self.event_source.close_reading(max(PATIENCE_SECONDS, ends - time.monotonic()))
         return report
 
     async def health_check(self) -> bool:

@@ -14,9 +14,9 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 from .discretion import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
 from .options import DatabaseOptions
-from .urls import family_of, missing_driver, parse_url
+from .urls import family_of, missing_driver, parse_url, split_parameters
 
-__all__ = ["EngineMaker", "from_options", "is_in_memory", "like_engine"]
+__all__ = ["EngineMaker", "check_engine", "from_options", "is_in_memory", "like_engine"]
 
 
 @attrs.frozen(eq=False)
@@ -51,7 +51,8 @@ def from_options(options: DatabaseOptions) -> EngineMaker:
         url = _shared_memory(url)
     _load_driver(url)
     given = dict(options.engine)
-    connect_args = {**_connect_args(url, options), **given.pop("connect_args", {})}
+    url, parameters = split_parameters(url)
+    connect_args = {**_connect_args(url, options), **parameters, **given.pop("connect_args", {})}
 
     def make(pooled: bool) -> AsyncEngine:
         arguments = dict(given) if pooled else _without_pool(given)
@@ -67,7 +68,8 @@ def from_options(options: DatabaseOptions) -> EngineMaker:
         _prepare_connections(engine, family, options.statement_timeout_seconds, pooled=pooled)
         return engine
 
-    make(False)  # finds a wrong argument now and not in the delivery thread
+    for pooled in (False, True):  # finds a wrong argument now, and not in the delivery thread or with a question
+        make(pooled)
     return EngineMaker(url, family, make)
 
 
@@ -77,8 +79,10 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
     The application's pool is left alone: an async pool is bound to the loop that made its connections.
 
     Raises:
+        TypeError: it is no ``AsyncEngine``.
         ValueError: the database is not supported, or lives in the memory of the application's own connection.
     """
+    check_engine(engine)
     url = engine.url
     family = family_of(url.get_backend_name())
     if family is None:
@@ -95,6 +99,18 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
         return copy
 
     return EngineMaker(url, family, make)
+
+
+def check_engine(engine: Any) -> None:
+    """Return if it is an application's asynchronous engine.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(engine, AsyncEngine):
+        raise TypeError(
+            f"engine is of type {type(engine).__name__}: expected SQLAlchemy's AsyncEngine, of create_async_engine()"
+        )
 
 
 def _load_driver(url: URL) -> None:

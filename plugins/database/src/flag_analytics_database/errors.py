@@ -15,12 +15,14 @@ tables or permissions, full disks
 from __future__ import annotations
 
 import errno
+import socket
 import sqlite3
 from typing import Any
 
 from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
+from sqlalchemy.exc import SQLAlchemyError
 
-__all__ = ["SchemaOutdated", "code_of", "delivery_error", "is_lost_connection", "unavailable"]
+__all__ = ["SchemaOutdated", "code_of", "delivery_error", "is_lost_connection", "is_missing_table", "unavailable"]
 
 _BAD_STATES = ("22", "23")
 _TOO_BIG_STATES = frozenset({"54000"})
@@ -47,6 +49,30 @@ _LOST_MYSQL = frozenset({2006, 2013, 2014, 2027, 2055})
 
 _BAD_SQLITE = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
 
+_NAME_ERRORS = {getattr(socket, name): name for name in dir(socket) if name.startswith("EAI_")}
+"""What a name look-up failed with; its numbers mean something else among errno's."""
+
+_MEANINGS = {
+    "ECONNREFUSED": ": nobody listens there",
+    "EAI_NONAME": ": no host of that name",
+    "28000": ": login refused",
+    "28P01": ": login refused",
+    "3D000": ": no such database",
+    "42501": ": permission denied",
+    "53300": ": too many connections",
+    "mysql-1040": ": too many connections",
+    "mysql-1044": ": permission denied",
+    "mysql-1045": ": login refused",
+    "mysql-1049": ": no such database",
+    "mysql-1142": ": permission denied",
+    "mysql-2003": ": nobody listens there",
+    "SQLITE_CANTOPEN": ": the file cannot be opened",
+    "SQLITE_READONLY": ": the file is read-only",
+    "SQLITE_NOTADB": ": the file is no SQLite database",
+    "timeout": ": no answer in time",
+}
+"""What common codes mean, for people."""
+
 _UNBINDABLE = (OverflowError, UnicodeError, TypeError, ValueError)
 """What drivers raise on the client's side for a value that no column can take."""
 
@@ -66,7 +92,24 @@ def unavailable(error: BaseException) -> SinkUnavailable:
     if isinstance(error, SinkUnavailable):
         return error
     code = code_of(error)
-    return SinkUnavailable(f"the database does not answer ({code})", code=code)
+    cause = _driver_error(error)
+    if isinstance(cause, TypeError | ValueError) and not isinstance(error, SQLAlchemyError):
+        what = "the driver refuses how it is to connect: check connection_string and engine"
+    elif is_missing_table(error):
+        what = "a table, or a column of it, is missing: run flag-analytics db upgrade, or set create_tables"
+    elif is_lost_connection(error) or isinstance(cause, TimeoutError):
+        what = "the database does not answer"
+    else:
+        what = "the database refuses"
+    return SinkUnavailable(f"{what} ({code}{_MEANINGS.get(code, '')})", code=code)
+
+
+def is_missing_table(error: BaseException) -> bool:
+    """Return whether a statement failed since a table or a column is not there."""
+    cause = _driver_error(error)
+    if _mysql_number(cause) in {1054, 1146} or getattr(cause, "sqlstate", None) in {"42P01", "42703"}:
+        return True
+    return isinstance(cause, sqlite3.OperationalError) and str(cause).startswith(("no such table", "no such column"))
 
 
 def delivery_error(error: BaseException) -> DeliveryError:
@@ -97,6 +140,8 @@ def code_of(error: BaseException) -> str:
             return value
     if isinstance(cause, TimeoutError):
         return "timeout"
+    if isinstance(cause, socket.gaierror):
+        return _NAME_ERRORS.get(cause.errno or 0, "EAI")
     if isinstance(cause, OSError) and cause.errno:
         return errno.errorcode.get(cause.errno, str(cause.errno))
     return type(cause).__name__

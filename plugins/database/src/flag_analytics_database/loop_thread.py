@@ -7,11 +7,17 @@ import logging
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from flag_analytics.errors import SinkUnavailable
 
 __all__ = ["LoopThread"]
 
 T = TypeVar("T")
+
+GRACE_SECONDS = 1.0
+"""How long what still runs when the thread is told to end may take; then it is cancelled."""
 
 logger = logging.getLogger("flag_analytics.database")
 
@@ -30,20 +36,38 @@ class LoopThread:
         self._pid = 0
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what ``work`` returns; cancelling the caller cancels it."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._running_loop()))
+        """Return what ``work`` returns; cancelling the caller cancels it.
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        Raises:
+            SinkUnavailable: the thread was told to end, and the work took longer than that waits for.
+        """
+        future = self.submit(work)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise SinkUnavailable("the database was closed meanwhile", code="closed") from None
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin ``work``; the future is for callers without a loop."""
         if self._pid != os.getpid():
             # Only the thread that forked exists in the child: a lock that another one held would never be released.
             self._lock = threading.Lock()
             self._loop = None
             self._pid = os.getpid()
-        with self._lock:
+        with self._lock:  # as in stop: what is begun before the loop is told to end is seen to its end
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True).start()
-            return self._loop
+                loop = asyncio.new_event_loop()
+                try:
+                    threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True).start()
+                except RuntimeError:  # no thread to be had, or the interpreter is ending
+                    loop.close()
+                    work.close()
+                    raise
+                self._loop = loop
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the loop, if it is running."""
@@ -55,8 +79,8 @@ class LoopThread:
             return
         with self._lock:
             loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.call_soon_threadsafe(loop.stop)
+            if loop is not None:
+                loop.call_soon_threadsafe(loop.stop)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
@@ -66,9 +90,21 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
+        loop.run_until_complete(_finish())
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+async def _finish() -> None:
+    """Let what was begun come to its end: whoever asked waits for it."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
 
 
 def _say_class_only(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -20,9 +20,23 @@ def _identifier(_: Any, field: attrs.Attribute[Any], name: Any) -> None:
 
 
 def _usable(_: Any, __: attrs.Attribute[Any], connection_string: Any) -> None:
-    from .urls import check_driver, parse_url  # SQLAlchemy costs more than all of this, and only a URL needs it
+    # SQLAlchemy costs more than all of this, and only a URL needs it.
+    from .urls import check_driver, parse_url, split_parameters
 
-    check_driver(parse_url(connection_string))
+    url = parse_url(connection_string)
+    check_driver(url)
+    split_parameters(url)
+
+
+def _known_to_sqlalchemy(options: DatabaseOptions, _: Any, arguments: Mapping[str, Any]) -> None:
+    if not arguments:
+        return
+    from .engine import from_options
+
+    try:
+        from_options(options)
+    except TypeError as error:  # SQLAlchemy names the arguments, and then its own classes
+        raise ValueError(f"engine: {str(error).partition(', using')[0]}") from None
 
 
 @attrs.frozen(kw_only=True)
@@ -63,7 +77,9 @@ class DatabaseOptions:
     echo: bool = False
     table: str = attrs.field(default=DEFAULT_TABLE, validator=_identifier)
     schema: str | None = attrs.field(default=None, validator=attrs.validators.optional(_identifier))
-    retention_days: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    retention_days: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.and_(_positive, attrs.validators.le(36_500)))
+    )
     prune_interval_seconds: float = attrs.field(default=3_600.0, validator=_positive)
     partition_by: Literal["month", "day"] | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.in_(("month", "day")))
@@ -71,7 +87,7 @@ class DatabaseOptions:
     connect_timeout_seconds: float = attrs.field(default=5.0, validator=_positive)
     statement_timeout_seconds: float = attrs.field(default=10.0, validator=_positive)
     query_timeout_seconds: float = attrs.field(default=60.0, validator=_positive)
-    engine: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
+    engine: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False, validator=_known_to_sqlalchemy)
 
     def delivery(self) -> DeliveryOptions:
         """Return how the engine delivers to this database unless told otherwise."""

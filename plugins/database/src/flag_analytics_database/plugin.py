@@ -19,7 +19,10 @@ __all__: list[str] = []
 def _create(options: DatabaseOptions) -> Any:
     from .store import DatabaseStore
 
-    return DatabaseStore(options)
+    store = DatabaseStore(options)
+    if options.require_database:
+        store.require_now()
+    return store
 
 
 @hookimpl

@@ -18,8 +18,10 @@ BATCH_ROWS = 2_000
 
 
 def cutoff(retention_days: float, now: datetime | None = None) -> datetime:
-    """Return the time before which events are removed."""
-    return (now or datetime.now(UTC)) - timedelta(days=retention_days)
+    """Return the time before which events are removed; at most so many days back as there are."""
+    now = now or datetime.now(UTC)
+    most_days = (now - datetime.min.replace(tzinfo=UTC)).days
+    return now - timedelta(days=min(retention_days, most_days))
 
 
 async def prune(connection: AsyncConnection, tables: Tables, family: str, before: datetime) -> int:

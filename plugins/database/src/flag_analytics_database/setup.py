@@ -15,13 +15,14 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .adoption import looks_like_litestar_flags, move_next_page
 from .errors import SchemaOutdated
-from .partitions import Period, create_partitions
-from .schema import Tables
+from .partitions import Period, create_partitions, is_partitioned
+from .schema import Tables, tables_named
 
 __all__ = [
     "VERSION",
     "State",
     "adopt_page",
+    "as_they_are",
     "create_missing",
     "incomplete",
     "prepare",
@@ -132,18 +133,28 @@ async def upgrade(
         await _create(connection, tables, family, partition_by)
     elif found in {State.MISSING, State.OUTDATED}:
         await _migrate_locked(connection, tables, family, partition_by)
+    tables = await as_they_are(connection, tables, family)
     while await adopt_page(connection, tables, family):
         pass
     return found
 
 
-async def adopt_page(connection: AsyncConnection, tables: Tables, family: str) -> bool:
+async def as_they_are(connection: AsyncConnection, tables: Tables, family: str) -> Tables:
+    """Return the tables with the key that they have: on PostgreSQL it depends on how they were made."""
+    if family != "postgresql":
+        return tables
+    partitioned = await connection.run_sync(is_partitioned, tables)
+    await connection.rollback()
+    return tables_named(tables.name, tables.schema, partitioned)
+
+
+async def adopt_page(connection: AsyncConnection, tables: Tables, family: str, most_rows: int | None = None) -> bool:
     """Move the next rows of a table made by litestar-flags; return whether there may be more.
 
     Workers take turns, so that none waits for another's rows.
     """
     async with _locked(connection, tables, family):
-        more = await connection.run_sync(move_next_page, tables, family)
+        more = await connection.run_sync(move_next_page, tables, family, most_rows)
         await connection.commit()
     return more
 
@@ -180,6 +191,8 @@ def state_of(connection: Connection, tables: Tables) -> State:
     names = {table for table in _candidates(tables) if inspector.has_table(table, schema=tables.schema)}
     if tables.version.name in names:
         version = connection.execute(select(tables.version.c.version_num)).scalar()
+        if version is not None and tables.name not in names:
+            return State.MISSING
         if version is not None and version < VERSION:
             return State.OUTDATED
         if version is not None:
@@ -250,20 +263,20 @@ async def _locked(connection: AsyncConnection, tables: Tables, family: str) -> A
             await connection.rollback()
             raise
         return
-    key = int.from_bytes(hashlib.sha256(tables.lock_name.encode()).digest()[:8], "big", signed=True)
-    release: Any
     parameters: dict[str, Any]
     if family == "postgresql":
-        await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
-        release, parameters = text("SELECT pg_advisory_unlock(:key)"), {"key": key}
+        key = int.from_bytes(hashlib.sha256(tables.lock_name.encode()).digest()[:8], "big", signed=True)
+        parameters = {"key": key}
+        await connection.execute(text("SELECT pg_advisory_lock(:key)"), parameters)
+        release = text("SELECT pg_advisory_unlock(:key)")
     else:
-        name = f"flag_analytics:{key & (2**63 - 1)}"
-        got = await connection.execute(
-            text("SELECT GET_LOCK(:name, :seconds)"), {"name": name, "seconds": _LOCK_SECONDS}
-        )
+        # The server's locks have no database, and names of at most 64 characters.
+        name = "concat('flag_analytics:', md5(concat(coalesce(database(), ''), ':', :name)))"
+        parameters = {"name": tables.lock_name}
+        got = await connection.execute(text(f"SELECT GET_LOCK({name}, {_LOCK_SECONDS})"), parameters)
         if got.scalar() != 1:
             raise SchemaOutdated(f"another worker has been setting up table {tables.name} for {_LOCK_SECONDS} seconds")
-        release, parameters = text("SELECT RELEASE_LOCK(:name)"), {"name": name}
+        release = text(f"SELECT RELEASE_LOCK({name})")
     await connection.commit()
     try:
         yield

@@ -17,13 +17,16 @@ from flag_analytics.summaries import (
     step_count,
     step_length,
 )
-from sqlalchemy import Engine, Executable
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Engine, Executable, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
 
+from .errors import unavailable
 from .queries import GROUPS, USERS, activity_query, future_query, steps_query, summary_query
 from .rows import from_micros
 from .schema import Tables, tables_named
+from .setup import incomplete
 from .urls import family_of
 
 __all__ = ["Ask", "DatabaseSource", "source_of"]
@@ -156,28 +159,62 @@ class _Draft:
 
 
 def source_of(session_or_engine: Any) -> DatabaseSource | None:
-    """Return a source that asks over an application's own session or engine, or None for any other object.
+    """Return a source that asks over an application's own session, connection or engine; None for any other object.
 
-    It reads the table of the default name. An asynchronous session or engine is used in the caller's loop, a
-    synchronous one in a thread; a session is used in the transaction it is in.
+    It reads the table of the default name. What is asynchronous is used in the caller's loop, anything else in a
+    thread; a session or connection is used in the transaction it is in.
     """
+    if isinstance(session_or_engine, async_scoped_session | scoped_session):
+        session_or_engine = session_or_engine()
     asks: list[tuple[type[Any], Callable[[Any], tuple[Any, Ask]]]] = [
-        (AsyncSession, lambda session: (session.get_bind(), _ask_session(session))),
-        (AsyncEngine, lambda engine: (engine.sync_engine, _ask_engine(engine))),
+        (AsyncSession, lambda session: (session.get_bind(), _ask_open(session))),
+        (AsyncConnection, lambda connection: (connection, _ask_open(connection))),
+        (AsyncEngine, lambda engine: (engine, _ask_engine(engine))),
         (Session, lambda session: (session.get_bind(), _in_thread(lambda query: session.execute(query).all()))),
+        (Connection, lambda opened: (opened, _in_thread(lambda query: opened.execute(query).all()))),
         (Engine, lambda engine: (engine, _in_thread(lambda query: _ask_sync_engine(engine, query)))),
     ]
     for kind, ask_of in asks:
         if isinstance(session_or_engine, kind):
             bind, ask = ask_of(session_or_engine)
             family = family_of(bind.dialect.name)
-            return None if family is None else DatabaseSource(ask, family)
+            return None if family is None else DatabaseSource(_Foreign(ask, family), family)
     return None
 
 
-def _ask_session(session: AsyncSession) -> Ask:
+@attrs.define(eq=False)
+class _Foreign:
+    """Asks over what is the application's own: never for a part of the rows, and without a driver's words in errors."""
+
+    ask: Ask
+    family: str
+    _complete: bool = attrs.field(init=False, default=False)
+
+    async def __call__(self, query: Executable) -> Sequence[Any]:
+        tables = tables_named()
+        try:
+            if not self._complete:
+                if await self.ask(has_table_query(self.family, tables.adopted_table)):
+                    raise incomplete(tables)
+                self._complete = True
+            return await self.ask(query)
+        except SQLAlchemyError as error:
+            raise unavailable(error) from None
+
+
+def has_table_query(family: str, name: str) -> Executable:
+    """Return a question with a row for each table of this name that the connection sees."""
+    if family == "sqlite":
+        return text("SELECT 1 FROM sqlite_master WHERE name = :name").bindparams(name=name)
+    if family == "postgresql":
+        return text("SELECT 1 WHERE to_regclass(:name) IS NOT NULL").bindparams(name=name)
+    visible = "SELECT 1 FROM information_schema.tables WHERE table_schema = database() AND table_name = :name"
+    return text(visible).bindparams(name=name)
+
+
+def _ask_open(opened: AsyncSession | AsyncConnection) -> Ask:
     async def ask(query: Executable) -> Sequence[Any]:
-        return (await session.execute(query)).all()
+        return (await opened.execute(query)).all()
 
     return ask
 

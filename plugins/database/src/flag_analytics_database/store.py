@@ -6,34 +6,40 @@ import asyncio
 import contextlib
 import logging
 import os
+import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flag_analytics.delivery import DeadLetter, DeliveryOptions
+from flag_analytics.errors import SinkUnavailable
 from flag_analytics.normal_form import normal_key
 from flag_analytics.protocols import PARTS, Batch, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 from flag_analytics.summaries import normal_filter
 from sqlalchemy import Executable, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from .adoption import PAGE_ROWS
 from .dead_letters import letter_from, letter_row
 from .engine import EngineMaker, from_options, is_in_memory
-from .errors import SchemaOutdated, code_of, delivery_error, unavailable
+from .errors import SchemaOutdated, code_of, delivery_error, is_missing_table, unavailable
 from .fork_gate import ForkGate
 from .loop_thread import LoopThread
 from .options import DatabaseOptions
-from .partitions import Period, create_partitions, is_partitioned
+from .partitions import Period, create_partitions
 from .reading import EventStream
 from .retention import cutoff, drop_old_partitions, prune, prune_some
-from .schema import tables_named
-from .setup import State, adopt_page, incomplete, prepare, refuse_unusable, state_of, upgrade
+from .schema import Tables, tables_named
+from .setup import State, adopt_page, as_they_are, incomplete, prepare, refuse_unusable, state_of, upgrade
 from .source import DatabaseSource
 from .urls import masked
-from .writers import writer_for
+from .writers import BatchWriter, writer_for
 from .writers.any_driver import insert_once
 
 __all__ = ["DatabaseStore"]
@@ -41,6 +47,10 @@ __all__ = ["DatabaseStore"]
 T = TypeVar("T")
 
 _LOG_PAUSE_SECONDS = 60.0
+PATIENCE_SECONDS = 0.1
+"""How long a close waits for a question under way, where nobody gives it more time."""
+GONE_SECONDS = 30.0
+"""How long tables that vanished while they were used are waited for before they are made again."""
 
 logger = logging.getLogger("flag_analytics.database")
 
@@ -65,10 +75,11 @@ class DatabaseStore:
         self.source = DatabaseSource(self._ask, self.family, self.tables)
         self.pruned = 0
         """Events removed by retention since the start."""
-        self._writer = writer_for(self.family, self.engines.url.get_driver_name(), self.tables)
+        self._writer = self._new_writer()
         self._questions = LoopThread("flag-analytics-database")
         # Servers take a connection's end for what it is; only a file has locks that a child would inherit.
-        on_disk = self.family == "sqlite" and not is_in_memory(self.engines.url)
+        self._in_memory = self.family == "sqlite" and is_in_memory(self.engines.url)
+        on_disk = self.family == "sqlite" and not self._in_memory
         self._gate = ForkGate(self._open_connections) if on_disk else contextlib.nullcontext()
         self._complaint = ""
         self._complain_at = 0.0
@@ -85,13 +96,25 @@ class DatabaseStore:
         self._complete = False
         """Whether every row is where questions look for it, and not still in a table made by litestar-flags."""
         self._take_over: asyncio.Task[None] | None = None
+        self._anchoring = threading.Lock()
+        self._anchor: sqlite3.Connection | None = None
+        """What keeps a database in memory alive while no other connection is open."""
+        self._settling: asyncio.Lock | None = None
+        self._begun: Future[None] | None = None
+        self._asking: set[asyncio.Task[Any]] = set()
+        """Questions under way, in their own loop."""
+        self._made = False
+        """Whether this process has seen usable tables."""
+        self._gone_since: float | None = None
+        self._closed = False
         self._partitioned = False
         self._prune_at = 0.0
         self._partitions_at = 0.0
 
     def _own(self) -> None:
         if self._pid != os.getpid():
-            _inherited.append((self._write_engine, self._connection, self._read_engine, self._take_over))
+            mine = (self._write_engine, self._connection, self._read_engine, self._take_over, self._anchor)
+            _inherited.append(mine)
             self._forget()
 
     def __repr__(self) -> str:
@@ -107,6 +130,7 @@ class DatabaseStore:
             SinkUnavailable: the database does not answer, or (``SchemaOutdated``) the tables are not usable.
         """
         self._own()
+        self._closed = False
         async with self._gate:
             await self._connected()
 
@@ -161,7 +185,7 @@ class DatabaseStore:
             await asyncio.wait({take_over}, timeout=1.0)
         async with self._gate:
             await self._disconnect(broken=False)
-        self._ready = False
+        self._ready = self._made = False
         engine, self._write_engine = self._write_engine, None
         if engine is not None:
             await engine.dispose()
@@ -228,13 +252,46 @@ class DatabaseStore:
         newest = select(dead).order_by(dead.c.at.desc(), dead.c.event_id.desc()).limit(limit)
         return [letter_from(row) for row in reversed(await self._ask(newest, settle=True))]
 
-    async def answers(self) -> bool:
-        """Return whether the database answers a question."""
+    async def require(self) -> None:
+        """Return if the database answers a question.
+
+        Raises:
+            SinkUnavailable: it does not; the message says why.
+        """
         try:
             await self._ask(text("SELECT 1"), settle=False)
-        except Exception:
-            return False
-        return True
+        except SinkUnavailable as error:
+            await self.close_reading()
+            raise _required(error) from None
+
+    def require_now(self) -> None:
+        """``require`` for callers without an event loop; waits at most ``connect_timeout_seconds``, or a little longer.
+
+        Raises:
+            SinkUnavailable: it does not; the message says why.
+        """
+        asked = self._questions.submit(self._answer(_ping_over, settle=False))
+        try:
+            asked.result(self.options.connect_timeout_seconds + 1.0)
+        except Exception as error:
+            asked.cancel()
+            self._questions.stop()
+            raise _required(unavailable(error)) from None
+
+    async def begin(self, seconds: float) -> None:
+        """Set the tables up, where that is allowed and the database answers; wait at most so long for it."""
+        if not self.options.create_tables:
+            return
+        self._begun = begun = self._questions.submit(self._answer(_ping_over, settle=True))
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(_: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(done.set)
+
+        begun.add_done_callback(tell)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), seconds)
 
     async def can_store(self) -> bool:
         """Return whether the database answers, with tables that are usable or may be made so; changes nothing.
@@ -244,9 +301,10 @@ class DatabaseStore:
 
         async def look(connection: AsyncConnection) -> None:
             state = await connection.run_sync(state_of, self.tables)
-            refuse_unusable(state, self.tables, create=self.options.create_tables, may_upgrade=self.options.upgrade)
+            refuse_unusable(state, self.tables, create=self._may_create, may_upgrade=self.options.upgrade)
 
         try:
+            self._refuse_read_only()
             await self._with_connection(look)
         except SchemaOutdated as error:
             self._complain(error)
@@ -254,6 +312,15 @@ class DatabaseStore:
         except Exception:
             return False
         return True
+
+    def _refuse_read_only(self) -> None:
+        url = self.engines.url
+        if self.family != "sqlite":
+            return
+        path = Path((url.database or "").removeprefix("file:"))
+        read_only = url.query.get("mode") == "ro" or "immutable" in url.query
+        if read_only or (path.exists() and not os.access(path, os.W_OK)):
+            raise SinkUnavailable("the file is read-only", code="SQLITE_READONLY")
 
     def _complain(self, error: SchemaOutdated) -> None:
         words, now = str(error), time.monotonic()
@@ -278,14 +345,21 @@ class DatabaseStore:
         """Remove everything dated before ``before``; return how many rows went."""
         return await self._with_connection(lambda connection: prune(connection, self.tables, self.family, before))
 
-    async def close_reading(self) -> None:
-        """Release the connections that questions go over."""
-        self._own()
-        if self._read_engine is None:
-            return
+    async def close_reading(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        """Release the connections that questions go over; one that is asked later releases its own.
 
-        await self._questions.run(self._close_readers())
-        self._questions.stop()
+        Questions under way are waited for so long, and refused then.
+        """
+        self._own()
+        self._closed = True
+        if self._begun is not None:
+            self._begun.cancel()
+        if self._questions.loop() is not None:
+            await self._questions.run(self._end_questions(patience_seconds))
+            self._questions.stop()
+        anchor, self._anchor = self._anchor, None
+        if anchor is not None:
+            anchor.close()
 
     # --- connections
 
@@ -301,10 +375,31 @@ class DatabaseStore:
             found.append((asking_loop, self._close_readers))
         return found
 
+    async def _end_questions(self, patience_seconds: float) -> None:
+        """Wait for the questions under way, refuse those that take too long, and close their connections."""
+        asking = tuple(self._asking)
+        if asking:
+            _, late = await asyncio.wait(asking, timeout=patience_seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=PATIENCE_SECONDS)
+        await self._close_readers()
+
     async def _close_readers(self) -> None:
-        engine, self._read_engine = self._read_engine, None
+        engine, self._read_engine, self._settling = self._read_engine, None, None
         if engine is not None:
             await engine.dispose()
+
+    def _hold_memory(self) -> None:
+        """Keep a database in memory alive: it ends with its last connection, and one that fails is closed."""
+        url = self.engines.url
+        if not (self._in_memory and str(url.database).startswith("file:")):
+            return
+        with self._anchoring:
+            if self._anchor is None and not self._closed:
+                parameters = "&".join(f"{name}={value}" for name, value in url.query.items() if name != "uri")
+                self._anchor = sqlite3.connect(f"{url.database}?{parameters}", uri=True, check_same_thread=False)
 
     def _writing_engine(self) -> AsyncEngine:
         if self._write_engine is None:
@@ -314,6 +409,7 @@ class DatabaseStore:
     async def _connected(self) -> AsyncConnection:
         """Return the writer's connection, with the tables set up."""
         if self._connection is None:
+            self._hold_memory()
             try:
                 async with asyncio.timeout(self.options.connect_timeout_seconds):
                     self._connection = await self._writing_engine().connect()
@@ -339,30 +435,55 @@ class DatabaseStore:
     def _may_take_over(self) -> bool:
         return self.options.create_tables or self.options.upgrade
 
+    @property
+    def _may_create(self) -> bool:
+        """Whether missing tables may be made now. Those that vanished may be back soon: a rename, a restore."""
+        gone_for = 0.0 if self._gone_since is None else time.monotonic() - self._gone_since
+        return self.options.create_tables and (not self._made or gone_for >= GONE_SECONDS)
+
     async def _set_up(self, connection: AsyncConnection, *, take_over: bool) -> State:
-        options = self.options
-        state = await prepare(
-            connection,
-            self.tables,
-            self.family,
-            create=options.create_tables,
-            may_upgrade=options.upgrade,
-            take_over=take_over,
-            partition_by=self.partition_by,
-        )
-        self._partitioned = self.family == "postgresql" and await connection.run_sync(is_partitioned, self.tables)
+        try:
+            state = await prepare(
+                connection,
+                self.tables,
+                self.family,
+                create=self._may_create,
+                may_upgrade=self.options.upgrade,
+                take_over=take_over,
+                partition_by=self.partition_by,
+            )
+        except SchemaOutdated:
+            if self._made and self._gone_since is None:
+                self._gone_since = time.monotonic()
+            raise
+        self._use(await as_they_are(connection, self.tables, self.family))
+        self._made, self._gone_since = True, None
         await connection.rollback()
         return state
 
+    def _use(self, tables: Tables) -> None:
+        """Take the tables with the key that they have in the database, whatever the options made of it."""
+        self._partitioned = "timestamp" in tables.events.primary_key
+        if tables is not self.tables:
+            self.tables = tables
+            self.source = DatabaseSource(self._ask, self.family, tables)
+            self._writer = self._new_writer()
+
+    def _new_writer(self) -> BatchWriter:
+        return writer_for(self.family, self.engines.url.get_driver_name(), self.tables)
+
     async def _take_rows_over(self) -> None:
         """Move the rows of a table made by litestar-flags, beside the writing and half of the time at most."""
+        most_rows = PAGE_ROWS
         while True:
             started = time.monotonic()
             try:
                 async with self._gate, self._writing_engine().connect() as connection:
-                    work = adopt_page(connection, self.tables, self.family)
+                    work = adopt_page(connection, self.tables, self.family, most_rows)
                     more = await asyncio.wait_for(work, self.options.statement_timeout_seconds)
             except Exception as error:
+                if isinstance(error, TimeoutError):
+                    most_rows = max(1, most_rows // 4)
                 logger.warning("rows of litestar-flags were not taken over: %s", code_of(error))
                 await asyncio.sleep(_LOG_PAUSE_SECONDS)
                 continue
@@ -385,6 +506,8 @@ class DatabaseStore:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        if broken:  # what is there is looked at anew
+            self._ready = False
         try:
             if broken:
                 await asyncio.wait_for(connection.invalidate(), 1.0)
@@ -402,24 +525,45 @@ class DatabaseStore:
 
     async def _with_connection(self, work: Callable[[AsyncConnection], Awaitable[T]], *, settle: bool = False) -> T:
         self._own()
-
-        async def pass_gate() -> T:
-            async with self._gate:
-                return await run()
-
-        async def run() -> T:
-            if self._read_engine is None:
-                self._read_engine = self.engines.for_reading()
-            if settle and not self._complete:
-                async with self._read_engine.connect() as connection:
-                    await self._settle(connection)
-            async with self._read_engine.connect() as connection:
-                return await work(connection)
-
         try:
-            return await self._questions.run(asyncio.wait_for(pass_gate(), self.options.query_timeout_seconds))
+            return await self._questions.run(self._answer(work, settle=settle))
         except Exception as error:
+            if is_missing_table(error):
+                self._complete = False
             raise unavailable(error) from None
+
+    async def _answer(self, work: Callable[[AsyncConnection], Awaitable[T]], *, settle: bool) -> T:
+        """Do some work over the pool for questions, in its loop and within the time for it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._asking.add(task)
+        try:
+            async with asyncio.timeout(self.options.query_timeout_seconds), self._gate:
+                return await self._over_pool(work, settle=settle)
+        finally:
+            self._asking.discard(task)
+            if self._closed and not self._asking:
+                await self._close_readers()
+
+    async def _over_pool(self, work: Callable[[AsyncConnection], Awaitable[T]], *, settle: bool) -> T:
+        self._hold_memory()
+        if self._read_engine is None:
+            self._read_engine = self.engines.for_reading()
+            self._settling = asyncio.Lock()
+        engine, settling = self._read_engine, self._settling
+        assert settling is not None
+        while True:
+            try:
+                if settle and not self._complete:
+                    async with settling, engine.connect() as connection:
+                        if not self._complete:
+                            await self._settle(connection)
+                async with engine.connect() as connection:
+                    return await work(connection)
+            except DBAPIError as error:
+                if not (self._in_memory and code_of(error).startswith("SQLITE_LOCKED")):
+                    raise
+            await asyncio.sleep(0.005)  # a shared cache does not wait for locks itself
 
     # --- house keeping, between batches
 
@@ -450,4 +594,12 @@ class DatabaseStore:
 
 async def _ping(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
-        await connection.execute(text("SELECT 1"))
+        await _ping_over(connection)
+
+
+async def _ping_over(connection: AsyncConnection) -> None:
+    await connection.execute(text("SELECT 1"))
+
+
+def _required(error: SinkUnavailable) -> SinkUnavailable:
+    return SinkUnavailable(f"{error}: start it, or leave require_database out", code=error.code)
