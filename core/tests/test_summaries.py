@@ -100,6 +100,49 @@ def test_a_filter_in_normal_form_stays_the_same() -> None:
     assert normal_filter(None) == normal_filter(EventFilter()) == EventFilter()
 
 
+def _freeze(**context: Any) -> Any:
+    return Freezer().freeze(FlagEvaluationEvent(NOW, "flag", None, "STATIC", context_attributes=context))
+
+
+def test_a_filter_too_large_for_an_event_keeps_all_that_it_asks_for() -> None:
+    context = {f"a{number}": "x" * 100 for number in range(2_000)}
+    where = normal_filter(EventFilter("prod", context=context))
+    assert where.environment == "prod"
+    assert where.required_context() == context | {"environment": "prod"}
+    assert where == normal_filter(where)
+
+
+def test_an_event_passes_a_filter_only_with_all_that_it_asks_for() -> None:
+    asked = {f"{number:x}": 1 for number in range(7_000)}
+    whole, without_the_last = _freeze(**asked), _freeze(**dict(list(asked.items())[:-1]))
+    window = Window(None, NOW)
+    where = EventFilter(context=asked)
+    assert select([whole, without_the_last], window, normal_filter(where)) == [whole]
+    # As many as no event can have: the first 1,000 alone do not do.
+    first = {f"a{number}": "x" * 20 for number in range(1_000)}
+    more = first | {f"b{number}": "x" * 20 for number in range(2_000)}
+    assert select([_freeze(**first)], window, normal_filter(EventFilter(context=first)))
+    assert select([_freeze(**first)], window, normal_filter(EventFilter(context=more))) == []
+
+
+def test_what_was_cut_when_it_was_recorded_is_found_by_the_whole_of_it() -> None:
+    context = {"body": "x" * 70_000, "plan": "pro"}
+    event = _freeze(**context)
+    assert select([event], Window(None, NOW), normal_filter(EventFilter(context=context))) == [event]
+
+
+@pytest.mark.parametrize(
+    "context", [{"environment": "e" * 65_515}, {"n" * 70_000: 1}, {"n" * 70_000: 1, "plan": "pro"}]
+)
+def test_what_no_event_can_have_is_found_in_none(context: dict[str, Any]) -> None:
+    recorded = [_freeze(), _freeze(plan="pro"), _freeze(**context)]
+    environment = context.get("environment")
+    for where in (EventFilter(context=context), EventFilter(environment, context=context)):
+        once = normal_filter(where)
+        assert select(recorded, Window(None, NOW), once) == []
+        assert once == normal_filter(once)
+
+
 @given(st.integers(0, 10**7), st.integers(1, 10**7))
 def test_steps_are_counted_in_whole_microseconds(window_us: int, step_us: int) -> None:
     window = Window(NOW, NOW + timedelta(microseconds=window_us))

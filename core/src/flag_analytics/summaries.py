@@ -76,17 +76,28 @@ def normal_filter(where: EventFilter | None) -> EventFilter:
     """Return the filter in the normal form of events, so that what was recorded is found by the value recorded."""
     if where is None or where == _ANYTHING:
         return _ANYTHING
-    # The context that is wanted goes the way of every event's own: what changes there changes here.
     context = where.required_context()
-    probe = FlagEvaluationEvent(_BEGINNING, "", None, EvaluationReason.UNKNOWN, context_attributes=context)
-    wanted = Freezer().freeze(probe).context_attributes
+    kinds = where.kinds
+    wanted = _as_stored(context)
+    if len(wanted) < len(context):
+        # Too large as a whole, it lost some attributes, and events without them would pass: each goes alone.
+        alone = [_as_stored({name: value}) for name, value in context.items()]
+        wanted = {name: value for attribute in alone for name, value in attribute.items()}
+        kinds = kinds if all(alone) else ()  # what cannot be stored, no event has
     return attrs.evolve(
         where,
-        environment=None if where.environment is None else wanted["environment"],
+        environment=None if where.environment is None else wanted.get("environment"),
         provider_name=None if where.provider_name is None else normal_key(where.provider_name),
         variant=None if where.variant is None else normal_key(where.variant) or DEFAULT_VARIANT,
         context=wanted,
+        kinds=kinds,
     )
+
+
+def _as_stored(context: Mapping[str, Any]) -> dict[str, Any]:
+    # The context that is wanted goes the way of every event's own: what changes there changes here.
+    probe = FlagEvaluationEvent(_BEGINNING, "", None, EvaluationReason.UNKNOWN, context_attributes=dict(context))
+    return Freezer().freeze(probe).context_attributes
 
 
 def select(events: Iterable[Any], window: Window, where: EventFilter | None = None) -> list[Any]:

@@ -38,6 +38,11 @@ attribute_values = st.sampled_from(
         "x ",
         "x",
         2**53 + 1,
+        float(2**53),
+        2**60,
+        float(2**60),
+        2**63 - 1,
+        float(2**63),
         1e300,
         1e16,
         10**16,
@@ -45,7 +50,7 @@ attribute_values = st.sampled_from(
         {},
     ]
 )
-attribute_names = st.sampled_from(["plan", "environment", 'q"u', "a.b", "é", "\t", "", "$[0]"])
+attribute_names = st.sampled_from(["plan", "environment", 'q"u', "a.b", "é", "\t", "", "$[0]", "-a"])
 contexts = st.dictionaries(attribute_names, attribute_values, max_size=3)
 
 events = st.builds(

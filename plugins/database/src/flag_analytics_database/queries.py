@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ from sqlalchemy import (
     and_,
     case,
     cast,
+    column,
     distinct,
     exists,
     func,
@@ -26,10 +28,12 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
+    tuple_,
     union_all,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from .rows import ALL_COLUMNS, micros
 from .schema import KIND_CODES, Tables
@@ -186,9 +190,9 @@ def _latency(asked: _Asked, ratios: Sequence[float]) -> Statement:
     if asked.family == "postgresql":
         at = func.percentile_cont(cast(literal(ratios, ARRAY(Double)), ARRAY(Double))).within_group(duration)
         return select(*asked.row(LATENCY, percentiles=at)).where(measured).group_by(*asked.grouped_by_flag)
-    if asked.family == "sqlite" and not asked.grouped_by_flag:
-        return _latency_by_place(asked, measured, ratios)
     parted: dict[str, Any] = {"partition_by": asked.grouped_by_flag} if asked.grouped_by_flag else {}
+    if asked.family == "sqlite":
+        return _latency_by_place(asked, measured, ratios, parted)
     ranked = (
         select(
             *asked.grouped_by_flag,
@@ -209,23 +213,41 @@ def _latency(asked: _Asked, ratios: Sequence[float]) -> Statement:
     return select(*row).where(or_(*wanted))
 
 
-def _latency_by_place(asked: _Asked, measured: Any, ratios: Sequence[float]) -> Statement:
+def _latency_by_place(asked: _Asked, measured: Any, ratios: Sequence[float], parted: dict[str, Any]) -> Statement:
     """Count first, then look each place up in the few that are wanted: SQLite evaluates nothing else for a row."""
     duration = asked.columns.evaluation_duration_ms
     ranked = (
-        select(duration.label("duration"), (func.row_number().over(order_by=duration) - 1).label("place"))
+        select(
+            *asked.grouped_by_flag,
+            duration.label("duration"),
+            (func.row_number().over(order_by=duration, **parted) - 1).label("place"),
+        )
         .where(measured)
         .subquery("ranked")
     )
-    many = select(func.count().label("many")).where(measured).cte("measured")
-    positions = [
-        select(cast(literal(ratio, Double) * (many.c.many - 1), Integer) + beside)
-        for ratio in ratios
-        for beside in (0, 1)
-    ]
-    wanted = ranked.c.place.in_(union_all(*positions))
-    count = select(many.c.many).scalar_subquery()
-    return select(*asked.row(LATENCY, count=ranked.c.place, number=count, duration=ranked.c.duration)).where(wanted)
+    counted = select(*asked.grouped_by_flag, func.count().label("many")).where(measured)
+    many = counted.group_by(*asked.grouped_by_flag).cte("measured")
+    # One parameter, since SQLite limits the terms of a union and the depth of an expression. It may read a ratio's
+    # last digit in another way than Python did: the nearest place and its neighbours are the right ones all the same.
+    ratio = _members("ratio", _json(ratios))
+    beside = _members("beside", "[-1, 0, 1]")
+    place = cast(ratio.c.value * (many.c.many - 1) + 0.5, Integer) + beside.c.value
+    flag_key: Any = None
+    found: Any = ranked.c.place
+    wanted, count = select(place), select(many.c.many)
+    if asked.grouped_by_flag:
+        flag_key = ranked.c.flag_key
+        found = tuple_(flag_key, ranked.c.place)
+        wanted, count = select(many.c.flag_key, place), count.where(many.c.flag_key == flag_key)
+    row = asked.row(
+        LATENCY, flag_key=flag_key, count=ranked.c.place, number=count.scalar_subquery(), duration=ranked.c.duration
+    )
+    return select(*row).where(found.in_(wanted.select_from(many).join(ratio, true()).join(beside, true())))
+
+
+def _members(name: str, array: str) -> Any:
+    """Return a JSON array of numbers as a table, on SQLite."""
+    return func.json_each(array).table_valued(column("value", Double), name=name)
 
 
 def activity_query(tables: Tables, family: str, window: Window, where: EventFilter) -> Statement:
@@ -284,6 +306,8 @@ def events_query(tables: Tables, family: str) -> Statement:
 _JSON_COLUMNS = frozenset({"value", "context_attributes"})
 
 
+_EXACT = 2**53
+"""Up to here every integer is a float as well, written with all of its digits."""
 _AS_DIVISION = 8
 """SQLAlchemy's precedence of division: what is divided gets its parentheses."""
 
@@ -295,12 +319,28 @@ def _whole(number: int) -> Any:
 def _has_attribute(context: Any, family: str, name: str, wanted: Any) -> Any:
     """Return the condition that the context has this attribute with this value, compared as JSON."""
     if family == "postgresql":
-        document = cast(literal(_json(wanted), Text), JSONB)
-        found = cast(context, JSONB).op("->")(literal(name, Text))
-        return found.op("=", is_comparison=True)(document)
+        return _has_attribute_postgresql(context, name, wanted)
     if family == "sqlite":
         return _has_attribute_sqlite(context, name, wanted)
     return _has_attribute_mysql(context, name, wanted)
+
+
+def _has_attribute_postgresql(context: Any, name: str, wanted: Any) -> Any:
+    found = cast(context, JSONB).op("->")(literal(name, Text))
+
+    def equals(value: Any) -> Any:
+        return found.op("=", is_comparison=True)(cast(literal(_json(value), Text), JSONB))
+
+    if not isinstance(wanted, int | float) or abs(wanted) <= _EXACT:
+        return equals(wanted)
+    # A float that large is written with the digits that tell it from other floats, and with zeros after them. jsonb
+    # takes those for the number, and forgets that it was a float: the text as it was written has to tell.
+    is_float = cast(context, JSON).op("->>", return_type=Text())(literal(name, Text)).regexp_match("[.eE]")
+    as_float, as_integer = _forms(wanted)
+    forms = [and_(is_float, equals(as_float))] if as_float is not None else []
+    if as_integer is not None:
+        forms.append(and_(~is_float, equals(as_integer)))
+    return or_(*forms)
 
 
 def _has_attribute_sqlite(context: Any, name: str, wanted: Any) -> Any:
@@ -311,6 +351,7 @@ def _has_attribute_sqlite(context: Any, name: str, wanted: Any) -> Any:
     elif isinstance(wanted, str):
         matches = [member.c.type == "text", member.c.atom == literal(wanted, Text)]
     elif isinstance(wanted, int | float):
+        # As Python does, SQLite compares an integer and a float by their exact values.
         matches = [member.c.type.in_(("integer", "real")), member.c.atom == literal(wanted)]
     else:
         matches = [member.c.value == _json(wanted)]
@@ -318,8 +359,7 @@ def _has_attribute_sqlite(context: Any, name: str, wanted: Any) -> Any:
 
 
 def _has_attribute_mysql(context: Any, name: str, wanted: Any) -> Any:
-    # In a path a name is written as in JSON itself, which can write every name.
-    found = func.json_extract(context, f"$.{_json(name)}")
+    found = _member_mysql(context, name)
     kind = func.json_type(found)
     value = func.json_unquote(found)
     if wanted is None:
@@ -332,11 +372,30 @@ def _has_attribute_mysql(context: Any, name: str, wanted: Any) -> Any:
         return _bytes(value) == _bytes(literal(_json(wanted), Text))
     # MariaDB calls 1e300 an integer, so the number's own form has to tell.
     numeric = kind.in_(("INTEGER", "UNSIGNED INTEGER", "DOUBLE", "DECIMAL"))
-    has_fraction = value.regexp_match("[.eE]")
-    same = and_(has_fraction, cast(value, Double) == literal(float(wanted), Double))
-    if float(wanted).is_integer():
-        same = or_(same, and_(~has_fraction, value == str(int(wanted))))
-    return and_(numeric, same)
+    is_float = value.regexp_match("[.eE]")
+    as_float, as_integer = _forms(wanted)
+    forms = [and_(is_float, cast(value, Double) == literal(as_float, Double))] if as_float is not None else []
+    if as_integer is not None:
+        forms.append(and_(~is_float, value == str(as_integer)))
+    return and_(numeric, or_(*forms))
+
+
+def _member_mysql(context: Any, name: str) -> Any:
+    """Return the JSON of a member of the document, or null without one."""
+    if not name.startswith("-"):
+        # In a path a name is written as in JSON itself.
+        return func.json_extract(context, f"$.{_json(name)}")
+    # MariaDB takes a path for wrong if a name begins with a hyphen, however it is quoted. The names of a document and
+    # its values come in the same order, so that the place of a name is that of its value: right, but slower.
+    pattern = re.sub(r"([\\%_])", r"\\\1", name)
+    place = func.json_unquote(func.json_search(func.json_keys(context), "one", pattern))
+    return func.json_extract(func.json_extract(context, "$.*"), place)
+
+
+def _forms(number: float) -> tuple[float | None, int | None]:
+    """Return the float and the integer that equal the number, exactly as Python compares them; None without one."""
+    as_float = float(number)
+    return as_float if as_float == number else None, int(number) if number == int(number) else None
 
 
 def _bytes(value: Any) -> Any:
