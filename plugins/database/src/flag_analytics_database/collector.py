@@ -25,7 +25,7 @@ _START_SECONDS = 0.15
 class DatabaseAnalyticsCollector:
     """Keeps evaluation events in SQLite, PostgreSQL, MySQL or MariaDB. Create it with ``create`` or ``from_engine``.
 
-    Recording costs some microseconds and never waits; one worker writes batches in the background. ``stats()`` tells
+    Recording costs a few microseconds and never waits; one worker writes batches in the background. ``stats()`` tells
     what became of every event. It is an event source too: ``AnalyticsAggregator(collector)``. ``async with`` closes it.
 
     Attributes:
