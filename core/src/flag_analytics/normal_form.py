@@ -77,10 +77,12 @@ _EVALUATION: EventKind = "evaluation"
 _ID_CHARS = 36
 _MAX_CUT_ATTRIBUTES = 1_000
 _LEAST_SHARE = 24
+_MAX_CUT_ROOM = 4 * MAX_EVENT_BYTES
 _check_uuid = uuid_utils.UUID
 """Raises ValueError; with the length checked, what is left is the hyphenated form."""
 _MAX_ID_BITS = 256
 _ID_TYPES = frozenset({uuid.UUID, uuid_utils.UUID})
+_TRACEPARENT_CHARS = 55
 _BACKSLASH = ord("\\")
 
 _FIELDS: tuple[str, ...] = FlagEvaluationEvent.__struct_fields__
@@ -182,7 +184,7 @@ class Freezer:
         self, clock: Callable[[], float] = time.time, traceparent: Callable[[], str | None] | None = None
     ) -> None:
         self._clock = clock
-        self._traceparent = traceparent
+        self._traceparent = None if traceparent is None else _checked(traceparent)
         # Re-entrant, since a signal handler or finaliser that runs while it is held may record an event.
         self._lock = threading.RLock()
         self._changes: Counter[str] = Counter()
@@ -360,6 +362,16 @@ class Freezer:
         if changes:
             with self._lock:
                 self._changes.update(changes)
+
+
+def _checked(traceparent: Callable[[], Any]) -> Callable[[], str | None]:
+    """Return a function that returns what ``traceparent`` does if that has the form of W3C's, else None."""
+
+    def current() -> str | None:
+        found = traceparent()
+        return found if found.__class__ is str and len(found) <= _TRACEPARENT_CHARS and found.isascii() else None
+
+    return current
 
 
 def event_like(event: Any) -> Any:
@@ -588,11 +600,15 @@ class _Normaliser:
         try:
             share = MAX_EVENT_BYTES // (2 * max(1, len(context)))
             attributes = {}
+            left = _MAX_CUT_ROOM  # for all of them: each may be a list of many, and the same one
             for key, value in itertools.islice(context.items(), _MAX_CUT_ATTRIBUTES):
-                self._room = MAX_EVENT_BYTES
+                if left <= 0:
+                    break
+                self._room = given = min(left, max(MAX_KEY_CHARS, 4 * share))
                 name = self.member_name(key)
                 if len(name) <= MAX_KEY_CHARS:
                     attributes[name] = self._cut(value, max(share, _LEAST_SHARE))
+                left -= given - max(0, self._room)
             data = _encode(attributes)
         except Exception:
             return b"{}"

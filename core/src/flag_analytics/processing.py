@@ -52,9 +52,12 @@ class Processing:
                 if event.__class__ is not FlagEvaluationEvent:
                     raise _unusable(event)
                 step += 1
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            outcome = self._delivery.refuse(Outcome.ERROR)
+            if isinstance(error, KeyboardInterrupt):
+                raise
             self._log(step, error)
-            return self._delivery.refuse(Outcome.ERROR)
+            return outcome
         return self._delivery.record_nowait(event)
 
     def _log(self, step: int, error: BaseException) -> None:

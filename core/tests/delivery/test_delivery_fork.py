@@ -8,7 +8,8 @@ import threading
 
 import pytest
 from flag_analytics.delivery import Delivery, DeliveryOptions
-from flag_analytics.delivery.spool import _SQLiteGuard
+from flag_analytics.delivery import spool as spool_module
+from flag_analytics.delivery.spool import _ForkBarrier
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.events import new_event_id
 from flag_analytics.testing.faults import ScriptedSink
@@ -171,15 +172,39 @@ def test_a_fork_while_the_spool_works_deadlocks_no_child(tmp_path):
     delivery.close_sync()
 
 
-def test_a_fork_that_a_busy_spool_keeps_waiting_takes_no_lock_along():
-    """Of two threads that fork at once the second one may wait in vain: it must not keep the first one's lock."""
-    guard = _SQLiteGuard()
-    guard.before_fork()
-    second = threading.Thread(target=lambda: (guard.before_fork(), guard.after_fork_in_parent()))
+def test_two_forks_at_once_let_everybody_in_again():
+    barrier = _ForkBarrier()
+    barrier.before_fork()
+    second = threading.Thread(target=lambda: (barrier.before_fork(), barrier.after_fork_in_parent()))
     second.start()
     second.join()
-    guard.after_fork_in_parent()
-    assert in_another_thread(lambda: guard.lock.acquire(timeout=0.1))
+    barrier.after_fork_in_parent()
+    assert in_another_thread(lambda: enter(barrier))
+
+
+def test_a_fork_waits_for_whoever_uses_sqlite_and_for_nobody_for_long(monkeypatch):
+    monkeypatch.setattr(spool_module, "FORK_PATIENCE_SECONDS", 0.05)
+    barrier = _ForkBarrier()
+    inside, leave = threading.Event(), threading.Event()
+
+    def use():
+        with barrier:
+            inside.set()
+            leave.wait(10.0)
+
+    user = threading.Thread(target=use)
+    user.start()
+    inside.wait(10.0)
+    barrier.before_fork()  # in vain
+    barrier.after_fork_in_parent()
+    leave.set()
+    user.join()
+    assert in_another_thread(lambda: enter(barrier))
+
+
+def enter(barrier):
+    with barrier, barrier:
+        return True
 
 
 def in_another_thread(work):

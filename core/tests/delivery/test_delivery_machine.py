@@ -235,7 +235,7 @@ class Schedule(RuleBasedStateMachine):
 
     def oracle_pending(self):
         """Count what is neither stored nor dead nor lost, from what was seen outside of the machine."""
-        refused = sum(self.intake.refused.values()) if not self.spooling else 0
+        refused = sum(self.intake.refused.values())
         lost = sum(self.machine.dropped.values()) - refused
         gone = len(self.dead & set(self.accepted))
         return len(self.accepted) - len(self.acknowledged) - gone - lost
@@ -352,10 +352,10 @@ class GrowsARetriedBatch(SinkMachine):
 
 
 class IgnoresWhatIsInFlight(SinkMachine):
-    def _take_in(self, events, size, overflow):
+    def plan(self, events, size, overflow="overflow"):
         in_flight, self._in_flight = self._in_flight, 0
         try:
-            return super()._take_in(events, size, overflow)
+            return super().plan(events, size, overflow)
         finally:
             self._in_flight = in_flight
 
@@ -364,12 +364,11 @@ class IgnoresWhatIsInFlight(SinkMachine):
 
 
 class DropsWithoutCounting(SinkMachine):
-    def _take_in_newest(self, events, overflow):
-        dropped = self.dropped.copy()
-        try:
-            return super()._take_in_newest(events, overflow)
-        finally:
-            self.dropped = dropped
+    def plan(self, events, size, overflow="overflow"):
+        admission = super().plan(events, size, overflow)
+        if self.options.policy == "drop_oldest":
+            admission.dropped = self.dropped
+        return admission
 
 
 class ReversesABatch(SinkMachine):

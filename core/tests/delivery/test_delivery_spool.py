@@ -175,7 +175,9 @@ def test_a_disk_that_takes_no_more_breaks_nothing(tmp_path):
         started = time.monotonic()
         for event in plain_events(10):
             delivery.record_nowait(event)
-        assert delivery.persist(), "the disk has room again"
+        errors = delivery.stats().spool["errors"]
+        assert not delivery.persist(), "what came before waits in memory"
+        assert delivery.stats().spool["errors"] == errors, "the disk has room again"
         assert time.monotonic() - started <= 1.0
         (path,) = Path(sys.argv[1]).glob("*.spool")
         connection = sqlite3.connect(path)
@@ -216,9 +218,11 @@ SMALL_DISK = """
                 pass
 
     def record(count):
+        errors = delivery.stats().spool.get("errors", 0)
         for event in plain_events(count):
             assert delivery.record_nowait(event)
-        return delivery.persist()
+        delivery.persist()
+        return delivery.stats().spool.get("errors", 0) == errors
 
     sink = ScriptedSink(always=SinkUnavailable())
     options = DeliveryOptions(durability="spool", spool_directory=disk / "spool", retry_max_seconds=0.05)

@@ -84,15 +84,30 @@ class Delivery:
         """
         engine = self._engine
         try:
-            if engine.machines:
-                return engine.offer(self._freeze(event))
-            return engine.offer_inline(event)
+            if not engine.machines:
+                return engine.offer_inline(event)
+            frozen = self._freeze(event)
         except (KeyboardInterrupt, SystemExit):
             raise  # most likely out of a signal handler that ends the process
         except BaseException as error:
-            engine.refuse("error")
-            engine.log(f"record:{type(error).__name__}", "an event was not recorded: %s", type(error).__name__)
+            return self._refuse_broken(error)
+        try:
+            return engine.offer(frozen)  # what this raises comes out of the application's own signal handlers
+        except (RecursionError, MemoryError) as error:
+            return self._refuse_broken(error)
+
+    def _refuse_broken(self, error: BaseException) -> Outcome:
+        try:
+            self._engine.refuse("error")
+        except RecursionError:
+            self._engine.intake.exhausted += 1  # there is not even room for that call
             return Outcome.ERROR
+        try:
+            name = type(error).__name__
+            self._engine.log(f"record:{name}", "an event was not recorded: %s", name)
+        except RecursionError:
+            pass  # it is counted
+        return Outcome.ERROR
 
     def refuse(self, reason: Outcome) -> Outcome:
         """Count an event that was filtered, or broke a processor, before it came here."""
@@ -121,7 +136,7 @@ class Delivery:
             pass  # the report says so
         finally:
             report = engine.end_flush(waiter)
-        flushed = await engine.finish_lanes(engine.inline, "flush", ends - time.monotonic())
+        flushed = await engine.finish_lanes(list(engine.inline), "flush", ends)
         return report if flushed else attrs.evolve(report, complete=False)
 
     def flush_sync(self, timeout: float = 30.0) -> DeliveryReport:
@@ -135,7 +150,7 @@ class Delivery:
             pass  # the report says so
         finally:
             report = engine.end_flush(waiter)
-        flushed = engine.finish_lanes_sync(engine.inline, "flush")
+        flushed = engine.finish_lanes_sync(list(engine.inline), "flush")
         return report if flushed else attrs.evolve(report, complete=False)
 
     def persist(self) -> bool:
@@ -144,7 +159,7 @@ class Delivery:
         Without a spool nothing is ever durable before it is delivered: then it returns false.
         """
         spool = self._engine.spool
-        return spool is not None and spool.drain()
+        return spool is not None and spool.drain() and spool.holds_everything()
 
     async def close(self, timeout: float | None = None) -> DeliveryReport:
         """Refuse further events, drain for at most ``timeout`` seconds, close the sinks, report what was achieved.
@@ -162,7 +177,7 @@ class Delivery:
             pass  # finish() accounts for what the workers left
         report = engine.finish()
         self._finalizer.detach()
-        await engine.finish_lanes(self._inline_to_close(), "close", self._left())
+        await engine.finish_lanes(engine.inline_open, "close", time.monotonic() + self._left())
         return report
 
     def close_sync(self, timeout: float | None = None) -> DeliveryReport:
@@ -175,7 +190,7 @@ class Delivery:
             pass  # finish() accounts for what the workers left
         report = engine.finish()
         self._finalizer.detach()
-        engine.finish_lanes_sync(self._inline_to_close(), "close")
+        engine.finish_lanes_sync(engine.inline_open, "close")
         return report
 
     def _timeout(self, timeout: float | None) -> float:
@@ -184,11 +199,6 @@ class Delivery:
     def _left(self) -> float:
         deadline = self._engine.close_deadline
         return GRACE_SECONDS if deadline is None else max(0.0, deadline - time.monotonic()) + GRACE_SECONDS
-
-    def _inline_to_close(self) -> list[Any]:
-        with self._engine.lock:
-            lanes, self._engine.inline_open = self._engine.inline_open, []
-        return lanes
 
     @property
     def exit_timeout(self) -> float:

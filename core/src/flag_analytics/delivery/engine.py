@@ -34,6 +34,7 @@ GRACE_SECONDS = 0.2
 LOG_PAUSE_SECONDS = 60.0
 FINISH_SECONDS = 0.2
 DEAD_LETTERS_KEPT = 1_000
+DEAD_LETTER_BYTES_KEPT = 8 * 2**20
 _ACCEPTED = Outcome.ACCEPTED
 
 
@@ -93,7 +94,8 @@ class Engine:
         self.settings = settings
         self.pid = os.getpid()
         self.close_deadline: float | None = None
-        self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
+        self.dead_letters: deque[DeadLetter] = deque()
+        self._dead_letter_bytes = 0
         self.inline: list[InlineLane] = []
         self._taken_by_all = 0
         self._lost_before: dict[SinkMachine, int] = {}
@@ -159,14 +161,16 @@ class Engine:
             return outcome
         with self.lock:
             self._taken_by_all += 1
-        refusals = self._give_inline(event)
+        refusals, ending = self._give_inline(event)
         if refusals is not None:
             with self.lock:
                 self._take_back(refusals)
+        if ending is not None:
+            raise ending
         if outcome or refusals is None or len(refusals) < len(self.inline):
             if not outcome:  # no queue had room, but an inline sink took it
                 with self.lock:
-                    self.intake.accepted += 1
+                    self.intake.taken_inline += 1
             return _ACCEPTED
         self.refuse(outcome.value)
         return outcome
@@ -181,7 +185,7 @@ class Engine:
                 self.intake.refused["closed"] += 1
             else:  # counted before it is given, so that the report of a close that comes between has it
                 self._taken_by_all += 1
-                self.intake.accepted += 1
+                self.intake.taken_inline += 1
         except BaseException:
             if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
                 lock.release()
@@ -189,33 +193,35 @@ class Engine:
         lock.release()
         if closed:
             return Outcome.CLOSED
-        refusals = self._give_inline(event)
+        refusals, ending = self._give_inline(event)
         if refusals is None:
             return _ACCEPTED
         with self.lock:
             self._take_back(refusals)
-            if len(refusals) < len(self.inline):
-                return _ACCEPTED
-            outcome = next(iter(refusals.values()))
-            self.intake.accepted -= 1
-            self.intake.refused[outcome.value] += 1
-            return outcome
+            outcome = _ACCEPTED
+            if len(refusals) == len(self.inline):
+                outcome = next(iter(refusals.values()))
+                self.intake.taken_inline -= 1
+                self.intake.refused[outcome.value] += 1
+        if ending is not None:
+            raise ending
+        return outcome
 
-    def _give_inline(self, event: Any) -> dict[str, Outcome] | None:
-        """Give an event to the inline sinks; return which ones refused it and why, or None."""
-        refusals = None
+    def _give_inline(self, event: Any) -> tuple[dict[str, Outcome] | None, BaseException | None]:
+        """Give an event to the inline sinks; return which ones refused it and why, and what is to end the process."""
+        refusals = ending = None
         for lane in self.inline:
             try:
                 taken = lane.take(event)
-            except (KeyboardInterrupt, SystemExit):
-                raise  # most likely out of a signal handler that ends the process
             except BaseException as error:
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    ending = error  # most likely out of a signal handler; the other sinks get the event all the same
                 taken = Outcome.ERROR
                 self.log(f"{lane.name}:{type(error).__name__}", "%s raised %s", lane.name, type(error).__name__)
             if taken is not _ACCEPTED and taken is not None:
                 refusals = refusals or {}
                 refusals[lane.name] = taken if isinstance(taken, Outcome) else Outcome.ERROR
-        return refusals
+        return refusals, ending
 
     def _take_back(self, refusals: dict[str, Outcome]) -> None:
         """Count an event, taken to be taken by all, for each inline sink by itself."""
@@ -227,30 +233,37 @@ class Engine:
             else:
                 lane.dropped[refusal.value] += 1
 
-    async def finish_lanes(
-        self, lanes: Sequence[InlineLane], method: Literal["flush", "close"], timeout: float
-    ) -> bool:
-        """Flush or close inline sinks within ``timeout`` seconds each; return whether all of them could."""
-        results = []
-        for lane in lanes:
-            try:
-                result = getattr(lane.sink, method)()
-                if inspect.isawaitable(result):
-                    await asyncio.wait_for(result, max(0.05, timeout))
-                results.append(True)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                task = asyncio.current_task()
-                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                    raise
-                results.append(self._lane_failed(lane, method, error))
-        return all(results)
+    async def finish_lanes(self, lanes: list[InlineLane], method: Literal["flush", "close"], ends: float) -> bool:
+        """Flush or close inline sinks, all at once and until a monotonic time; return whether all of them could.
 
-    def finish_lanes_sync(self, lanes: Sequence[InlineLane], method: Literal["flush", "close"]) -> bool:
+        What was done is taken off ``lanes``: after a call that was cancelled the next one goes on with the rest.
+        """
+        return all(await asyncio.gather(*(self._finish_lane(lanes, lane, method, ends) for lane in tuple(lanes))))
+
+    async def _finish_lane(
+        self, lanes: list[InlineLane], lane: InlineLane, method: Literal["flush", "close"], ends: float
+    ) -> bool:
+        try:
+            result = getattr(lane.sink, method)()
+            if inspect.isawaitable(result):
+                await asyncio.wait_for(result, max(0.05, ends - time.monotonic()))
+            done = True
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            done = self._lane_failed(lane, method, error)
+        if lane in lanes:
+            lanes.remove(lane)
+        return done
+
+    def finish_lanes_sync(self, lanes: list[InlineLane], method: Literal["flush", "close"]) -> bool:
         """``finish_lanes`` for callers without an event loop."""
         results = []
-        for lane in lanes:
+        while lanes:
+            lane = lanes.pop(0)
             try:
                 run_inline(getattr(lane.sink, method)())
                 results.append(True)
@@ -265,6 +278,9 @@ class Engine:
         return False
 
     def _offer_when_there_is_room(self, event: FrozenEvent) -> Outcome:
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            # A finaliser or a signal handler inside a guarded section: to wait would let others into it.
+            return self.intake.offer(event)
         with self.room_freed:  # held from the look to the offer: the room is this caller's
             deadline = 0.0
             while not self.intake.closed and not self.intake.has_room(event.size):
@@ -303,6 +319,9 @@ class Engine:
                 entered = machine.progress()[0]
                 targets[machine] = (entered + waiting, self._lost_before.get(machine, 0))
             complete_list = self.spool is None or not self.spool.adopting
+            if not complete_list and self.spool is not None:
+                self.spool.start()  # in a forked child nothing has started it yet
+                complete_list = not self.spool.adopting
             recovered = {machine: machine.recovered for machine in self.machines}
             waiter = _Waiter(targets, Future(), complete_list, recovered)
             if waiter.reached() or self._report is not None:
@@ -404,7 +423,7 @@ class Engine:
             if first:
                 left = self.intake.finish()
                 for machine in self.machines:
-                    machine.close(left)
+                    machine.close(left, spool_gone=self.spool is not None and self.spool.is_gone(machine.name))
                 lost = any(machine.progress()[2] for machine in self.machines)
                 spooled = any(machine.spooled for machine in self.machines)
                 self._report = self._make_report(complete=not lost and not spooled and not left)
@@ -445,11 +464,13 @@ class Engine:
     def stats(self) -> DeliveryStats:
         with self.lock:
             self.intake.hand_over()
-            refused = dict(self.intake.refused)
+            refused = +self.intake.refused
+            if self.intake.exhausted:
+                refused["error"] += self.intake.exhausted
             return DeliveryStats(
                 recorded=self.intake.accepted + sum(refused.values()),
                 accepted=self.intake.accepted,
-                refused=refused,
+                refused=dict(refused),
                 sanitised=self.settings.freezer.changes(),
                 sinks=self.sink_stats(),
                 spool={} if self.spool is None else dict(self.spool.counters),
@@ -473,7 +494,11 @@ class Engine:
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Keep dead letters in memory and tell whoever wants to hear; called from a worker's thread, unlocked."""
-        self.dead_letters.extend(letters)
+        for letter in letters:
+            self.dead_letters.append(letter)
+            self._dead_letter_bytes += letter.event.size
+        while len(self.dead_letters) > DEAD_LETTERS_KEPT or self._dead_letter_bytes > DEAD_LETTER_BYTES_KEPT:
+            self._dead_letter_bytes -= self.dead_letters.popleft().event.size
         first = letters[0]
         self.log(
             f"{first.sink}:dead", "%s: %d events were refused for good (%s %s): they are dead letters",
@@ -483,7 +508,7 @@ class Engine:
             return
         try:
             self.settings.on_dead_letters(letters[0].sink, letters[0].error, letters)
-        except Exception as error:
+        except BaseException as error:  # a worker does not end for it
             self.log("on_dead_letters", "a handler of failed deliveries raised %s", type(error).__name__)
 
     def log(self, cause: str, message: str, *arguments: object) -> None:

@@ -13,6 +13,8 @@ from concurrent import futures
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from .engine import as_timeout
+
 if TYPE_CHECKING:
     from .delivery import Delivery
     from .engine import Engine
@@ -43,7 +45,7 @@ def close_all() -> None:
     for delivery in deliveries:
         delivery.end_exit(started)
     for engine in list(_draining):
-        left = started + engine.settings.options.exit_timeout_seconds - time.monotonic()
+        left = started + as_timeout(engine.settings.options.exit_timeout_seconds) - time.monotonic()
         futures.wait([engine.all_done], max(0.0, left))
         engine.finish()
 
@@ -51,7 +53,7 @@ def close_all() -> None:
 def finish_draining(engine: Engine) -> None:
     """Hold the end of the process for an engine whose delivery was dropped, as for one that was not."""
     _draining.add(engine)
-    engine.begin_close(engine.settings.options.close_timeout_seconds).add_done_callback(
+    engine.begin_close(as_timeout(engine.settings.options.close_timeout_seconds)).add_done_callback(
         lambda _: _draining.discard(engine)
     )
 

@@ -10,16 +10,50 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from operator import attrgetter
+
+import attrs
 
 from ..normal_form import MAX_EVENT_BYTES, FrozenEvent
 from ..protocols import Outcome
-from .machine import SinkMachine
+from .machine import Admission, SinkMachine
 
 __all__ = ["Intake"]
 
 CHUNK_EVENTS = 256
 CHUNK_BYTES = 4 * MAX_EVENT_BYTES
+MOST_MEANWHILE = 1_024
+"""How many events may come from inside a hand-over, out of finalisers and signal handlers."""
+MOST_INTERRUPTIONS = 100
+_STACK_FRAMES = 16
+"""More than a hand-over needs below it."""
 _ACCEPTED = Outcome.ACCEPTED
+
+
+@attrs.frozen
+class _Chunk:
+    events: list[FrozenEvent]
+    size: int
+    handed_over: int
+    """How many events will have been handed over once these are."""
+
+
+_NOTHING = _Chunk([], 0, 0)
+_size_of = attrgetter("size")
+
+
+def _weight(events: Sequence[FrozenEvent]) -> int:
+    return sum(map(_size_of, events))
+
+
+def _have_stack(frames: int = _STACK_FRAMES) -> None:
+    """Return if there is room for so many calls; near the end of the stack a hand-over would be cut short anywhere.
+
+    Raises:
+        RecursionError: there is not.
+    """
+    if frames:
+        _have_stack(frames - 1)
 
 
 class Intake:
@@ -46,7 +80,12 @@ class Intake:
         # Re-entrant, since a finaliser or signal handler that runs inside a guarded section may evaluate a flag.
         self.lock = threading.RLock()
         self.machines = tuple(machines)
-        self.accepted = 0
+        self.handed_over = 0
+        """Events that came as far as the queues or the spool."""
+        self.taken_inline = 0
+        """Events that an inline sink took, and no queue."""
+        self.exhausted = 0
+        """Events that were refused where the stack had no room for counting them under ``refused``."""
         self.refused: Counter[str] = Counter()
         self.closed = False
         self.finished = False
@@ -61,6 +100,10 @@ class Intake:
         """Whether an event that no queue takes is refused; not if an inline sink may still take it."""
         self._inbox: list[FrozenEvent] = []
         self._inbox_bytes = 0
+        self._handing = _NOTHING
+        """The chunk that is being handed over."""
+        self._next_machine = 0
+        self._admission: tuple[int, Admission] | None = None
         self._busy = False
         self._spooling = spooling
         self._wake = wake
@@ -75,6 +118,7 @@ class Intake:
     def offer(self, event: FrozenEvent) -> Outcome:
         """Take one event for every sink that has room for it."""
         lock = self.lock
+        outcome: Outcome | None = None
         try:
             # The with statement would cost twice as much. Inside try, since a signal's handler may raise right after.
             lock.acquire()
@@ -88,30 +132,30 @@ class Intake:
                 self.refused["overflow"] += self.count_overflow
                 outcome = Outcome.OVERFLOW
             else:
+                self._inbox.append(event)  # first, and alone: whatever interrupts the rest, the event is in or not
+                outcome = Outcome.ACCEPTED
                 self._inbox_bytes += size
-                self.accepted += 1
-                self._inbox.append(event)
                 if self.asleep:
                     self._wake_sleepers()
                 if len(self._inbox) >= self._hand_over_at:
                     self.hand_over()
-                outcome = Outcome.ACCEPTED
-        except BaseException:
+        except BaseException as error:
             if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
                 lock.release()
+            if outcome is not None and isinstance(error, RecursionError | MemoryError):
+                return outcome  # it is handed over with a later one
             raise
         lock.release()
         return outcome
 
     def _make_room(self, size: int) -> bool:
         """Empty the inbox into the queues; return whether one more event of this size has a place, else count it."""
-        if self._busy:  # called from inside a hand-over, by a finaliser or a signal handler
-            return True
-        if self._spooling:
-            return False
-        self.hand_over()
-        if any(machine.fits(size) for machine in self.machines):
-            return True
+        if self._busy and len(self._inbox) < MOST_MEANWHILE and self._inbox_bytes < CHUNK_BYTES:
+            return True  # called from inside a hand-over, by a finaliser or a signal handler
+        if not self._spooling and not self._busy:
+            self.hand_over()
+            if any(machine.fits(size) for machine in self.machines):
+                return True
         for machine in self.machines:
             machine.refuse()
         return False
@@ -136,9 +180,9 @@ class Intake:
         self.asleep = self._spooling
 
     def _wake_sleepers(self) -> None:
+        self.asleep = False  # before: a signal handler that records meanwhile need not wake them too
         if self._spooling:
             self._wake_spool()
-            self.asleep = False
         else:
             self._wake_idle()
             self.asleep = bool(self._idle)
@@ -150,18 +194,46 @@ class Intake:
 
     def hand_over(self) -> None:
         """Hand the inbox to every queue."""
-        if self._spooling or not self._inbox or self._busy:
+        if self._spooling or self._busy or not (self._inbox or self._handing.events):
             return
+        _have_stack()
+        interrupted: BaseException | None = None
         self._busy = True
         try:
-            events, size = self._inbox, self._inbox_bytes
-            self._inbox, self._inbox_bytes = [], 0
-            for machine in self.machines:
-                machine.take_in(events, size)
-            self._measure_room()
+            for _ in range(MOST_INTERRUPTIONS):
+                try:
+                    self._hand_on()
+                    self._measure_room()
+                    break
+                except BaseException as error:  # out of a signal handler: each queue gets the events all the same
+                    interrupted = error
         finally:
             self._busy = False
         self._wake_full()
+        if interrupted is not None:
+            raise interrupted
+
+    def _hand_on(self) -> None:
+        """Hand one chunk to every queue, going on from where an interruption left it.
+
+        Each step is a single assignment, or says by itself whether it was done.
+        """
+        if not self._handing.events:
+            self._next_machine, self._admission = 0, None
+            events = self._inbox
+            self._handing = _Chunk(events, _weight(events), self.handed_over + len(events))
+        chunk = self._handing
+        if self._inbox is chunk.events:
+            self._inbox = []
+        while self._next_machine < len(self.machines):
+            machine = self.machines[self._next_machine]
+            if self._admission is None or self._admission[0] != self._next_machine:
+                self._admission = (self._next_machine, machine.plan(chunk.events, chunk.size))
+            machine.commit(self._admission[1])
+            self._next_machine += 1
+        self.handed_over = chunk.handed_over
+        self._handing = _NOTHING
+        self._inbox_bytes = _weight(self._inbox)  # what came meanwhile
 
     def _wake_full(self) -> None:
         for machine in [machine for machine in self._filling if machine.batch_is_full]:
@@ -183,17 +255,23 @@ class Intake:
             self.hand_over()
             return all(machine.fits(size) for machine in self.machines if machine.options.policy == "block")
 
+    @property
+    def accepted(self) -> int:
+        """Events taken for at least one sink."""
+        return self.handed_over + len(self._handing.events) + len(self._inbox) + self.taken_inline
+
     # --- the spool's side
 
     @property
     def waiting(self) -> int:
         """Events that no queue and no spool has yet."""
-        return len(self._inbox) + self.in_transit
+        return len(self._handing.events) + len(self._inbox) + self.in_transit
 
     def take_inbox(self) -> list[FrozenEvent]:
         """Take everything that is to be spooled; report back with ``spooled`` or ``not_spooled``."""
         events = self._inbox
-        self._transit(len(events), self._inbox_bytes)
+        self._transit(len(events), _weight(events))
+        self.handed_over += len(events)
         self._inbox, self._inbox_bytes = [], 0
         return events
 
@@ -208,7 +286,7 @@ class Intake:
         """Note that events taken from the inbox are durable in this spool."""
         if self.finished:  # they were accounted for without waiting any longer
             return
-        self._transit(-len(events), -sum(event.size for event in events))
+        self._transit(-len(events), -_weight(events))
         for machine in self.machines:
             machine.add_spooled(len(events), spool)
         self._wake_full()
@@ -218,7 +296,7 @@ class Intake:
         """Keep events in memory that the spool could not take."""
         if self.finished:
             return
-        size = sum(event.size for event in events)
+        size = _weight(events)
         self._transit(-len(events), -size)
         for machine in self.machines:
             machine.take_in(events, size, overflow="spool_full")
@@ -235,6 +313,8 @@ class Intake:
     def finish(self) -> int:
         """Return how many events no queue and no spool has, at the end; what becomes of them later is not counted."""
         left = self.waiting
+        self.handed_over = self.accepted - self.taken_inline
+        self._handing = _NOTHING
         self._inbox, self._inbox_bytes = [], 0
         self.in_transit = 0
         self.finished = True

@@ -20,12 +20,13 @@ class FileLock:
     """An exclusive lock on a file. On POSIX ``lockf``, not ``flock``: a forked child does not hold its parent's."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
+        self._key = str(path.resolve())
         self._fd: int | None = None
 
     def acquire(self) -> bool:
         """Take the lock without waiting; return whether it was free."""
-        key = self._key()
+        key = self._key
         if _held.setdefault(key, self) is not self:  # a single step: of two threads one gets it
             return False
         self._fd = _open_and_lock(self.path)
@@ -38,15 +39,12 @@ class FileLock:
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
-        _held.pop(self._key(), None)
+        _held.pop(self._key, None)
         if unlink and sys.platform != "win32":
             self._unlink()
         os.close(fd)
         if unlink and sys.platform == "win32":
             self._unlink()
-
-    def _key(self) -> str:
-        return str(self.path.resolve())
 
     def _unlink(self) -> None:
         try:

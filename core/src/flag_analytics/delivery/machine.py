@@ -33,7 +33,7 @@ from ..protocols import Batch
 from .ledger import SinkStats
 from .options import DeliveryOptions
 
-__all__ = ["Dead", "Failure", "Load", "Ping", "Resolved", "SinkMachine", "Wait", "Write"]
+__all__ = ["Admission", "Dead", "Failure", "Load", "Ping", "Resolved", "SinkMachine", "Wait", "Write"]
 
 SUSPECT_AFTER = 3
 CLOSING_PAUSE_SECONDS = 0.25
@@ -158,6 +158,28 @@ class _Lane:
     def first(self) -> int | None:
         return self._stretches[0][0] if self._stretches else None
 
+    def copy(self) -> _Lane:
+        lane = _Lane()
+        lane._stretches.extend(list(stretch) for stretch in self._stretches)
+        return lane
+
+
+@attrs.define
+class Admission:
+    """What taking events in makes of a machine: everything as it will be, so that it can be done more than once."""
+
+    taken: Sequence[FrozenEvent]
+    left: int
+    """How many queued events stay."""
+    lane: _Lane
+    accepted: int
+    queued_bytes: int
+    entered: int
+    lost: int
+    dropped: Counter[str]
+    pressed: bool
+    emptied: bool = False
+
 
 _MEMORY = "memory"
 """The lane of the queue; every spool has one of its own."""
@@ -239,17 +261,96 @@ class SinkMachine:
         """Do not wait for a batch to fill: somebody waits for room."""
         self._pressed = True
 
-    def take_in(self, events: Sequence[FrozenEvent], size: int, overflow: str = "overflow") -> int:
-        """Queue events that weigh ``size`` bytes together; return how many of them were taken."""
-        self.accepted += len(events)
-        taken = self._take_in(events, size, overflow)
-        refused = len(events) - taken
-        if refused:
-            self._pressed = True
-        if overflow == "spool_full":  # a flush may wait for these since they were recorded: they count as lost
-            self._entered += refused
-            self._lost += refused
+    def take_in(self, events: Sequence[FrozenEvent], size: int, overflow: str = "overflow") -> None:
+        """Queue events that weigh ``size`` bytes together, as far as there is room for them."""
+        self.commit(self.plan(events, size, overflow))
+
+    def plan(self, events: Sequence[FrozenEvent], size: int, overflow: str = "overflow") -> Admission:
+        """Return what taking these events in amounts to; changes nothing."""
+        held = len(self._queue) + self._in_flight
+        held_bytes = self._queued_bytes + self._in_flight_bytes
+        forgotten, forgotten_bytes, displaced, taken = 0, 0, 0, events
+        if held + len(events) > self.options.max_events or held_bytes + size > self.options.max_bytes:
+            if self.options.policy == "drop_oldest":
+                forgotten, forgotten_bytes, displaced, taken = self._newest(events)
+            else:
+                taken = self._fitting(events)
+            size = _weight(taken)
+        refused = len(events) - displaced - len(taken)
+        dropped, gone = self.dropped, refused + displaced + forgotten
+        if gone:
+            dropped = Counter(self.dropped)
+            dropped[overflow] += gone
+        # A flush may wait for what the spool refused since it was recorded: it counts as come, and as lost.
+        awaited = refused if overflow == "spool_full" else 0
+        lane = self._lanes.get(_MEMORY, _Lane()).copy()
+        lane.pop(forgotten)
+        lane.push(self._entered + displaced, len(taken))
+        return Admission(
+            taken=taken,
+            left=len(self._queue) - forgotten,
+            lane=lane,
+            accepted=self.accepted + len(events),
+            queued_bytes=self._queued_bytes - forgotten_bytes + size,
+            entered=self._entered + displaced + len(taken) + awaited,
+            lost=self._lost + forgotten + displaced + awaited,
+            dropped=dropped,
+            pressed=self._pressed or gone > 0,
+        )
+
+    def commit(self, admission: Admission) -> None:
+        """Do what was planned. Interrupted anywhere, by an exception out of a signal handler, it can be done again."""
+        queue = self._queue
+        if not admission.emptied:
+            while len(queue) > admission.left:
+                queue.popleft()
+            admission.emptied = True
+        if len(queue) == admission.left:
+            queue.extend(admission.taken)
+        self._queued_bytes = admission.queued_bytes
+        self.accepted = admission.accepted
+        self._entered = admission.entered
+        self._lost = admission.lost
+        self.dropped = admission.dropped
+        self._pressed = admission.pressed
+        if admission.lane.first() is None:
+            self._lanes.pop(_MEMORY, None)
+        else:
+            self._lanes[_MEMORY] = admission.lane
+
+    def _fitting(self, events: Sequence[FrozenEvent]) -> Sequence[FrozenEvent]:
+        """Return those of the events that there is room for, in their order."""
+        room = self.options.max_events - len(self._queue) - self._in_flight
+        room_bytes = self.options.max_bytes - self._queued_bytes - self._in_flight_bytes
+        taken: list[FrozenEvent] = []
+        for event in events if room > 0 else ():
+            if len(taken) < room and event.size <= room_bytes:
+                taken.append(event)
+                room_bytes -= event.size
         return taken
+
+    def _newest(self, events: Sequence[FrozenEvent]) -> tuple[int, int, int, Sequence[FrozenEvent]]:
+        """Return what ``drop_oldest`` does: how many queued events, of how many bytes, and how many of these go.
+
+        The last member is those that stay. What would not even fit beside the batch in flight costs no other event.
+        """
+        room = self.options.max_events - self._in_flight
+        room_bytes = self.options.max_bytes - self._in_flight_bytes
+        able = [event for event in events if event.size <= room_bytes] if room > 0 else []
+        displaced = max(0, len(able) - room)
+        size = _weight(able[displaced:])
+        while size > room_bytes:
+            size -= able[displaced].size
+            displaced += 1
+        staying = able[displaced:]
+        forgotten, left, left_bytes = 0, len(self._queue), self._queued_bytes
+        for event in self._queue:
+            if left + len(staying) <= room and left_bytes + size <= room_bytes:
+                break
+            forgotten += 1
+            left -= 1
+            left_bytes -= event.size
+        return forgotten, self._queued_bytes - left_bytes, displaced, staying
 
     def _enter(self, count: int, lane: Hashable = _MEMORY) -> None:
         self._lanes.setdefault(lane, _Lane()).push(self._entered, count)
@@ -260,50 +361,6 @@ class SinkMachine:
             self._lanes[lane].pop(count)
             if self._lanes[lane].first() is None:
                 del self._lanes[lane]
-
-    def _take_in(self, events: Sequence[FrozenEvent], size: int, overflow: str) -> int:
-        count = len(events)
-        held = len(self._queue) + self._in_flight
-        held_bytes = self._queued_bytes + self._in_flight_bytes
-        if held + count <= self.options.max_events and held_bytes + size <= self.options.max_bytes:
-            self._queue.extend(events)
-            self._queued_bytes += size
-            self._enter(count)
-            return count
-        if self.options.policy == "drop_oldest":
-            return self._take_in_newest(events, overflow)
-        if held >= self.options.max_events:
-            self.dropped[overflow] += count
-            return 0
-        taken = 0
-        for event in events:
-            if held + taken >= self.options.max_events or held_bytes + event.size > self.options.max_bytes:
-                self.dropped[overflow] += 1
-                continue
-            self._queue.append(event)
-            held_bytes += event.size
-            self._queued_bytes += event.size
-            taken += 1
-        self._enter(taken)
-        return taken
-
-    def _take_in_newest(self, events: Sequence[FrozenEvent], overflow: str) -> int:
-        taken = 0
-        for event in events:
-            while self._queue and not self._has_place(event.size):
-                self._queued_bytes -= self._queue.popleft().size
-                self._leave(1)
-                self._pressed = True
-                self.dropped[overflow] += 1
-                self._lost += 1
-            if not self._has_place(event.size):  # the batch in flight alone fills the bound
-                self.dropped[overflow] += 1
-                continue
-            self._queue.append(event)
-            self._queued_bytes += event.size
-            self._enter(1)
-            taken += 1
-        return taken
 
     def _has_place(self, size: int) -> bool:
         return (
@@ -425,12 +482,12 @@ class SinkMachine:
         """Note that the worker ended in the middle of something: whatever did that may do it again."""
         self._pause(now, jitter)
 
-    def lose_spooled(self, count: int, spool: Hashable = None) -> None:
+    def lose_spooled(self, count: int, spool: Hashable = None, reason: str = "spool_corrupt") -> None:
         """Note events of a spool that cannot be read back."""
         if not count:
             return
         self.spooled -= count
-        self.dropped["spool_corrupt"] += count
+        self.dropped[reason] += count
         self._leave(count, spool)
         self._lost += count
 
@@ -657,10 +714,10 @@ class SinkMachine:
         if self._retry_at is not None:
             self._retry_at = now
 
-    def close(self, unqueued: int) -> None:
+    def close(self, unqueued: int, *, spool_gone: bool = False) -> None:
         """Give up what is in memory, as dropped: closed; ``unqueued`` events never came as far as the queue.
 
-        What came out of the spool stays there.
+        What came out of the spool stays there, unless its file was deleted.
         """
         self._closed = True
         from_spool = self._round is not None and self._round.last_seq is not None
@@ -668,7 +725,7 @@ class SinkMachine:
         self.accepted += unqueued
         self._entered += unqueued
         lost = len(self._queue) + unqueued
-        if from_spool:
+        if from_spool and not spool_gone:
             self.spooled += self._in_flight
         else:
             lost += self._in_flight
@@ -687,6 +744,11 @@ class SinkMachine:
     def idle(self) -> bool:
         """Whether nothing waits and nothing is in flight."""
         return self._round is None and not self._queue and not self.spooled
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether events wait, or are in flight, that no spool has."""
+        return bool(self._queue) or (self._round is not None and self._round.last_seq is None)
 
     @property
     def missing(self) -> int:

@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 FREE_SPACE_RESERVE = 4 * 2**20
+LEAST_LOG_BYTES = 8 * 2**20
+"""What SQLite's write-ahead log may take, however small the spool is to be: it is taken back every 4 MiB."""
+FORK_PATIENCE_SECONDS = 1.0
 PAGE_BYTES = 4096
 _ROWS_AT_ONCE = 500
 """Rows in one statement. ``sqlite3`` gives the interpreter's lock away at every step of a statement: while another
@@ -57,34 +60,78 @@ CREATE TABLE IF NOT EXISTS dead (
 """
 
 
-class _SQLiteGuard:
-    """One lock around every use of SQLite, held across forks.
+class _ForkBarrier:
+    """Entered around every use of SQLite: ``with barrier``. A fork waits a moment until nobody is inside.
 
     SQLite has locks of its own, which a child would inherit in the state another thread had them in.
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self._renew()
+
+    def _renew(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._forks = 0
+        self._mine = threading.local()
+
+    def __enter__(self) -> None:
+        depth = getattr(self._mine, "depth", 0)
+        if not depth:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._forks, FORK_PATIENCE_SECONDS)
+                self._inside += 1
+        self._mine.depth = depth + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._mine.depth -= 1
+        if not self._mine.depth:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
 
     def before_fork(self) -> None:
-        self.lock.acquire(timeout=1.0)
+        own = 1 if getattr(self._mine, "depth", 0) else 0
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: self._inside <= own, FORK_PATIENCE_SECONDS)
 
     def after_fork_in_parent(self) -> None:
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass  # this thread did not get it in time
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
-        self.lock = threading.RLock()
+        self._renew()
 
 
-_guard = _SQLiteGuard()
+_barrier = _ForkBarrier()
+
+
+class _Entrance:
+    """One thread at a time, and none across a fork: ``with entrance``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        _barrier.__enter__()
+        try:
+            self._lock.acquire()
+        except BaseException:
+            _barrier.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        _barrier.__exit__()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_guard.before_fork,
-        after_in_parent=_guard.after_fork_in_parent,
-        after_in_child=_guard.after_fork_in_child,
+        before=_barrier.before_fork,
+        after_in_parent=_barrier.after_fork_in_parent,
+        after_in_child=_barrier.after_fork_in_child,
     )
 
 _graveyard: list[sqlite3.Connection] = []
@@ -213,16 +260,19 @@ class Spool:
         *,
         max_bytes: int,
         fsync: Literal["normal", "full"] = "normal",
+        patient: bool = True,
     ) -> None:
         self.path = path
         self._pid = os.getpid()
+        self._lock = _Entrance()
+        self._max_bytes = max_bytes
         self._file_lock = FileLock(path.with_suffix(".lock"))
         if not self._file_lock.acquire():
             raise SpoolError(f"{path.name} belongs to a living process")
         connection: sqlite3.Connection | None = None
         try:
             with self._lock:
-                connection = _connect(path, max_bytes=max_bytes, fsync=fsync)
+                connection = _connect(path, max_bytes=max_bytes, fsync=fsync, patient=patient)
                 self._connection = connection
                 self._cursors = self._load_cursors(sinks)
             self._identity = _identity_of(path)
@@ -259,9 +309,9 @@ class Spool:
                 raise SpoolError(f"{self.path.name} has version {version[0]}: expected 1")
         return dict(self._connection.execute("SELECT sink, seq FROM cursors"))
 
-    @property
-    def _lock(self) -> threading.RLock:
-        return _guard.lock
+    def is_gone(self) -> bool:
+        """Return whether the file was deleted, or replaced: this process can read it still, and no other."""
+        return _identity_of(self.path) != self._identity
 
     @property
     def sinks(self) -> frozenset[str]:
@@ -275,8 +325,11 @@ class Spool:
             SpoolFullError: no room; nothing was written.
             SpoolCorruptError, SpoolError: it cannot be written; nothing was.
         """
-        if _identity_of(self.path) != self._identity:
+        if self.is_gone():
             raise SpoolGoneError("its file was deleted")
+        if _size_of(Path(f"{self.path}-wal")) > max(self._max_bytes, LEAST_LOG_BYTES):
+            # Somebody reads the file and does not end: its log cannot be taken back until then.
+            raise SpoolFullError("its log has grown too large")
         if _free_bytes(self.path.parent) < FREE_SPACE_RESERVE:
             raise SpoolFullError("the disk is nearly full")
         bodies = [encode_event(event) for event in events]
@@ -470,9 +523,9 @@ def _state_directory() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
 
 
-def _connect(path: Path, *, max_bytes: int, fsync: str) -> sqlite3.Connection:
+def _connect(path: Path, *, max_bytes: int, fsync: str, patient: bool) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    connection = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=5.0 if patient else 0.1, check_same_thread=False)
     try:
         if path.stat().st_size:
             sound = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -507,6 +560,13 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _free_bytes(directory: Path) -> int:

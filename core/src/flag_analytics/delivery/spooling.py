@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from .ledger import DeadLetter
@@ -14,7 +15,7 @@ from .machine import SinkMachine
 from .spool import Loaded, Spool, SpoolCorruptError, SpoolError, SpoolGoneError, default_directory, orphans, set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .engine import Engine
 
@@ -27,6 +28,9 @@ FINISH_SECONDS = 0.15
 CLOSING_SECONDS = 5.0
 """How long a delivery that was closed may take to let its file go, in the background."""
 MIN_SPOOL_BYTES = 2**18
+MOST_FAULTS = 5
+"""How often a spool of a gone process may fail to be read before it is set aside."""
+MOST_SECONDS = 3_600.0
 _graveyard: list[Any] = []
 _finishing: set[threading.Thread] = set()
 """Threads that close files of deliveries that were closed, each for as long as its disk takes."""
@@ -40,14 +44,17 @@ class SpoolWorker:
         self._engine = engine
         self._options = options
         self._names = tuple(machine.name for machine in engine.machines)
-        self.directory = options.spool_directory or default_directory(_identity(engine.settings.name))
+        # Absolute, since the application may change its directory.
+        self.directory = (options.spool_directory or default_directory(_identity(engine.settings.name))).absolute()
         self._own: Spool | None = None
         self._adopted: list[Spool] = []
         self._counts: Counter[tuple[Path, str]] = Counter()
+        self._faults: Counter[Path] = Counter()
         self._reading: dict[str, Spool] = {}
         self._create_after = 0.0
         self._drain_lock = threading.Lock()
-        self._wanted = threading.Event()
+        self._wanted: SimpleQueue[None] = SimpleQueue()
+        """A token wakes the thread. Unlike an event's, this lock is no trouble to a signal handler that records."""
         self._thread: threading.Thread | None = None
         self._stopped = False
         self.adopting = True
@@ -55,20 +62,22 @@ class SpoolWorker:
         self.counters: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Start the thread, which first adopts orphans."""
+        """Start the thread, and another one that adopts orphans: what is recorded meanwhile does not wait for them."""
         if self._thread is not None:
             return
         self._thread = threading.Thread(target=self._run, name="flag-analytics-spool", daemon=True)
         try:
             self._thread.start()
+            threading.Thread(target=self._adopt_all, name="flag-analytics-adopt", daemon=True).start()
         except RuntimeError:  # no thread to be had, or the interpreter is ending: finish() spools what is left
-            self._thread = None
+            if not self._thread.ident:
+                self._thread = None
             self.adopting = False
 
     def wake(self) -> None:
         """Make events durable soon; called under the engine's lock."""
         self.start()
-        self._wanted.set()
+        self._wanted.put(None)
 
     def leave_in_child(self) -> None:
         spools = [*self._adopted, *([self._own] if self._own is not None else [])]
@@ -80,12 +89,6 @@ class SpoolWorker:
 
     def _run(self) -> None:
         try:
-            try:
-                self._adopt()
-            finally:
-                with self._engine.lock:
-                    self.adopting = False
-                    self._engine.adopted()
             while not self._stopped:
                 self._wait_for_events()
                 self.drain()
@@ -99,12 +102,25 @@ class SpoolWorker:
             idle = not self._engine.intake.waiting
             if idle:
                 self._engine.intake.sleep_spool()
-            self._wanted.clear()
+            self._take_tokens()
         closing = self._engine.close_deadline is not None
         if idle:
-            self._wanted.wait(0.02 if closing else None)
+            self._wait(0.02 if closing else None)
         elif not closing:
-            self._wanted.wait(self._options.spool_interval_seconds)
+            self._wait(min(self._options.spool_interval_seconds, MOST_SECONDS))
+
+    def _take_tokens(self) -> None:
+        while not self._wanted.empty():
+            try:
+                self._wanted.get_nowait()
+            except Empty:
+                return
+
+    def _wait(self, timeout: float | None) -> None:
+        try:
+            self._wanted.get(timeout=timeout)
+        except Empty:
+            pass  # the time has come
 
     def drain(self, timeout: float = -1.0) -> bool:
         """Make everything recorded so far durable; return false if some of it could only be kept in memory."""
@@ -156,7 +172,7 @@ class SpoolWorker:
                 raise SpoolError("it cannot be created")
             self._create_after = now + RETRY_SECONDS
             # What gone processes left counts against the bound: a crash loop does not fill the disk.
-            left = sum(path.stat().st_size for path in orphans(self.directory) if path.exists())
+            left = sum(map(_size_of, orphans(self.directory)))
             self._own = Spool.create(
                 self.directory,
                 self._names,
@@ -166,6 +182,18 @@ class SpoolWorker:
             self._create_after = 0.0
         return self._own
 
+    # --- what gone processes left
+
+    def _adopt_all(self) -> None:
+        try:
+            self._adopt()
+        except Exception as error:
+            self._engine.log("spool:adopt", "spools of gone processes are left alone (%s)", type(error).__name__)
+        finally:
+            with self._engine.lock:
+                self.adopting = False
+                self._engine.adopted()
+
     def _adopt(self) -> None:
         deadline = time.monotonic() + CLOSING_SECONDS
         for thread in tuple(_finishing):  # what this process closed a moment ago is an orphan as well
@@ -174,14 +202,16 @@ class SpoolWorker:
             if self._stopped:
                 return
             try:
-                spool = Spool(path, (), max_bytes=self._options.spool_max_bytes, fsync=self._options.spool_fsync)
+                spool = Spool(
+                    path, (), max_bytes=self._options.spool_max_bytes, fsync=self._options.spool_fsync, patient=False
+                )
             except SpoolCorruptError:
                 set_aside(path)
                 self.counters["quarantined"] += 1
                 self._engine.log("spool:corrupt", "a spool was not sound and was set aside")
                 continue
             except SpoolError:
-                continue  # its process lives
+                continue  # its process lives, or somebody looks at it: it is for a later start
             self._take_over(spool)
 
     def _take_over(self, spool: Spool) -> None:
@@ -199,15 +229,22 @@ class SpoolWorker:
         if not any(pending.values()):
             spool.close()
             return
-        self.counters["adopted"] += 1
         with self._engine.lock:
-            self._adopted.append(spool)
-            for machine in self._engine.machines:
-                count = pending.get(machine.name, 0)
-                if count:
-                    self._counts[spool.path, machine.name] = count
-                    machine.add_spooled(count, spool.path, recovered=True)
-                    self._engine.wake(machine)
+            late = self._stopped
+            if not late:
+                self.counters["adopted"] += 1
+                self._adopted.append(spool)
+                self._count_adopted(spool, pending)
+        if late:  # closed meanwhile: it is for the next one
+            spool.close()
+
+    def _count_adopted(self, spool: Spool, pending: Mapping[str, int]) -> None:
+        for machine in self._engine.machines:
+            count = pending.get(machine.name, 0)
+            if count:
+                self._counts[spool.path, machine.name] = count
+                machine.add_spooled(count, spool.path, recovered=True)
+                self._engine.wake(machine)
 
     def _quarantine(self, spool: Spool) -> None:
         """Set a spool aside that turned out corrupt, and account for what was in it."""
@@ -219,8 +256,14 @@ class SpoolWorker:
                 self._own = None
             elif spool in self._adopted:
                 self._adopted.remove(spool)
+        self._lose(spool, "spool_corrupt")
+
+    def _lose(self, spool: Spool, reason: str) -> None:
+        with self._engine.lock:
+            if self._engine.intake.finished:  # the accounts are closed
+                return
             for machine in self._engine.machines:
-                machine.lose_spooled(self._counts.pop((spool.path, machine.name), 0), spool.path)
+                machine.lose_spooled(self._counts.pop((spool.path, machine.name), 0), spool.path, reason)
             self._engine.resolved()
 
     # --- the sinks' workers' side
@@ -231,12 +274,17 @@ class SpoolWorker:
             if self._counts[spool.path, machine.name] <= 0:
                 continue
             try:
-                loaded = spool.read(machine.name, limit, machine.options.max_batch_bytes)
+                # No more than was counted: a row is there a moment before its event is counted.
+                most = min(limit, self._counts[spool.path, machine.name])
+                loaded = spool.read(machine.name, most, machine.options.max_batch_bytes)
             except SpoolError as error:
-                if spool is self._own and not isinstance(error, SpoolCorruptError):
-                    raise  # a passing fault, it may be
+                self._faults[spool.path] += 1
+                passing = spool is self._own or self._faults[spool.path] < MOST_FAULTS
+                if passing and not isinstance(error, SpoolCorruptError):
+                    raise
                 self._quarantine(spool)  # what a gone process left, and cannot be read, holds nobody up
                 continue
+            self._faults.pop(spool.path, None)
             with self._engine.lock:
                 self._counts[spool.path, machine.name] -= len(loaded.events) + loaded.unreadable
                 if not loaded.events and not loaded.unreadable:  # fewer than were counted: somebody changed the file
@@ -271,9 +319,22 @@ class SpoolWorker:
         try:
             with self._drain_lock:
                 self._open_own().add_dead(letters)
-        except SpoolError as error:
+        except Exception as error:
             self.counters["errors"] += 1
-            self._engine.log("spool:dead", "dead letters could not be written to the spool (%s)", error)
+            reason = error if isinstance(error, SpoolError) else type(error).__name__
+            self._engine.log("spool:dead", "dead letters could not be written to the spool (%s)", reason)
+
+    def holds_everything(self) -> bool:
+        """Return whether nothing waits in memory, and the file that has it is there."""
+        with self._engine.lock:
+            in_memory = self._engine.intake.waiting or any(machine.in_memory for machine in self._engine.machines)
+            spools = self._spools()
+        return not in_memory and not any(spool.is_gone() for spool in spools)
+
+    def is_gone(self, sink: str) -> bool:
+        """Return whether the file that a sink's batch in flight came from was deleted."""
+        spool = self._reading.get(sink)
+        return spool is not None and spool.is_gone()
 
     def _spools(self) -> list[Spool]:
         with self._engine.lock:
@@ -297,15 +358,25 @@ class SpoolWorker:
         thread.join(timeout)
 
     def _finish(self, timeout: float) -> None:
-        self._stopped = True
-        self._wanted.set()
+        with self._engine.lock:
+            self._stopped = True
+        self._wanted.put(None)
         self.drain(timeout)
         if self._drain_lock.acquire(timeout=timeout):
             try:
                 for spool in self._spools():
+                    if spool.is_gone():
+                        self._lose(spool, "spool_gone")
                     spool.close()
             finally:
                 self._drain_lock.release()
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # it was let go meanwhile
 
 
 def _identity(name: str) -> str:

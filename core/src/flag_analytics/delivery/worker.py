@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
 from ..protocols import Batch
+from .daemon_executor import DaemonExecutor
 from .ledger import DeadLetter
 from .machine import Dead, Failure, Load, Ping, Resolved, SinkMachine, Wait, Write
 from .spool import SpoolError
@@ -92,6 +93,7 @@ class SinkWorker:
     def _run(self) -> None:
         loop = asyncio.new_event_loop()
         loop.set_debug(False)  # in debug mode it logs arguments, and so event content
+        loop.set_default_executor(DaemonExecutor())
         try:
             loop.run_until_complete(self._main(loop))
         except BaseException as error:
@@ -212,8 +214,13 @@ class SinkWorker:
 
     async def _settle(self, resolved: Resolved) -> None:
         """Keep the dead letters of a report, then forget in the spool what it settled, then tell who waits."""
-        if resolved.dead:
-            await self._bury(resolved.dead)
+        try:
+            if resolved.dead:
+                await self._bury(resolved.dead)
+        finally:
+            self._acknowledge(resolved)
+
+    def _acknowledge(self, resolved: Resolved) -> None:
         if resolved.ack is not None and self._engine.spool is not None:
             self._engine.spool.acknowledge(self._machine.name, resolved.ack)
         with self._engine.lock:
