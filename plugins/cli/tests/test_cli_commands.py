@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -590,6 +591,19 @@ def test_check_sees_gauges_that_nobody_answers(capsys, tmp_path: Path):
     pytest.importorskip("flag_analytics_database")
     assert problems_of(GAUGES + '[collectors.database]\nconnection_string = "sqlite:///x.db"\n', capsys) == []
     assert [path.name for path in tmp_path.iterdir()] == ["some.toml"]
+
+
+def test_check_connects_to_nothing_whatever_is_required_at_start(capsys):
+    pytest.importorskip("flag_analytics_prometheus")
+    pytest.importorskip("flag_analytics_database")
+    pytest.importorskip("asyncpg")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        url = f"postgresql://user@127.0.0.1:{server.getsockname()[1]}/db"
+        database = f'[collectors.database]\nconnection_string = "{url}"\nrequire_database = true\n'
+        assert problems_of(GAUGES + database, capsys) == []
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 BAD = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -27,9 +28,11 @@ from flag_analytics_cli.importing import (
     read_file,
     say_bad_lines,
 )
+from flag_analytics_cli.main import main
 from flag_analytics_cli.reading import LineReader, read_csv
 from flag_analytics_cli.settings import keeps_events, patient
 from flag_analytics_cli.storing import NotStoredError, flush_all, patient_recorder
+from flag_analytics_cli.terminal import hush_the_library
 
 
 class Stored:
@@ -223,3 +226,44 @@ def test_standard_input_can_be_imported(monkeypatch: pytest.MonkeyPatch):
 def test_memory_alone_keeps_nothing_after_a_command():
     assert not keeps_events(plan_of(memory=Stored()))
     assert keeps_events(plan_of(memory=Stored(), database=Stored()))
+
+
+def unconfigure_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what pytest configures: Python writes warnings to standard error where nobody has."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+
+
+def test_a_command_says_in_its_own_words_what_was_not_stored(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("flag_analytics_database")
+    unconfigure_logging(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(storing, "FIRST_SUCCESS_SECONDS", 0.2)
+    monkeypatch.setattr(storing, "_GIVE_UP_SECONDS", 0.0)
+    monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__DATABASE__CONNECTION_STRING", "sqlite:///nowhere/flags.db")
+    (tmp_path / "events.csv").write_text(lines_of(3))
+    assert main(["import", "events.csv"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("flag-analytics: 1 event still waits (database: ")
+    assert "import the file again when the backend is well" in line
+
+
+def test_errors_and_what_others_log_still_reach_standard_error(capsys, monkeypatch: pytest.MonkeyPatch):
+    unconfigure_logging(monkeypatch)
+    hush_the_library()
+    for name in ("flag_analytics.delivery", "flag_analytics_plugin.store"):
+        logging.getLogger(name).warning("advice for a program")
+        logging.getLogger(name).error("something is broken")
+    logging.getLogger("flag_analytics.registry").warning("a plugin failed")
+    logging.getLogger("driver").warning("a word of somebody else")
+    assert capsys.readouterr().err.splitlines() == [
+        "something is broken",
+        "something is broken",
+        "a plugin failed",
+        "a word of somebody else",
+    ]
+
+
+def test_whoever_configures_logging_gets_everything(caplog: pytest.LogCaptureFixture):
+    hush_the_library()
+    logging.getLogger("flag_analytics.delivery").warning("advice for a program")
+    assert caplog.messages == ["advice for a program"]

@@ -196,7 +196,7 @@ def test_events_that_are_refused_become_dead_letters_that_can_be_read(directory:
     replay(plan_of(database=store), directory, report)
     assert (report.delivered["database"], report.refused["database"]) == (42, 3)
     [path] = spools_in(directory)
-    assert [letter.code for letter in dead_letters(path)] == ["22001"] * 3
+    assert [letter.code for letter in dead_letters(path, [])] == ["22001"] * 3
     assert main(["dead-letters", str(directory)]) == 0
     printed = capsys.readouterr().out
     assert "BadBatch" in printed
@@ -242,13 +242,15 @@ def test_a_corrupt_spool_is_said_and_harms_nothing(directory: Path, capsys, cont
     assert len(store.ids) == 1
 
 
-def test_an_unreadable_row_is_passed_over(directory: Path):
+def test_an_unreadable_row_is_passed_over_and_said(directory: Path):
     leave(directory, [event(1), event(2), event(3)], "database")
     [path] = spools_in(directory)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE events SET body = 'nonsense' WHERE seq = 2")
     connection.close()
-    assert [one.value for one in waiting_events(path)] == [{"n": 1}, {"n": 3}]
+    left: list[str] = []
+    assert [one.value for one in waiting_events(path, left)] == [{"n": 1}, {"n": 3}]
+    assert left == [f"1 event in {path} that cannot be read"]
 
 
 def test_without_a_directory_the_usual_place_is_looked_into(directory: Path, tmp_path: Path, capsys):
@@ -310,7 +312,7 @@ def test_a_replay_of_nothing_says_so(directory: Path, capsys):
 def test_what_was_replayed_is_json_for_other_programs(directory: Path, capsys):
     directory.mkdir()
     assert main(["spool", "replay", str(directory), "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"backends": [], "left": []}
+    assert json.loads(capsys.readouterr().out) == {"backends": [], "unreadable": 0, "set_aside": [], "left": []}
     leave(directory, [event(1), event(2)], "memory", "warehouse")
     assert main(["spool", "replay", str(directory), "--format", "json"]) == 1
     document = json.loads(capsys.readouterr().out)
@@ -361,7 +363,9 @@ def test_dead_letters_written_by_the_engine_are_found(directory: Path):
     spool.add_dead([letter])
     spool.close()
     [path] = spools_in(directory)
-    assert list(dead_letters(path)) == [letter]
+    left: list[str] = []
+    assert list(dead_letters(path, left)) == [letter]
+    assert left == []
 
 
 def test_dead_letters_that_a_database_keeps_are_shown_too(tmp_path: Path, monkeypatch, capsys):

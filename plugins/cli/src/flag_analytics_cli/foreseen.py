@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 from flag_analytics.config import Plan, PlannedSink
 from flag_analytics.config_sources import join_path
 from flag_analytics.delivery.spool import default_directory
@@ -65,9 +66,12 @@ def _gauges_without_answers(plan: Plan) -> list[ConfigProblem]:
 
 
 def _can_be_asked(sink: PlannedSink) -> bool:
-    # Backends do no I/O when they are created, and what an object is only the object itself can tell.
+    # Backends do no I/O when they are created unless they are told to, and what an object is only it can tell.
+    options = sink.options
+    if getattr(options, "require_database", False):
+        options = attrs.evolve(options, require_database=False)
     try:
-        backend = sink.backend.create(sink.options)
+        backend = sink.backend.create(options)
     except Exception:
         return True  # another matter, which whoever opens it is told of
     try:

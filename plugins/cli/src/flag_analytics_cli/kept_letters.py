@@ -11,8 +11,10 @@ from flag_analytics.delivery.ledger import DeadLetter
 from flag_analytics.errors import FlagAnalyticsError
 
 from .settings import is_embedded, missing_file
+from .spool_files import is_sound
 from .terminal import note
 from .visible import visible
+from .wording import counted
 
 __all__ = ["kept_dead_letters"]
 
@@ -31,9 +33,17 @@ def kept_dead_letters(plan: Plan, limit: int) -> tuple[list[DeadLetter], list[st
                 note(f"{visible(sink.name)}: there is no database {visible(str(missing))} yet")
             continue
         try:
-            letters += asyncio.run(_read(sink, limit))
+            kept = asyncio.run(_read(sink, limit))
         except (FlagAnalyticsError, ValueError) as error:
             problems.append(f"{sink.name}: {error}")
+        except Exception as error:
+            # Of somebody else's rows, or plugin: its words may quote an event.
+            problems.append(f"{sink.name}: its dead letters cannot be read ({type(error).__name__})")
+        else:
+            sound = [letter for letter in kept if is_sound(letter)]
+            if len(sound) < len(kept):
+                problems.append(f"{sink.name}: {counted(len(kept) - len(sound), 'dead letter')} cannot be read")
+            letters += sound
     return letters, problems
 
 

@@ -19,7 +19,7 @@ from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
 from .choices import FileFormat, ImportFormat, LettersFormat, ListFormat, ReportFormat
 from .file_errors import ColumnError, FileError
-from .terminal import diagnostics, note, prepare_streams, print_json, results, say
+from .terminal import diagnostics, hush_the_library, note, prepare_streams, print_json, results, say
 from .visible import visible
 from .windows import parse_window
 from .wording import counted
@@ -69,8 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(tokens: list[str]) -> int:
     app = build_app()
-    if not tokens or tokens[0] not in _OWN_COMMANDS:
-        _add_plugin_commands(app, tokens)
+    if tokens and tokens[0] in _OWN_COMMANDS:
+        hush_the_library()
+    else:
+        _add_plugin_commands(app, tokens)  # which may leave to the log what they have to say
     try:
         unknown = _unknown_option(app, tokens)
         if unknown is not None:
@@ -400,14 +402,14 @@ def inspect(
         format: A table for people, or json.
         config: A configuration file.
     """
-    from .spool_commands import look_at, print_spools
+    from .spool_commands import look_at, print_spools, say_problems
 
     files = look_at(_spool_directories(directory, config))
     if format == "json":
         print_json({"spools": [file.to_dict() for file in files]})
     else:
         print_spools(results(), files)
-    return PROBLEM if any(file.state == "corrupt" for file in files) else OK
+    return PROBLEM if say_problems(files) else OK
 
 
 def replay(
@@ -439,15 +441,17 @@ def replay(
             replay_spools(plan, folder, outcome)
     finally:
         # What was delivered has left its spool, whatever came after it.
+        for file, count in outcome.set_aside.items():
+            note(f"set aside: {counted(count, 'event')} that cannot be read, kept in {visible(file)}", "yellow")
         for left in outcome.left:
             note(f"left alone: {visible(left)}", "yellow")
         if format == "json":
             print_json(outcome.to_dict())
         else:
             print_replay(results(), outcome)
-    if format == "table" and not outcome.names and not outcome.left:
+    if format == "table" and outcome.found_nothing:
         say(results(), "Nothing to replay.")
-    return PROBLEM if outcome.left or outcome.refused.total() else OK
+    return OK if outcome.is_complete else PROBLEM
 
 
 def export(directory: Path | None = None, /, *, output: Path | None = None, config: Config = None) -> int:
@@ -458,16 +462,18 @@ def export(directory: Path | None = None, /, *, output: Path | None = None, conf
         output: The file to write; by default standard output.
         config: A configuration file.
     """
-    from .spool_commands import export_events, look_at, say_corrupt
+    from .spool_commands import export_events, say_left_out, spools_of
 
-    files = look_at(_spool_directories(directory, config))
+    spools = spools_of(_spool_directories(directory, config))
+    left: list[str] = []
     if output is None:
-        export_events(files, sys.stdout)
+        export_events(spools, sys.stdout, left)
     else:
         with output.open("w", encoding="utf-8") as file:
-            count = export_events(files, file)
+            count = export_events(spools, file, left)
         say(results(), f"{counted(count, 'event')} written to {visible(str(output))}")
-    return PROBLEM if say_corrupt(files) else OK
+    say_left_out(left)
+    return PROBLEM if left else OK
 
 
 def dead_letters(
@@ -489,18 +495,19 @@ def dead_letters(
     """
     from .spool_commands import (
         dead_letters_json,
-        look_at,
         print_dead_letters,
         read_dead_letters,
-        say_corrupt,
+        say_left_out,
+        spools_of,
         write_dead_letters,
     )
 
     if limit < 1:
         raise UsageError(f"--limit {limit} is too few: expected at least 1")
-    files = look_at(_spool_directories(directory, config))
-    letters = read_dead_letters(files)
-    failed = say_corrupt(files)
+    left: list[str] = []
+    letters = read_dead_letters(spools_of(_spool_directories(directory, config)), left)
+    say_left_out(left)
+    failed = bool(left)
     if directory is None:
         from .kept_letters import kept_dead_letters
         from .settings import chosen_plan

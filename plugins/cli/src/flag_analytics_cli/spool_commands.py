@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from flag_analytics.config import Plan
 from flag_analytics.delivery.ledger import DeadLetter
+from flag_analytics.delivery.spool import orphans
 from flag_analytics.errors import FlagAnalyticsError
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from .settings import is_embedded
 from .spool_files import SpoolFile, dead_letters, known_directories, look, spools_in, waiting_events
 from .terminal import note, print_json
 from .visible import visible
+from .wording import counted
 
 __all__ = [
     "NoDirectoryError",
@@ -31,7 +33,9 @@ __all__ = [
     "print_dead_letters",
     "print_spools",
     "read_dead_letters",
-    "say_corrupt",
+    "say_left_out",
+    "say_problems",
+    "spools_of",
     "write_dead_letters",
 ]
 
@@ -61,9 +65,8 @@ def directories_to_replay(directory: Path | None, plan: Plan) -> list[Path]:
     Raises:
         NoDirectoryError: there is no such directory, or it is not certain.
     """
-    chosen = chosen_directories(directory, plan)
-    if directory is not None or plan.delivery_options().spool_directory is not None or not chosen:
-        return chosen
+    chosen = [folder for folder in chosen_directories(directory, plan) if orphans(folder)]
+    is_named = directory is not None or plan.delivery_options().spool_directory is not None
     listed = ", ".join(map(str, chosen))
     # What is replayed leaves its spool: with the wrong application's backends it would be gone from its own.
     if len(chosen) > 1:
@@ -71,18 +74,24 @@ def directories_to_replay(directory: Path | None, plan: Plan) -> list[Path]:
             f"{len(chosen)} applications have spools here, and only one can be replayed at a time: give its directory, "
             f"one of {listed}"
         )
-    if is_embedded(plan):
+    if chosen and is_embedded(plan):
         raise NoDirectoryError(
             f"there are spools in {listed}, and no backends are configured that they belong to: name the application's "
             "configuration with --config FILE"
         )
-    note(f"from {visible(listed)}")
+    if chosen and not is_named:
+        note(f"from {visible(listed)}")
     return chosen
+
+
+def spools_of(directories: Iterable[Path]) -> list[Path]:
+    """Return every spool of these directories."""
+    return [path for directory in directories for path in spools_in(directory)]
 
 
 def look_at(directories: Iterable[Path]) -> list[SpoolFile]:
     """Return what is in every spool of these directories."""
-    return [look(path) for directory in directories for path in spools_in(directory)]
+    return [look(path) for path in spools_of(directories)]
 
 
 def print_spools(console: Console, files: Sequence[SpoolFile]) -> None:
@@ -118,28 +127,42 @@ def _waiting(waiting: Mapping[str, int]) -> Text:
     return Text("\n".join(parts) or "none")
 
 
-def export_events(files: Iterable[SpoolFile], file: TextIO) -> int:
-    """Write the events that wait as JSON Lines, as ``flag-analytics import`` reads them; return how many."""
+def say_problems(files: Iterable[SpoolFile]) -> bool:
+    """Say on standard error what of these spools cannot be read, and why; return whether there is anything."""
+    problems: list[str] = []
+    for file in files:
+        if file.problem is not None:
+            problems.append(f"{file.path} {file.problem}")
+        if file.unreadable:
+            problems.append(f"{counted(file.unreadable, 'event')} in {file.path} cannot be read")
+    for problem in problems:
+        note(visible(problem), "yellow")
+    return bool(problems)
+
+
+def export_events(spools: Iterable[Path], file: TextIO, left: list[str]) -> int:
+    """Write the events that wait as JSON Lines, as ``flag-analytics import`` reads them; return how many.
+
+    Args:
+        left: Gets a line about what cannot be read.
+    """
     count = 0
-    for spool in files:
-        if spool.state != "corrupt":
-            for event in waiting_events(spool.path):
-                _write_line(file, event.to_dict())
-                count += 1
+    for path in spools:
+        for event in waiting_events(path, left):
+            _write_line(file, event.to_dict())
+            count += 1
     return count
 
 
-def read_dead_letters(files: Iterable[SpoolFile]) -> list[DeadLetter]:
-    """Return the dead letters of these spools."""
-    return [letter for spool in files if spool.state != "corrupt" for letter in dead_letters(spool.path)]
+def read_dead_letters(spools: Iterable[Path], left: list[str]) -> list[DeadLetter]:
+    """Return the dead letters of these spools, and in ``left`` a line about what cannot be read."""
+    return [letter for path in spools for letter in dead_letters(path, left)]
 
 
-def say_corrupt(files: Iterable[SpoolFile]) -> bool:
-    """Say on standard error which spools cannot be read; return whether there are any."""
-    corrupt = [file for file in files if file.state == "corrupt"]
-    for file in corrupt:
-        note(f"left out: {visible(str(file.path))} is corrupt", "yellow")
-    return bool(corrupt)
+def say_left_out(left: Iterable[str]) -> None:
+    """Say on standard error what could not be read."""
+    for what in left:
+        note(f"left out: {visible(what)}", "yellow")
 
 
 def print_dead_letters(console: Console, letters: Sequence[DeadLetter]) -> None:

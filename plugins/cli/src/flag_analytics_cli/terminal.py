@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["can_draw", "diagnostics", "note", "prepare_streams", "print_json", "results", "say"]
+__all__ = ["can_draw", "diagnostics", "hush_the_library", "note", "prepare_streams", "print_json", "results", "say"]
 
 _PIPE_WIDTH = 120
 """What fits where there is no terminal to ask for its width, and COLUMNS is not set."""
@@ -67,3 +68,20 @@ def prepare_streams() -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def hush_the_library() -> None:
+    """Keep what the library logs for applications, short of errors, from standard error, unless logging is configured.
+
+    Its advice, such as to give ``close`` more time, is for whoever writes a program. A command says in its own words
+    what was lost and what to do.
+    """
+    # Python writes with it where nobody has configured a handler.
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_is_for_users)
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    # What the registry says about installed plugins is said by no command.
+    own = record.name.startswith("flag_analytics") and record.name != "flag_analytics.registry"
+    return record.levelno >= logging.ERROR or not own
