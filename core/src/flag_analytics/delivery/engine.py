@@ -187,8 +187,10 @@ class Engine:
                 self._taken_by_all += 1
                 self.intake.taken_inline += 1
         except BaseException:
-            if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
+            try:
                 lock.release()
+            except RuntimeError:
+                pass  # as in Intake.offer
             raise
         lock.release()
         if closed:

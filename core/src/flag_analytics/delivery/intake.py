@@ -30,15 +30,15 @@ _STACK_FRAMES = 16
 _ACCEPTED = Outcome.ACCEPTED
 
 
-@attrs.frozen
+@attrs.define
 class _Chunk:
     events: list[FrozenEvent]
-    size: int
-    handed_over: int
+    size: int | None = None
+    handed_over: int = 0
     """How many events will have been handed over once these are."""
 
 
-_NOTHING = _Chunk([], 0, 0)
+_NOTHING = _Chunk([], 0)
 _size_of = attrgetter("size")
 
 
@@ -64,7 +64,7 @@ class Intake:
         max_events: The most events in the inbox; it matters only while a spool takes events from there.
         max_bytes: The same in bytes.
         spooling: Events leave the inbox through ``take_inbox`` instead of being handed to the queues.
-        wake: Called under the lock with a machine whose worker has something to do now.
+        wake: Called under the lock with a machine whose worker has something to do now; returns whether it runs.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Intake:
         max_events: int,
         max_bytes: int,
         spooling: bool,
-        wake: Callable[[SinkMachine], None],
+        wake: Callable[[SinkMachine], bool],
         wake_spool: Callable[[], None],
     ) -> None:
         # Re-entrant, since a finaliser or signal handler that runs inside a guarded section may evaluate a flag.
@@ -140,8 +140,11 @@ class Intake:
                 if len(self._inbox) >= self._hand_over_at:
                     self.hand_over()
         except BaseException as error:
-            if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
+            # Before anything is called: another signal's handler may raise at the next call.
+            try:
                 lock.release()
+            except RuntimeError:
+                pass  # the exception came while the lock was waited for
             if outcome is not None and isinstance(error, RecursionError | MemoryError):
                 return outcome  # it is handed over with a later one
             raise
@@ -180,17 +183,18 @@ class Intake:
         self.asleep = self._spooling
 
     def _wake_sleepers(self) -> None:
-        self.asleep = False  # before: a signal handler that records meanwhile need not wake them too
+        # Woken first, and noted then: who is interrupted in between is woken once more.
         if self._spooling:
             self._wake_spool()
+            self.asleep = False
         else:
             self._wake_idle()
             self.asleep = bool(self._idle)
 
     def _wake_idle(self) -> None:
         for machine in tuple(self._idle):
-            self._idle.discard(machine)
-            self._wake(machine)  # one whose thread does not start is idle again, and tried again
+            if self._wake(machine):  # one whose thread does not start is tried again
+                self._idle.discard(machine)
 
     def hand_over(self) -> None:
         """Hand the inbox to every queue."""
@@ -220,11 +224,13 @@ class Intake:
         """
         if not self._handing.events:
             self._next_machine, self._admission = 0, None
-            events = self._inbox
-            self._handing = _Chunk(events, _weight(events), self.handed_over + len(events))
+            self._handing = _Chunk(self._inbox)
         chunk = self._handing
         if self._inbox is chunk.events:
             self._inbox = []
+        if chunk.size is None:  # only now, since until then the chunk could grow
+            chunk.handed_over = self.handed_over + len(chunk.events)
+            chunk.size = _weight(chunk.events)
         while self._next_machine < len(self.machines):
             machine = self.machines[self._next_machine]
             if self._admission is None or self._admission[0] != self._next_machine:
@@ -236,10 +242,11 @@ class Intake:
         self._inbox_bytes = _weight(self._inbox)  # what came meanwhile
 
     def _wake_full(self) -> None:
-        for machine in [machine for machine in self._filling if machine.batch_is_full]:
-            self._filling.discard(machine)
-            self._wake(machine)
-        self._hand_over_at = min([self._chunk, *(machine.missing for machine in self._filling)])
+        filling = tuple(self._filling)  # in one step: a signal handler may record meanwhile
+        for machine in filling:
+            if machine.batch_is_full and self._wake(machine):
+                self._filling.discard(machine)
+        self._hand_over_at = min([self._chunk, *(machine.missing for machine in filling if machine in self._filling)])
 
     def _measure_room(self) -> None:
         """Let a chunk gather as far as the roomiest queue surely takes it all; beyond that, each event is weighed."""
@@ -258,14 +265,19 @@ class Intake:
     @property
     def accepted(self) -> int:
         """Events taken for at least one sink."""
-        return self.handed_over + len(self._handing.events) + len(self._inbox) + self.taken_inline
+        return self.handed_over + self._not_handed_over + self.taken_inline
+
+    @property
+    def _not_handed_over(self) -> int:
+        left = self._handing.events
+        return len(left) + (0 if self._inbox is left else len(self._inbox))
 
     # --- the spool's side
 
     @property
     def waiting(self) -> int:
         """Events that no queue and no spool has yet."""
-        return len(self._handing.events) + len(self._inbox) + self.in_transit
+        return self._not_handed_over + self.in_transit
 
     def take_inbox(self) -> list[FrozenEvent]:
         """Take everything that is to be spooled; report back with ``spooled`` or ``not_spooled``."""

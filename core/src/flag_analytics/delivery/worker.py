@@ -50,8 +50,8 @@ class SinkWorker:
 
     # --- called by others, under the engine's lock
 
-    def wake(self) -> None:
-        """Make the worker look at its machine, starting its thread if need be."""
+    def wake(self) -> bool:
+        """Make the worker look at its machine, starting its thread if need be; return whether it runs."""
         if self._thread is None:
             self._start()
         elif self._loop is not None and self._woken is not None:
@@ -59,6 +59,7 @@ class SinkWorker:
                 self._loop.call_soon_threadsafe(self._woken.set)
             except RuntimeError:
                 pass  # the loop was closed: the worker is done and has nothing to look at
+        return self._thread is not None
 
     def wake_to_close(self, *, start: bool) -> None:
         """Wake the worker for the last time; one that never ran is started only if ``start``, or if events wait."""
