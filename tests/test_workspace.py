@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 DISTRIBUTIONS = [CORE, *PLUGINS]
-MAX_CORE_LINES = 5_700
+MAX_CORE_LINES = 6_000
 
 each_distribution = pytest.mark.parametrize("path", DISTRIBUTIONS, ids=lambda path: path.name)
 each_plugin = pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.name)

@@ -70,13 +70,15 @@ def test_a_thousand_events_are_written_in_a_few_steps(tmp_path):
     spool.close()
 
 
-@pytest.mark.parametrize("harm", [b"{", b"a\nb", b"\xff\xfe", b"", b"\0"])
+@pytest.mark.parametrize("harm", [b"{", b"a\nb", b"\xff\xfe", b"", b"\0", "text", 5])
 def test_a_line_that_is_no_event_costs_no_other_event(tmp_path, harm):
     spool = Spool.create(tmp_path, ["sink"], max_bytes=2**24, fsync="normal")
     events = [Freezer().freeze(event) for event in plain_events(3)]
     spool.append(events)
     with spool._connection:
         spool._connection.execute("UPDATE events SET body = ? WHERE seq = 2", (harm,))
+        if harm == "text":  # which is no UTF-8 either
+            spool._connection.execute("UPDATE events SET body = CAST(x'ff' AS TEXT) WHERE seq = 2")
     loaded = spool.read("sink", 500, 2**24)
     assert (list(loaded.events), loaded.last_seq, loaded.unreadable) == ([events[0], events[2]], 3, 1)
     spool.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics_cli.reading import BadLine, FileError, LineReader, guess_format, read_events
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -172,7 +172,7 @@ def test_columns_are_for_csv_only():
         read_events(LineReader(io.BytesIO(b"")), "jsonl", {"variant": "group"})
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200), st.sampled_from(["jsonl", "goff"]))
 def test_any_bytes_are_read_or_counted(data, form):
     for result in read(data, form):
@@ -187,7 +187,7 @@ _json = st.recursive(
 _names = st.sampled_from([*FlagEvaluationEvent.__struct_fields__, *GOFF, "metadata"])
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(_names, _json), st.sampled_from(["jsonl", "goff"]))
 def test_any_object_is_read_or_counted(fields, form):
     for result in read(json.dumps(fields), form):

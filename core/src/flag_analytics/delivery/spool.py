@@ -371,7 +371,8 @@ class Spool:
             self._check_pid()
             try:
                 rows = self._connection.execute(
-                    "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (self._cursors[sink], limit)
+                    "SELECT seq, CAST(body AS BLOB) FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
+                    (self._cursors[sink], limit),
                 ).fetchall()
             except sqlite3.Error as error:
                 raise _spool_error(error) from None
@@ -441,7 +442,7 @@ class Spool:
             with self._lock:
                 self._check_pid()
                 rows = self._connection.execute(
-                    "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT 500", (seq,)
+                    "SELECT seq, CAST(body AS BLOB) FROM events WHERE seq > ? ORDER BY seq LIMIT 500", (seq,)
                 ).fetchall()
             if not rows:
                 return
