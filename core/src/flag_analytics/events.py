@@ -81,7 +81,8 @@ class FlagEvaluationEvent(_ReferenceFields, frozen=True, kw_only=True):
         targeting_key: The user or entity that was evaluated for.
         context_attributes: Further attributes of the evaluation context.
         evaluation_duration_ms: How long the evaluation took, in milliseconds; 0.0 means not measured.
-        event_id: A UUIDv7 as text, made here. Two events with one id are the same event and are stored once.
+        event_id: A UUIDv7 as text, made here. Two events with one id are the same event: a backend that can, as
+            ``database`` does, stores it once.
         error_type: What went wrong, as an OpenFeature error code in any case (``FLAG_NOT_FOUND``, …).
         error_message: What went wrong, for people.
         flag_version: The version of the flag's definition.

@@ -201,7 +201,9 @@ def open_pipeline(
     registry: Registry | None = None,
     name: str = "pipeline",
 ) -> Pipeline:
-    """Return an open pipeline of what configuration describes. Connects to nothing yet.
+    """Return an open pipeline of what configuration describes.
+
+    It connects to nothing yet, but for a backend whose own options ask for that (``require_database``).
 
     Args:
         source: A mapping, the path of a TOML file, a ``Plan``, or None; see ``flag_analytics.config``.

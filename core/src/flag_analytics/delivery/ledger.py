@@ -36,7 +36,8 @@ class SinkStats:
         queued: Events that wait in memory.
         in_flight: Events in the batch that is being written or retried.
         spooled: Events that wait on disk.
-        dropped: Events that were lost, by reason: ``overflow``, ``closed``, ``spool_full``, ``error``, ….
+        dropped: Events that were lost, by reason: ``overflow``, ``closed``, ``spool_full``, ``spool_corrupt``,
+            ``spool_gone``, ``error``.
         dead: Events that the sink refused for good; they are kept as dead letters where there is a place for them.
         retries: Write attempts after the first one of a batch.
         commit_unknown: Attempts after which it was not known whether the batch was stored.
