@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from flag_analytics.delivery import Delivery, DeliveryOptions
 from flag_analytics.delivery.daemon_executor import MOST_THREADS, DaemonExecutor
-from flag_analytics.delivery.spool import Spool
+from flag_analytics.delivery.spool import Spool, SpoolFullError
 from flag_analytics.errors import BadBatch, SinkUnavailable
 from flag_analytics.normal_form import Freezer
 from flag_analytics.protocols import Outcome
@@ -484,17 +484,16 @@ def test_a_process_ends_while_a_look_up_of_a_name_hangs():
     assert time.monotonic() - started < 20.0  # the look-up takes 60
 
 
-def test_calls_that_never_return_are_bounded():
+def test_many_calls_at_once_take_a_bounded_number_of_threads_and_all_come_to_their_turn():
     executor = DaemonExecutor()
     leave = threading.Event()
-    begun = [executor.submit(leave.wait) for _ in range(MOST_THREADS)]
-    with pytest.raises(RuntimeError, match="have not returned"):
-        executor.submit(leave.wait)
+    begun = [executor.submit(leave.wait, 30.0) for _ in range(3 * MOST_THREADS)]
+    assert sum(thread.name == "flag-analytics-call" for thread in threading.enumerate()) == MOST_THREADS
     leave.set()
     assert all(future.result(10.0) for future in begun)
-    failing = executor.submit(int, "x") if wait_until(lambda: executor._free._value) else None
     with pytest.raises(ValueError, match="invalid literal"):
-        failing.result(10.0)
+        executor.submit(int, "x").result(10.0)
+    assert wait_until(lambda: executor._running == 0)
 
 
 def test_settings_without_end_break_nothing(tmp_path):
@@ -532,3 +531,144 @@ def test_an_inline_sink_that_ends_the_process_counts_and_keeps_nothing_from_the_
     assert stats.sinks["ends"].dropped == {"error": 1}
     assert stats.balanced()
     delivery.close_sync()
+
+
+def test_a_batch_out_of_the_spool_may_be_larger_than_what_memory_may_hold(tmp_path):
+    """Nothing of what is refused meanwhile fits beside it: it is counted, and nobody raises."""
+    sink = ScriptedSink(always=SinkUnavailable())
+    options = spooling(tmp_path, policy="drop_oldest", max_bytes=256 * 1024, batch_size=150)
+    delivery = Delivery({"sink": sink}, options)
+    large = {"text": "x" * 2_000}
+    for event in plain_events(90, context_attributes=large):
+        delivery.record_nowait(event)
+    assert delivery.persist()
+    for event in plain_events(90, context_attributes=large):
+        delivery.record_nowait(event)
+    assert delivery.persist()
+    assert wait_until(lambda: delivery.stats().sinks["sink"].in_flight > 100)
+    machine = delivery._engine.machines[0]
+    frozen = [Freezer().freeze(event) for event in plain_events(20, context_attributes=large)]
+    with delivery._engine.lock:
+        machine.take_in(frozen, sum(event.size for event in frozen), overflow="spool_full")
+    assert delivery.stats().sinks["sink"].dropped["spool_full"] == 20
+    assert delivery.stats().balanced()
+    assert not delivery.flush_sync(0.01)
+    delivery.close_sync(0.01)
+
+
+def test_a_spool_takes_events_again_once_the_reader_has_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("flag_analytics.delivery.spool.LEAST_LOG_BYTES", 2**20)
+    spool = Spool.create(tmp_path, ["sink"], max_bytes=2**20, fsync="normal")
+    one = Freezer().freeze(plain_event(context_attributes={"text": "x" * 30_000}))
+    spool.append([one])
+    reader = sqlite3.connect(spool.path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM events").fetchall()
+
+    def fill():
+        for _ in range(100):
+            spool.append([one])
+            spool.acknowledge("sink", spool.read("sink", 100, 2**30).last_seq)
+
+    with pytest.raises(SpoolFullError):
+        fill()
+    reader.close()
+    spool.append([one])
+    assert spool.pending("sink") == 1
+    spool.close()
+
+
+def test_a_spools_thread_that_cannot_be_started_is_tried_again_with_the_next_event(tmp_path, monkeypatch):
+    start = threading.Thread.start
+    refused = iter([True] * 3)
+
+    def starts(self):
+        if self.name.startswith("flag-analytics") and next(refused, False):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+    sink = ScriptedSink()
+    delivery = Delivery({"sink": sink}, spooling(tmp_path).evolve(flush_interval_seconds=0.01))
+    for event in plain_events(10):
+        delivery.record_nowait(event)
+    assert sink.wait_for(lambda: len(sink.stored) == 10)
+    delivery.close_sync()
+
+
+class ClosesSlowly:
+    def __init__(self):
+        self.closing, self.calls = 0, []
+
+    def record_nowait(self, _):
+        pass
+
+    async def flush(self):
+        pass
+
+    async def close(self):
+        self.closing += 1
+        self.calls.append(self.closing)
+        await asyncio.sleep(0)
+        self.closing -= 1
+
+
+async def test_ten_closes_at_once_close_an_inline_sink_once():
+    sink = ClosesSlowly()
+    delivery = Delivery({"sink": sink})
+    await asyncio.gather(*(delivery.close() for _ in range(10)))
+    assert sink.calls == [1]
+
+
+def test_closes_from_many_threads_share_the_inline_sinks():
+    for _ in range(100):
+        sinks = {f"sink-{number}": ScriptedSinkInline() for number in range(3)}
+        delivery = Delivery(sinks)
+        failures = []
+
+        def close(delivery=delivery, failures=failures):
+            try:
+                delivery.close_sync()
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=close) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert [sink.closed for sink in sinks.values()] == [1, 1, 1]
+
+
+class ScriptedSinkInline:
+    closed = 0
+
+    def record_nowait(self, _):
+        pass
+
+    async def flush(self):
+        pass
+
+    async def close(self):
+        self.closed += 1
+
+
+def test_persist_is_about_what_was_recorded_before_it(tmp_path):
+    delivery = Delivery({"sink": ScriptedSink(always=SinkUnavailable())}, spooling(tmp_path))
+    stop = threading.Event()
+
+    def record():
+        while not stop.is_set():
+            delivery.record_nowait(plain_event())
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    try:
+        results = [delivery.persist() for _ in range(20)]
+    finally:
+        stop.set()
+        thread.join()
+    if not delivery.stats().spool.get("errors") and not delivery.stats().refused:
+        assert all(results)
+    delivery.close_sync(0.01)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import threading
 import time
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.protocols import Window
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions
+from flag_analytics_database import collector as collector_module
 from flag_analytics_database import store as store_module
 from flag_analytics_database.setup import State
 from sqlalchemy import create_engine, event
@@ -44,7 +46,8 @@ async def stored(collector: DatabaseAnalyticsCollector, *events: FlagEvaluationE
 # --- starting
 
 
-async def test_the_tables_are_there_when_create_returns(database: Any) -> None:
+async def test_the_tables_are_there_when_create_returns(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector_module, "_START_SECONDS", 20.0)  # on a busy machine
     collector = await DatabaseAnalyticsCollector.create(database.connection_string)
     assert await database.count() == 0
     engine = create_async_engine(database.url, poolclass=NullPool)
@@ -103,6 +106,7 @@ async def test_parameters_of_libpq_are_understood(postgresql: Any) -> None:
         ("postgresql://host/db?ssl_mode=disable", "parameter 'ssl_mode', which asyncpg does not know"),
         ("postgresql://host/db?connect_timeout=soon", "parameter 'connect_timeout': expected a number"),
         ("postgresql://user:p@CANARY@host/db", "write @ as %40"),
+        ("sqlite://CANARY.db", "write sqlite:/// and the path"),
     ],
 )
 def test_a_connection_string_that_cannot_work_is_refused_without_a_word_of_its_secrets(url: str, problem: str) -> None:
@@ -163,7 +167,7 @@ async def test_synchronous_scoped_sessions_and_connections_are_event_sources(sql
 
 
 async def test_a_session_asks_at_most_two_statements(database: Any, applications_engine: Any) -> None:
-    await (await DatabaseAnalyticsCollector.create(database.connection_string)).close()
+    await database.store().open()
     statements: list[str] = []
     event.listen(applications_engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     async with AsyncSession(applications_engine) as session:
@@ -208,6 +212,44 @@ async def test_every_question_that_close_meets_is_answered_or_refused(
         async with asyncio.timeout(20.0):
             answers = await asyncio.gather(*asked, return_exceptions=True)
         assert {type(answer) for answer in answers if isinstance(answer, BaseException)} <= {SinkUnavailable}
+
+
+async def test_many_who_ask_while_one_closes_never_share_a_connection_between_threads(database: Any) -> None:
+    collector = await DatabaseAnalyticsCollector.create(database.connection_string)
+    await stored(collector, *(now_event(number) for number in range(200)))
+    refusals: set[str] = set()
+    stop = False
+
+    async def ask() -> None:
+        while not stop:
+            try:
+                await collector.get_events()
+            except SinkUnavailable as error:
+                refusals.add(error.code)
+
+    asking = [asyncio.ensure_future(ask()) for _ in range(8)]
+    for _ in range(5):
+        await asyncio.sleep(0.02)
+        await collector.close_report(1.0)
+    stop = True
+    await asyncio.wait_for(asyncio.gather(*asking), 20.0)
+    assert refusals <= {"closed"}
+    await collector.close()
+
+
+async def test_a_create_that_is_cancelled_leaves_no_thread(server_database: Any) -> None:
+    def threads() -> int:
+        return sum(thread.name == "flag-analytics-database" for thread in threading.enumerate())
+
+    before = threads()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for _ in range(3):
+            work = DatabaseAnalyticsCollector.create(server_database.at(*silent.getsockname()))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(work, 0.02)
+        async with asyncio.timeout(10.0):
+            while threads() > before:  # noqa: ASYNC110 - a thread's end is announced to nobody
+                await asyncio.sleep(0.01)
 
 
 async def test_a_question_that_takes_too_long_is_refused_at_close(sqlite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,8 +322,17 @@ async def test_tables_that_stay_away_are_made_again(database: Any, monkeypatch: 
     assert await database.count() == 1
 
 
+async def test_an_upgrade_makes_a_table_again_that_its_version_outlived(database: Any) -> None:
+    await database.store().open()
+    await database.run("DROP TABLE analytics_events")
+    operator = database.store(create_tables=False)
+    assert await operator.upgrade() is State.MISSING
+    assert await database.count() == 0
+    assert await operator.upgrade() is State.READY
+
+
 async def test_a_table_that_was_dropped_is_made_at_the_next_start(database: Any) -> None:
-    await (await DatabaseAnalyticsCollector.create(database.connection_string)).close()
+    await database.store().open()
     await database.run("DROP TABLE analytics_events")
     async with await DatabaseAnalyticsCollector.create(database.connection_string) as collector:
         await stored(collector, now_event())
@@ -293,7 +344,7 @@ async def test_a_table_that_was_dropped_is_made_at_the_next_start(database: Any)
 
 @pytest.mark.parametrize(("made", "used"), [("month", None), (None, "month")])
 async def test_an_event_sent_again_is_skipped_however_the_table_was_made(postgresql: Any, made: Any, used: Any) -> None:
-    await (await DatabaseAnalyticsCollector.create(postgresql.connection_string, partition_by=made)).close()
+    await postgresql.store(partition_by=made).open()
     collector = await DatabaseAnalyticsCollector.create(
         postgresql.connection_string, partition_by=used, delivery=QUICK, flush_interval_seconds=0.01
     )
@@ -395,7 +446,7 @@ async def test_values_larger_and_deeper_than_new_ones_may_be_are_kept(
 ) -> None:
     values = ["x" * 70_000, _deep(12), 2**70, [1] * 40_000, {"é": "🚩" * 20_000}]
     contexts = [{"blob": "y" * 70_000}, _deep(20), {"n": 2**65}, {}, {}]
-    await (await DatabaseAnalyticsCollector.create(database.connection_string)).close()
+    await database.store().open()
     await _make_their_table(
         database,
         [
@@ -412,7 +463,7 @@ async def test_values_larger_and_deeper_than_new_ones_may_be_are_kept(
 
 
 async def test_a_key_that_has_to_be_shortened_is_said(sqlite: Any, caplog: pytest.LogCaptureFixture) -> None:
-    await (await DatabaseAnalyticsCollector.create(sqlite.connection_string)).close()
+    await sqlite.store().open()
     await _make_their_table(sqlite, [{"flag": "k" * 255}, {}])
     await sqlite.store().upgrade()
     assert caplog.messages == ["1 rows of litestar-flags had to be changed to be taken over"]
@@ -426,7 +477,7 @@ async def test_a_row_that_no_index_takes_is_a_dead_letter_and_holds_up_no_other(
         name: "".join(chr(wide.randrange(0x10000, 0x1F000)) for _ in range(length))
         for name, length in {"flag": 190, "variant": 190, "user": 190, "reason": 100}.items()
     }
-    await (await DatabaseAnalyticsCollector.create(postgresql.connection_string)).close()
+    await postgresql.store().open()
     await _make_their_table(postgresql, [{}, fields, {}])
     store = postgresql.store()
     await store.upgrade()
@@ -441,7 +492,7 @@ async def test_a_row_that_no_index_takes_is_a_dead_letter_and_holds_up_no_other(
 
 @pytest.mark.parametrize("parameters", ["?mode=ro&uri=true", "?immutable=1&uri=true"])
 async def test_a_file_that_can_only_be_read_is_not_healthy(sqlite: Any, parameters: str) -> None:
-    await (await DatabaseAnalyticsCollector.create(sqlite.connection_string)).close()
+    await sqlite.store().open()
     url = f"sqlite+aiosqlite:///file:{sqlite.url.database}{parameters}"
     collector = await DatabaseAnalyticsCollector.create(url)
     assert not await collector.health_check()

@@ -142,9 +142,8 @@ class Engine:
             self.intake.count_overflow = not self.inline
         self.spool = SpoolWorker(self) if spooling else None
 
-    def _wake_spool(self) -> None:
-        if self.spool is not None:
-            self.spool.wake()
+    def _wake_spool(self) -> bool:
+        return self.spool is None or self.spool.wake()
 
     def wake(self, machine: SinkMachine) -> None:
         """Make a sink's worker look at its machine; called under the lock."""
@@ -165,14 +164,15 @@ class Engine:
         if refusals is not None:
             with self.lock:
                 self._take_back(refusals)
-        if ending is not None:
-            raise ending
-        if outcome or refusals is None or len(refusals) < len(self.inline):
-            if not outcome:  # no queue had room, but an inline sink took it
+        if not outcome:  # no queue had room
+            if refusals is None or len(refusals) < len(self.inline):
                 with self.lock:
                     self.intake.taken_inline += 1
-            return _ACCEPTED
-        self.refuse(outcome.value)
+                outcome = _ACCEPTED
+            else:
+                self.refuse(outcome.value)
+        if ending is not None:
+            raise ending
         return outcome
 
     def offer_inline(self, event: Any) -> Outcome:
@@ -245,6 +245,9 @@ class Engine:
     async def _finish_lane(
         self, lanes: list[InlineLane], lane: InlineLane, method: Literal["flush", "close"], ends: float
     ) -> bool:
+        if lane not in lanes:
+            return True  # somebody else is at it
+        lanes.remove(lane)
         try:
             result = getattr(lane.sink, method)()
             if inspect.isawaitable(result):
@@ -255,17 +258,19 @@ class Engine:
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                lanes.append(lane)
                 raise
             done = self._lane_failed(lane, method, error)
-        if lane in lanes:
-            lanes.remove(lane)
         return done
 
     def finish_lanes_sync(self, lanes: list[InlineLane], method: Literal["flush", "close"]) -> bool:
         """``finish_lanes`` for callers without an event loop."""
         results = []
         while lanes:
-            lane = lanes.pop(0)
+            try:
+                lane = lanes.pop(0)
+            except IndexError:  # another thread took the last one
+                break
             try:
                 run_inline(getattr(lane.sink, method)())
                 results.append(True)
@@ -420,12 +425,13 @@ class Engine:
         with self._finish_lock:
             if self.spool is not None and self._report is None:
                 self.spool.finish(FINISH_SECONDS)
+        spool_gone = {machine: self.spool is not None and self.spool.is_gone(machine.name) for machine in self.machines}
         with self.lock:
             first = self._report is None
             if first:
                 left = self.intake.finish()
                 for machine in self.machines:
-                    machine.close(left, spool_gone=self.spool is not None and self.spool.is_gone(machine.name))
+                    machine.close(left, spool_gone=spool_gone[machine])
                 lost = any(machine.progress()[2] for machine in self.machines)
                 spooled = any(machine.spooled for machine in self.machines)
                 self._report = self._make_report(complete=not lost and not spooled and not left)
@@ -447,6 +453,9 @@ class Engine:
             if lost:
                 advice = "give close more time" if spools else 'give close more time, or set durability = "spool"'
                 self.log(f"{name}:lost", "%s: %d events were lost when it was closed: %s", name, lost, advice)
+            gone = sink.dropped.get("spool_gone", 0)
+            if gone:
+                self.log(f"{name}:gone", "%s: %d events were lost with a spool's file that was deleted", name, gone)
             if sink.spooled:
                 self.log(f"{name}:left", "%s: %d events wait in the spool for the next start", name, sink.spooled)
 
@@ -496,11 +505,12 @@ class Engine:
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Keep dead letters in memory and tell whoever wants to hear; called from a worker's thread, unlocked."""
-        for letter in letters:
-            self.dead_letters.append(letter)
-            self._dead_letter_bytes += letter.event.size
-        while len(self.dead_letters) > DEAD_LETTERS_KEPT or self._dead_letter_bytes > DEAD_LETTER_BYTES_KEPT:
-            self._dead_letter_bytes -= self.dead_letters.popleft().event.size
+        with self.lock:
+            for letter in letters:
+                self.dead_letters.append(letter)
+                self._dead_letter_bytes += letter.event.size
+            while len(self.dead_letters) > DEAD_LETTERS_KEPT or self._dead_letter_bytes > DEAD_LETTER_BYTES_KEPT:
+                self._dead_letter_bytes -= self.dead_letters.popleft().event.size
         first = letters[0]
         self.log(
             f"{first.sink}:dead", "%s: %d events were refused for good (%s %s): they are dead letters",

@@ -75,7 +75,7 @@ class Intake:
         max_bytes: int,
         spooling: bool,
         wake: Callable[[SinkMachine], bool],
-        wake_spool: Callable[[], None],
+        wake_spool: Callable[[], bool],
     ) -> None:
         # Re-entrant, since a finaliser or signal handler that runs inside a guarded section may evaluate a flag.
         self.lock = threading.RLock()
@@ -178,15 +178,23 @@ class Intake:
         self._idle.discard(machine)
         self._filling.discard(machine)
 
-    def sleep_spool(self) -> None:
-        """Note that the spool's thread sleeps until an event arrives."""
+    def sleep_spool(self) -> bool:
+        """Note that the spool's thread sleeps until an event arrives; return false where some are there already."""
         self.asleep = self._spooling
+        idle = not self.waiting
+        if not idle:
+            self.asleep = False
+        return idle
+
+    @property
+    def unseen(self) -> bool:
+        """Whether events wait that no queue knows of, though nothing keeps them from there."""
+        return bool(self._inbox) and not self._spooling
 
     def _wake_sleepers(self) -> None:
         # Woken first, and noted then: who is interrupted in between is woken once more.
         if self._spooling:
-            self._wake_spool()
-            self.asleep = False
+            self.asleep = not self._wake_spool()
         else:
             self._wake_idle()
             self.asleep = bool(self._idle)
@@ -281,10 +289,10 @@ class Intake:
 
     def take_inbox(self) -> list[FrozenEvent]:
         """Take everything that is to be spooled; report back with ``spooled`` or ``not_spooled``."""
-        events = self._inbox
+        events, self._inbox = self._inbox, []  # first: a finaliser may record at whatever allocates
+        self._inbox_bytes = 0
         self._transit(len(events), _weight(events))
         self.handed_over += len(events)
-        self._inbox, self._inbox_bytes = [], 0
         return events
 
     def _transit(self, count: int, size: int) -> None:

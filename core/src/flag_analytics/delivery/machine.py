@@ -281,8 +281,9 @@ class SinkMachine:
         if gone:
             dropped = Counter(self.dropped)
             dropped[overflow] += gone
-        # A flush may wait for what the spool refused since it was recorded: it counts as come, and as lost.
-        awaited = refused if overflow == "spool_full" else 0
+        # What was accepted when it was recorded (the spool was to take it, or an older event to make room) counts as
+        # come, and as lost: a flush may ask for it.
+        awaited = refused if overflow == "spool_full" or self.options.policy == "drop_oldest" else 0
         lane = self._lanes.get(_MEMORY, _Lane()).copy()
         lane.pop(forgotten)
         lane.push(self._entered + displaced, len(taken))
@@ -339,7 +340,7 @@ class SinkMachine:
         able = [event for event in events if event.size <= room_bytes] if room > 0 else []
         displaced = max(0, len(able) - room)
         size = _weight(able[displaced:])
-        while size > room_bytes:
+        while displaced < len(able) and size > room_bytes:
             size -= able[displaced].size
             displaced += 1
         staying = able[displaced:]
@@ -725,10 +726,13 @@ class SinkMachine:
         self.accepted += unqueued
         self._entered += unqueued
         lost = len(self._queue) + unqueued
-        if from_spool and not spool_gone:
+        if not from_spool:
+            lost += self._in_flight
+        elif not spool_gone:
             self.spooled += self._in_flight
         else:
-            lost += self._in_flight
+            self.dropped["spool_gone"] += self._in_flight
+            self._lost += self._in_flight
         if lost:
             self.dropped["closed"] += lost
         self._lost += lost

@@ -327,8 +327,7 @@ class Spool:
         """
         if self.is_gone():
             raise SpoolGoneError("its file was deleted")
-        if _size_of(Path(f"{self.path}-wal")) > max(self._max_bytes, LEAST_LOG_BYTES):
-            # Somebody reads the file and does not end: its log cannot be taken back until then.
+        if self._log_is_too_large() and not self._take_log_back():
             raise SpoolFullError("its log has grown too large")
         if _free_bytes(self.path.parent) < FREE_SPACE_RESERVE:
             raise SpoolFullError("the disk is nearly full")
@@ -343,6 +342,21 @@ class Spool:
                         self._connection.execute(f"INSERT INTO events (body) VALUES {places}", some)  # noqa: S608
             except sqlite3.Error as error:
                 raise _spool_error(error) from None
+
+    def _log_is_too_large(self) -> bool:
+        return _size_of(Path(f"{self.path}-wal")) > max(self._max_bytes, LEAST_LOG_BYTES)
+
+    def _take_log_back(self) -> bool:
+        """Empty the log beside the file, and return whether that worked: not while somebody else reads it."""
+        with self._lock:
+            self._check_pid()
+            try:
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._connection.execute("PRAGMA busy_timeout = 5000")
+            except sqlite3.Error:
+                return False
+        return not self._log_is_too_large()
 
     def has_events(self) -> bool:
         """Return whether anything waits in it, for whatever sink."""
@@ -461,9 +475,10 @@ class Spool:
             except sqlite3.Error:
                 left = 1
             self._connection.close()
-            if not left:
+            empty = not left and not self.is_gone()  # another file of that name is somebody else's
+            if empty:
                 _unlink_all(self.path)
-            self._file_lock.release(unlink=not left)
+            self._file_lock.release(unlink=empty)
 
     def quarantine(self) -> Path:
         """Close the file and set it aside as ``*.corrupt-<time>``; return its new path."""

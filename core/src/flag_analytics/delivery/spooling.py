@@ -74,10 +74,11 @@ class SpoolWorker:
                 self._thread = None
             self.adopting = False
 
-    def wake(self) -> None:
-        """Make events durable soon; called under the engine's lock."""
+    def wake(self) -> bool:
+        """Make events durable soon; return whether there is a thread for it. Called under the engine's lock."""
         self.start()
         self._wanted.put(None)
+        return self._thread is not None
 
     def leave_in_child(self) -> None:
         spools = [*self._adopted, *([self._own] if self._own is not None else [])]
@@ -99,10 +100,8 @@ class SpoolWorker:
 
     def _wait_for_events(self) -> None:
         with self._engine.lock:
-            idle = not self._engine.intake.waiting
-            if idle:
-                self._engine.intake.sleep_spool()
             self._take_tokens()
+            idle = self._engine.intake.sleep_spool()
         closing = self._engine.close_deadline is not None
         if idle:
             self._wait(0.02 if closing else None)
@@ -325,9 +324,9 @@ class SpoolWorker:
             self._engine.log("spool:dead", "dead letters could not be written to the spool (%s)", reason)
 
     def holds_everything(self) -> bool:
-        """Return whether nothing waits in memory, and the file that has it is there."""
+        """Return whether no queue has events in memory, and the files that have them are there."""
         with self._engine.lock:
-            in_memory = self._engine.intake.waiting or any(machine.in_memory for machine in self._engine.machines)
+            in_memory = any(machine.in_memory for machine in self._engine.machines)
             spools = self._spools()
         return not in_memory and not any(spool.is_gone() for spool in spools)
 

@@ -138,6 +138,8 @@ class SinkWorker:
             if isinstance(action, Wait):
                 self._woken.clear()
                 engine.intake.sleep(machine, filling=action.until is not None)
+                if engine.intake.unseen:  # a finaliser recorded just now
+                    self._woken.set()
         if isinstance(action, Write):
             await self._write(action.batch)
         elif isinstance(action, Load):

@@ -143,10 +143,14 @@ class DatabaseAnalyticsCollector:
 
     @classmethod
     async def _ready(cls, store: DatabaseStore, delivery: DeliveryOptions | None) -> DatabaseAnalyticsCollector:
-        if store.options.require_database:
-            await store.require()
-        await store.begin(_START_SECONDS)
-        return cls(store, delivery)
+        try:
+            if store.options.require_database:
+                await store.require()
+            await store.begin(_START_SECONDS)
+            return cls(store, delivery)
+        except BaseException:
+            store.abandon()
+            raise
 
     async def record(self, event: Any) -> None:
         """Take one event; never waits for the database and never raises. What is refused is counted in ``stats()``."""

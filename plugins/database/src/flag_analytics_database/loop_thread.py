@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from flag_analytics.delivery.daemon_executor import DaemonExecutor
 from flag_analytics.errors import SinkUnavailable
 
 __all__ = ["LoopThread"]
@@ -33,6 +35,8 @@ class LoopThread:
         self._name = name
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self._pid = 0
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -51,17 +55,25 @@ class LoopThread:
             raise SinkUnavailable("the database was closed meanwhile", code="closed") from None
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Begin ``work``; the future is for callers without a loop."""
+        """Begin ``work``; the future is for callers without a loop.
+
+        Raises:
+            SinkUnavailable: the thread is just ending; its connections must not be used in another one.
+        """
         if self._pid != os.getpid():
             # Only the thread that forked exists in the child: a lock that another one held would never be released.
             self._lock = threading.Lock()
-            self._loop = None
+            self._loop = self._thread = self._ending = None
             self._pid = os.getpid()
         with self._lock:  # as in stop: what is begun before the loop is told to end is seen to its end
+            if self._ending is not None and self._ending.is_alive():
+                work.close()
+                raise SinkUnavailable("the database was closed meanwhile", code="closed")
             if self._loop is None:
                 loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
                 try:
-                    threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True).start()
+                    self._thread.start()
                 except RuntimeError:  # no thread to be had, or the interpreter is ending
                     loop.close()
                     work.close()
@@ -80,13 +92,21 @@ class LoopThread:
         with self._lock:
             loop, self._loop = self._loop, None
             if loop is not None:
+                self._ending = self._thread
                 loop.call_soon_threadsafe(loop.stop)
+
+    async def ended(self) -> None:
+        """Wait until a thread that was told to end has ended; never much longer than it lets its work go on."""
+        ends = time.monotonic() + 2 * GRACE_SECONDS
+        while self._ending is not None and self._ending.is_alive() and time.monotonic() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # a thread's end sets nothing that a loop could wait for
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     # Debug mode and the usual handler both quote what passes through the loop: rows, and the words of drivers.
     loop.set_debug(False)
     loop.set_exception_handler(_say_class_only)
+    loop.set_default_executor(DaemonExecutor())  # a name server that is silent does not hold up the end of the process
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()

@@ -133,6 +133,8 @@ async def upgrade(
         await _create(connection, tables, family, partition_by)
     elif found in {State.MISSING, State.OUTDATED}:
         await _migrate_locked(connection, tables, family, partition_by)
+        # Where the version outlived the table there is nothing to migrate to: it is made as a new one is.
+        await _create(connection, tables, family, partition_by)
     tables = await as_they_are(connection, tables, family)
     while await adopt_page(connection, tables, family):
         pass

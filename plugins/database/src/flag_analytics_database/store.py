@@ -100,6 +100,7 @@ class DatabaseStore:
         self._anchor: sqlite3.Connection | None = None
         """What keeps a database in memory alive while no other connection is open."""
         self._settling: asyncio.Lock | None = None
+        self._refusing = False
         self._begun: Future[None] | None = None
         self._asking: set[asyncio.Task[Any]] = set()
         """Questions under way, in their own loop."""
@@ -355,8 +356,10 @@ class DatabaseStore:
         if self._begun is not None:
             self._begun.cancel()
         if self._questions.loop() is not None:
-            await self._questions.run(self._end_questions(patience_seconds))
+            with contextlib.suppress(SinkUnavailable):  # another close was quicker
+                await self._questions.run(self._end_questions(patience_seconds))
             self._questions.stop()
+        await self._questions.ended()
         anchor, self._anchor = self._anchor, None
         if anchor is not None:
             anchor.close()
@@ -375,16 +378,29 @@ class DatabaseStore:
             found.append((asking_loop, self._close_readers))
         return found
 
+    def abandon(self) -> None:
+        """Release what ``begin`` opened, for a caller that was cancelled: without waiting for it."""
+        self._closed = True
+        if self._begun is not None:
+            self._begun.cancel()
+        if self._questions.loop() is not None:
+            ended = self._questions.submit(self._end_questions(0.0))
+            ended.add_done_callback(lambda _: self._questions.stop())
+
     async def _end_questions(self, patience_seconds: float) -> None:
         """Wait for the questions under way, refuse those that take too long, and close their connections."""
-        asking = tuple(self._asking)
-        if asking:
-            _, late = await asyncio.wait(asking, timeout=patience_seconds)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=PATIENCE_SECONDS)
-        await self._close_readers()
+        self._refusing = True  # else a new one would hold a connection of the pool that is closed here
+        try:
+            asking = tuple(self._asking)
+            if asking:
+                _, late = await asyncio.wait(asking, timeout=patience_seconds)
+                for task in late:
+                    task.cancel()
+                if late:
+                    await asyncio.wait(late, timeout=PATIENCE_SECONDS)
+            await self._close_readers()
+        finally:
+            self._refusing = False
 
     async def _close_readers(self) -> None:
         engine, self._read_engine, self._settling = self._read_engine, None, None
@@ -534,6 +550,8 @@ class DatabaseStore:
 
     async def _answer(self, work: Callable[[AsyncConnection], Awaitable[T]], *, settle: bool) -> T:
         """Do some work over the pool for questions, in its loop and within the time for it."""
+        if self._refusing:
+            raise SinkUnavailable("the database was closed meanwhile", code="closed")
         task = asyncio.current_task()
         assert task is not None
         self._asking.add(task)

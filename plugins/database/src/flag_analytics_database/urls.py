@@ -53,6 +53,8 @@ def parse_url(connection_string: str) -> URL:
             "connection_string is not a database URL: expected for example sqlite:///analytics.db "
             "or postgresql://host/database"
         )
+    if url.get_backend_name() == "sqlite" and url.host:
+        raise ValueError("connection_string names a host, which SQLite has none of: write sqlite:/// and the path")
     if url.host is not None and not _HOST.fullmatch(url.host):
         # Most likely a part of the password: it is not shown.
         raise ValueError(
