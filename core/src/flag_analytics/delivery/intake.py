@@ -10,13 +10,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from operator import attrgetter
 
 import attrs
 
 from ..normal_form import MAX_EVENT_BYTES, FrozenEvent
 from ..protocols import Outcome
-from .machine import Admission, SinkMachine
+from .machine import Admission, SinkMachine, weight
 
 __all__ = ["Intake"]
 
@@ -39,11 +38,6 @@ class _Chunk:
 
 
 _NOTHING = _Chunk([], 0)
-_size_of = attrgetter("size")
-
-
-def _weight(events: Sequence[FrozenEvent]) -> int:
-    return sum(map(_size_of, events))
 
 
 def _have_stack(frames: int = _STACK_FRAMES) -> None:
@@ -238,7 +232,7 @@ class Intake:
             self._inbox = []
         if chunk.size is None:  # only now, since until then the chunk could grow
             chunk.handed_over = self.handed_over + len(chunk.events)
-            chunk.size = _weight(chunk.events)
+            chunk.size = weight(chunk.events)
         while self._next_machine < len(self.machines):
             machine = self.machines[self._next_machine]
             if self._admission is None or self._admission[0] != self._next_machine:
@@ -247,7 +241,7 @@ class Intake:
             self._next_machine += 1
         self.handed_over = chunk.handed_over
         self._handing = _NOTHING
-        self._inbox_bytes = _weight(self._inbox)  # what came meanwhile
+        self._inbox_bytes = weight(self._inbox)  # what came meanwhile
 
     def _wake_full(self) -> None:
         filling = tuple(self._filling)  # in one step: a signal handler may record meanwhile
@@ -291,7 +285,7 @@ class Intake:
         """Take everything that is to be spooled; report back with ``spooled`` or ``not_spooled``."""
         events, self._inbox = self._inbox, []  # first: a finaliser may record at whatever allocates
         self._inbox_bytes = 0
-        self._transit(len(events), _weight(events))
+        self._transit(len(events), weight(events))
         self.handed_over += len(events)
         return events
 
@@ -306,7 +300,7 @@ class Intake:
         """Note that events taken from the inbox are durable in this spool."""
         if self.finished:  # they were accounted for without waiting any longer
             return
-        self._transit(-len(events), -_weight(events))
+        self._transit(-len(events), -weight(events))
         for machine in self.machines:
             machine.add_spooled(len(events), spool)
         self._wake_full()
@@ -316,7 +310,7 @@ class Intake:
         """Keep events in memory that the spool could not take."""
         if self.finished:
             return
-        size = _weight(events)
+        size = weight(events)
         self._transit(-len(events), -size)
         for machine in self.machines:
             machine.take_in(events, size, overflow="spool_full")

@@ -33,7 +33,7 @@ from ..protocols import Batch
 from .ledger import SinkStats
 from .options import DeliveryOptions
 
-__all__ = ["Admission", "Dead", "Failure", "Load", "Ping", "Resolved", "SinkMachine", "Wait", "Write"]
+__all__ = ["Admission", "Dead", "Failure", "Load", "Ping", "Resolved", "SinkMachine", "Wait", "Write", "weight"]
 
 SUSPECT_AFTER = 3
 CLOSING_PAUSE_SECONDS = 0.25
@@ -275,7 +275,7 @@ class SinkMachine:
                 forgotten, forgotten_bytes, displaced, taken = self._newest(events)
             else:
                 taken = self._fitting(events)
-            size = _weight(taken)
+            size = weight(taken)
         refused = len(events) - displaced - len(taken)
         dropped, gone = self.dropped, refused + displaced + forgotten
         if gone:
@@ -339,7 +339,7 @@ class SinkMachine:
         room_bytes = self.options.max_bytes - self._in_flight_bytes
         able = [event for event in events if event.size <= room_bytes] if room > 0 else []
         displaced = max(0, len(able) - room)
-        size = _weight(able[displaced:])
+        size = weight(able[displaced:])
         while displaced < len(able) and size > room_bytes:
             size -= able[displaced].size
             displaced += 1
@@ -424,11 +424,11 @@ class SinkMachine:
         queue = self._queue
         limit = self.options.max_batch_bytes - reserved_bytes
         events = tuple(islice(queue, self.options.batch_size - reserved))
-        size = _weight(events)
+        size = weight(events)
         if size > limit:
             fitting = bisect_right(tuple(accumulate(map(_size_of, events))), limit)
             events = events[: max(fitting, 0 if reserved else 1)]
-            size = _weight(events)
+            size = weight(events)
         for _ in events:
             queue.popleft()
         self._queued_bytes -= size
@@ -472,7 +472,7 @@ class SinkMachine:
         self.spooled -= len(events)
         self._recovered_waiting = max(0, self._recovered_waiting - len(events))
         self._fly(spool, len(events))
-        self._begin(events, _weight(events), last_seq)
+        self._begin(events, weight(events), last_seq)
 
     def load_failed(self, now: float, jitter: float) -> None:
         """Note that the spool could not be read for now; what waits in memory does not wait for it."""
@@ -643,10 +643,10 @@ class SinkMachine:
         suspects += [event for part in reversed(round_.todo) if part.refused for event in part.batch.events]
         untried = [event for part in reversed(round_.todo) if not part.refused for event in part.batch.events]
         if round_.last_seq is None and len(untried) < self.options.batch_size:
-            more, _ = self._take_queue(len(untried), _weight(untried))
+            more, _ = self._take_queue(len(untried), weight(untried))
             untried.extend(more)
         events = (*untried, *suspects)
-        self._begin(events, _weight(events), round_.last_seq)
+        self._begin(events, weight(events), round_.last_seq)
         assert self._round is not None
         # With new events beside them, it is those that must prove anew that the backend lives.
         self._round.proven = not untried and (round_.stored_any or round_.proven)
@@ -669,7 +669,7 @@ class SinkMachine:
 
     def _resolve(self, events: tuple[FrozenEvent, ...]) -> None:
         self._in_flight -= len(events)
-        self._in_flight_bytes -= _weight(events)
+        self._in_flight_bytes -= weight(events)
 
     def _finish(self) -> int | None:
         assert self._round is not None
@@ -798,7 +798,7 @@ class SinkMachine:
         return "open" if self._retry_at is not None else "half_open"
 
 
-def _weight(events: Iterable[FrozenEvent]) -> int:
+def weight(events: Iterable[FrozenEvent]) -> int:
     """Return what events weigh together, in bytes."""
     return sum(map(_size_of, events))
 

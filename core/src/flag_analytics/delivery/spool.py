@@ -33,6 +33,7 @@ __all__ = [
     "SpoolError",
     "SpoolFullError",
     "SpoolGoneError",
+    "bytes_of",
     "default_directory",
     "orphans",
 ]
@@ -344,7 +345,7 @@ class Spool:
                 raise _spool_error(error) from None
 
     def _log_is_too_large(self) -> bool:
-        return _size_of(Path(f"{self.path}-wal")) > max(self._max_bytes, LEAST_LOG_BYTES)
+        return bytes_of(Path(f"{self.path}-wal")) > max(self._max_bytes, LEAST_LOG_BYTES)
 
     def _take_log_back(self) -> bool:
         """Empty the log beside the file, and return whether that worked: not while somebody else reads it."""
@@ -352,8 +353,10 @@ class Spool:
             self._check_pid()
             try:
                 self._connection.execute("PRAGMA busy_timeout = 0")
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                self._connection.execute("PRAGMA busy_timeout = 5000")
+                try:
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    self._connection.execute("PRAGMA busy_timeout = 5000")
             except sqlite3.Error:
                 return False
         return not self._log_is_too_large()
@@ -578,7 +581,8 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _size_of(path: Path) -> int:
+def bytes_of(path: Path) -> int:
+    """Return a file's size, 0 where there is none."""
     try:
         return path.stat().st_size
     except OSError:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from .ledger import DeadLetter
 from .machine import SinkMachine
-from .spool import Loaded, Spool, SpoolCorruptError, SpoolError, SpoolGoneError, default_directory, orphans, set_aside
+from .spool import (
+    Loaded,
+    Spool,
+    SpoolCorruptError,
+    SpoolError,
+    SpoolGoneError,
+    bytes_of,
+    default_directory,
+    orphans,
+    set_aside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,7 +181,7 @@ class SpoolWorker:
                 raise SpoolError("it cannot be created")
             self._create_after = now + RETRY_SECONDS
             # What gone processes left counts against the bound: a crash loop does not fill the disk.
-            left = sum(map(_size_of, orphans(self.directory)))
+            left = sum(map(bytes_of, orphans(self.directory)))
             self._own = Spool.create(
                 self.directory,
                 self._names,
@@ -369,13 +379,6 @@ class SpoolWorker:
                     spool.close()
             finally:
                 self._drain_lock.release()
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # it was let go meanwhile
 
 
 def _identity(name: str) -> str:

@@ -22,7 +22,15 @@ from typing import Any
 from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
 from sqlalchemy.exc import SQLAlchemyError
 
-__all__ = ["SchemaOutdated", "code_of", "delivery_error", "is_lost_connection", "is_missing_table", "unavailable"]
+__all__ = [
+    "SchemaOutdated",
+    "closed_meanwhile",
+    "code_of",
+    "delivery_error",
+    "is_lost_connection",
+    "is_missing_table",
+    "unavailable",
+]
 
 _BAD_STATES = ("22", "23")
 _TOO_BIG_STATES = frozenset({"54000"})
@@ -102,6 +110,11 @@ def unavailable(error: BaseException) -> SinkUnavailable:
     else:
         what = "the database refuses"
     return SinkUnavailable(f"{what} ({code}{_MEANINGS.get(code, '')})", code=code)
+
+
+def closed_meanwhile() -> SinkUnavailable:
+    """Return what a question hears that a close did not wait for."""
+    return SinkUnavailable("the database was closed meanwhile", code="closed")
 
 
 def is_missing_table(error: BaseException) -> bool:

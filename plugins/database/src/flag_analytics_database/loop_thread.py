@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from flag_analytics.delivery.daemon_executor import DaemonExecutor
-from flag_analytics.errors import SinkUnavailable
+
+from .errors import closed_meanwhile
 
 __all__ = ["LoopThread"]
 
@@ -52,7 +53,7 @@ class LoopThread:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise SinkUnavailable("the database was closed meanwhile", code="closed") from None
+            raise closed_meanwhile() from None
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Begin ``work``; the future is for callers without a loop.
@@ -68,7 +69,7 @@ class LoopThread:
         with self._lock:  # as in stop: what is begun before the loop is told to end is seen to its end
             if self._ending is not None and self._ending.is_alive():
                 work.close()
-                raise SinkUnavailable("the database was closed meanwhile", code="closed")
+                raise closed_meanwhile()
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from .adoption import PAGE_ROWS
 from .dead_letters import letter_from, letter_row
 from .engine import EngineMaker, from_options, is_in_memory
-from .errors import SchemaOutdated, code_of, delivery_error, is_missing_table, unavailable
+from .errors import SchemaOutdated, closed_meanwhile, code_of, delivery_error, is_missing_table, unavailable
 from .fork_gate import ForkGate
 from .loop_thread import LoopThread
 from .options import DatabaseOptions
@@ -551,7 +551,7 @@ class DatabaseStore:
     async def _answer(self, work: Callable[[AsyncConnection], Awaitable[T]], *, settle: bool) -> T:
         """Do some work over the pool for questions, in its loop and within the time for it."""
         if self._refusing:
-            raise SinkUnavailable("the database was closed meanwhile", code="closed")
+            raise closed_meanwhile()
         task = asyncio.current_task()
         assert task is not None
         self._asking.add(task)
