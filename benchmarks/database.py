@@ -24,10 +24,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flag_analytics.delivery import DeliveryOptions
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer
-from flag_analytics.protocols import Batch, Window
+from flag_analytics.freezer import Freezer
+from flag_analytics.protocols import Batch
+from flag_analytics.reports import DeliveryOptions
+from flag_analytics.sources import Window
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions, DatabaseStore
 from flag_analytics_database.rows import PLAIN_COLUMNS, as_rows, id_bytes
 from sqlalchemy import make_url, text

@@ -21,10 +21,11 @@ from itertools import repeat
 from pathlib import Path
 
 from flag_analytics import FlagEvaluationEvent
-from flag_analytics.delivery import Delivery, DeliveryOptions
-from flag_analytics.delivery.spool import Spool
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Batch
+from flag_analytics.reports import DeliveryOptions
+from flag_analytics_delivery import Delivery
+from flag_analytics_delivery.spool import Spool
 
 from ._harness import Contender, Figure, Limit, Table, Timed, calls, compare, installed, judge
 from ._samples import EVENT
@@ -77,7 +78,7 @@ def record() -> Table:
         Contender(four, _recorded([_Sink(), _slow(), _Sink(), _slow()]), most=_SUSTAINED),
         Contender(one, _recorded([_slow()]), most=_SUSTAINED),
         Contender("flag-analytics, 1 sink", _recorded([_Sink()]), most=_SUSTAINED),
-        Contender("… of which the normal form of the event", _frozen(), most=_SUSTAINED),
+        Contender("… of which the canonical form of the event", _frozen(), most=_SUSTAINED),
         *peers,
     ]
     single = _single_calls()
@@ -134,7 +135,7 @@ def throughput() -> Table:
     """Time an event from ``record_nowait`` until it is delivered, in batches of 500, to a sink that does nothing."""
     contenders = [
         Contender("flag-analytics, record until delivered", _delivered(), most=_SUSTAINED),
-        Contender("… of which the normal form of the event", _frozen(), most=_SUSTAINED),
+        Contender("… of which the canonical form of the event", _frozen(), most=_SUSTAINED),
     ]
     if installed("opentelemetry.sdk"):
         contenders.append(Contender("OpenTelemetry BatchLogRecordProcessor, emit until flushed", _otel_logs()))
@@ -217,7 +218,7 @@ def spool() -> Table:
 def _raw_lines(directory: Path) -> Timed:
     import sqlite3
 
-    from flag_analytics.delivery.spool import encode_event
+    from flag_analytics_delivery.spool import encode_event
 
     connection = sqlite3.connect(directory / "raw.db", isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")

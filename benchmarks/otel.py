@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import repeat
 from typing import Any
 
-from flag_analytics.delivery import DeliveryOptions
+from flag_analytics.reports import DeliveryOptions
 from flag_analytics_otel import OTelAnalyticsExporter
 from opentelemetry import trace
 from opentelemetry.sdk._logs import LoggerProvider

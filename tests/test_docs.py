@@ -14,8 +14,8 @@ import attrs
 import flag_analytics
 import pytest
 from flag_analytics import errors, hookspecs
-from flag_analytics.delivery import DeliveryOptions
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.reports import DeliveryOptions
 from flag_analytics.testing import CollectorContract
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -134,12 +134,12 @@ def test_every_field_of_an_event_is_described():
     assert list(described) == [*FlagEvaluationEvent.__struct_fields__]
 
 
-def test_every_change_of_the_normal_form_is_listed():
-    from flag_analytics import normal_form
+def test_every_change_of_the_canonical_form_is_listed():
+    from flag_analytics import canonical
 
-    source = inspect.getsource(normal_form)
+    source = inspect.getsource(canonical)
     counted = set(re.findall(r'changes\["(\w+)"\]', source)) | set(re.findall(r"Counter\((\w+)=1\)", source))
-    table = inspect.getdoc(normal_form).split("=" * 10)[2:]
+    table = inspect.getdoc(canonical).split("=" * 10)[2:]
     listed = set(re.findall(r"\w+", " ".join(line[:18] for part in table for line in part.splitlines())))
     assert counted <= listed
 

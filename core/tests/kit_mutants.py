@@ -13,7 +13,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from flag_analytics.normal_form import Freezer, FrozenEvent
+from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
 from flag_analytics.protocols import Batch
 from flag_analytics.testing import CollectorContract, ExporterContract, RecordingSink
 

@@ -15,17 +15,10 @@ import pytest
 from flag_analytics.aggregator import MAX_STEPS, AnalyticsAggregator, FlagMetrics
 from flag_analytics.errors import SourceError
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer, FrozenEvent
-from flag_analytics.protocols import (
-    PARTS,
-    EventFilter,
-    EventSource,
-    FlagActivity,
-    FlagSummary,
-    TimeStep,
-    Window,
-)
-from flag_analytics.summaries import Tally, activity, count_steps, normal_filter, select
+from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
+from flag_analytics.metrics import Tally, activity, canonical_filter, count_steps, select
+from flag_analytics.sources import PARTS, EventFilter, EventSource, FlagActivity, FlagSummary, TimeStep, Window
 from flag_analytics.testing import ManualClock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +43,7 @@ class ListSource:
         where: EventFilter | None = None,
     ) -> Mapping[str, FlagSummary]:
         self.calls.append((tuple(flag_keys), window, parts))
-        found = select(self.events, window, normal_filter(where))
+        found = select(self.events, window, canonical_filter(where))
         summaries = {}
         for key in flag_keys:
             tally = Tally()
@@ -59,13 +52,13 @@ class ListSource:
         return summaries
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
-        found = sorted(select(self.events, window, normal_filter(where)), key=lambda event: event.flag_key)
+        found = sorted(select(self.events, window, canonical_filter(where)), key=lambda event: event.flag_key)
         return [activity(key, list(group)) for key, group in itertools.groupby(found, lambda event: event.flag_key)]
 
     async def count_steps(
         self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
     ) -> Mapping[int, TimeStep]:
-        found = select(self.events, window, normal_filter(where))
+        found = select(self.events, window, canonical_filter(where))
         return count_steps([event for event in found if event.flag_key == flag_key], window, step_seconds)
 
     async def count_future(self, now: datetime) -> int:

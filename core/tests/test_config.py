@@ -12,11 +12,11 @@ from pathlib import Path
 
 import attrs
 import pytest
-from flag_analytics.config import Plan, read_config, selected_plugins
-from flag_analytics.delivery import DeliveryOptions
+from flag_analytics.config.plan import Plan, read_config, selected_plugins
 from flag_analytics.errors import ConfigError, PluginError
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.processors import HashTargetingKey, Redact, Sample
+from flag_analytics.reports import DeliveryOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

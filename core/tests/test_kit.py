@@ -16,7 +16,7 @@ import flag_analytics.testing
 import pytest
 from flag_analytics.errors import CommitUnknown, SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import AnalyticsCollector, Batch
 from flag_analytics.testing import FailingSink, LostAnswer, ManualClock, RecordingCollector
 

@@ -48,26 +48,23 @@ def test_every_name_of_the_reference_is_here():
 @pytest.mark.parametrize("name", [name for name in flag_analytics.__all__ if name != "__version__"])
 def test_every_exported_name_is_the_one_of_its_own_module(name):
     value = getattr(flag_analytics, name)
-    module = sys.modules[f"flag_analytics.{flag_analytics._MODULES[name]}"]
+    module = sys.modules[f"flag_analytics.{flag_analytics._CORE[name]}"]
     assert value is getattr(module, name)
 
 
 def test_the_exports_are_sorted_and_complete():
     names = flag_analytics.__all__
     assert len(set(names)) == len(names)
-    assert set(names) == {*flag_analytics._MODULES, "__version__"}
+    assert set(names) == {*flag_analytics._CORE, "__version__"}
 
 
 def test_type_checkers_see_the_same_names_from_the_same_modules():
-    tree = ast.parse(Path(flag_analytics.__file__).read_text("utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        alias.name: statement.module
-        for statement in block.body
-        if isinstance(statement, ast.ImportFrom) and statement.level == 1
-        for alias in statement.names
-    }
-    assert seen == flag_analytics._MODULES
+    tree = ast.parse(Path(flag_analytics.__file__).with_suffix(".pyi").read_text("utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    core = {alias.asname: node.module for node in imports for alias in node.names if node.level == 1}
+    backends = {alias.asname: node.module for node in imports for alias in node.names if node.level == 0}
+    assert core == flag_analytics._CORE
+    assert backends == {name: f"flag_analytics_{plugin}" for name, plugin in flag_analytics._BACKENDS.items()}
 
 
 def test_the_version_is_that_of_the_distribution():
@@ -91,7 +88,7 @@ def test_importing_the_package_loads_nothing_else():
 
 def test_recording_by_hand_loads_no_event_loop_no_metadata_and_no_backend():
     loaded = run(
-        "from flag_analytics import FlagEvaluationEvent, EvaluationReason, Outcome, AnalyticsCollector\n"
+        "from flag_analytics import FlagEvaluationEvent, EvaluationReason, RecordResult, AnalyticsCollector\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
     heavy = {"asyncio", "importlib.metadata", "importlib_metadata", "pluggy", "pytest", "sqlite3", "tomllib", "logging"}

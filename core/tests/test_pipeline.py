@@ -14,19 +14,20 @@ from typing import Any
 import attrs
 import pytest
 from flag_analytics.aggregator import AnalyticsAggregator
-from flag_analytics.config import read_config
-from flag_analytics.delivery import Delivery, DeliveryOptions
+from flag_analytics.config.plan import read_config
 from flag_analytics.errors import ConfigError, PluginError, SourceError
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.pipeline import Pipeline, open_pipeline
 from flag_analytics.processing import Processing, as_event
-from flag_analytics.protocols import AnalyticsCollector, Outcome
+from flag_analytics.protocols import AnalyticsCollector, RecordResult
+from flag_analytics.reports import DeliveryOptions
+from flag_analytics_delivery import Delivery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 PLUGIN = """
     import attrs
-    from flag_analytics import Backend, BadBatch, DeliveryOptions, FlagEvaluationEvent, Outcome, hookimpl
+    from flag_analytics import Backend, BadBatch, DeliveryOptions, FlagEvaluationEvent, RecordResult, hookimpl
 
     made = []       # what was created, in order
     heard = []      # which hooks were called
@@ -58,7 +59,7 @@ PLUGIN = """
     class Inline(Keeper):
         def record_nowait(self, event):
             self.events.append(event)
-            return Outcome.ACCEPTED
+            return RecordResult.ACCEPTED
 
         async def flush(self): pass
         async def close(self): self.closed += 1
@@ -170,7 +171,7 @@ async def test_every_collector_and_exporter_gets_every_event(plugins):
     }
     async with plugins.open(source) as pipeline:
         for i in range(10):
-            assert pipeline.record_nowait(event(i)) is Outcome.ACCEPTED
+            assert pipeline.record_nowait(event(i)) is RecordResult.ACCEPTED
         assert await pipeline.flush()
         backends = [*pipeline.collectors.values(), *pipeline.exporters.values()]
         assert list(pipeline.collectors) == ["sink", "inline", "plain", "sink/second", "old"]
@@ -327,11 +328,11 @@ def test_processors_run_in_order_and_every_sink_sees_the_result(plugins):
 @pytest.mark.parametrize(
     ("name", "outcome"),
     [
-        ("drop", Outcome.FILTERED),
-        ("boom", Outcome.ERROR),
-        ("quit", Outcome.ERROR),
-        ("rubbish", Outcome.ERROR),
-        ("late", Outcome.ERROR),
+        ("drop", RecordResult.FILTERED),
+        ("boom", RecordResult.ERROR),
+        ("quit", RecordResult.ERROR),
+        ("rubbish", RecordResult.ERROR),
+        ("late", RecordResult.ERROR),
     ],
 )
 def test_an_event_that_a_processor_drops_or_breaks_on_is_counted_and_reaches_no_sink(plugins, name, outcome):
@@ -355,7 +356,7 @@ def assign(changed):
 def test_a_processor_that_takes_an_event_for_something_else_is_told_how_to_change_it(process, caplog):
     delivery = Delivery({})
     processing = Processing([("mine", process)], delivery)
-    assert processing.record_nowait(event()) is Outcome.ERROR
+    assert processing.record_nowait(event()) is RecordResult.ERROR
     delivery.close_sync()
     (message,) = caplog.messages
     assert message.startswith("processor mine raised ")
@@ -385,7 +386,7 @@ def test_the_ledger_balances_whatever_processors_do(fates):
     report = delivery.close_sync()
     stats = delivery.stats()
     assert stats.balanced()
-    assert report.stored == stats.accepted == outcomes.count(Outcome.ACCEPTED) == fates.count("keep")
+    assert report.stored == stats.accepted == outcomes.count(RecordResult.ACCEPTED) == fates.count("keep")
     assert stats.refused.get("filtered", 0) == fates.count("drop")
     assert stats.refused.get("error", 0) == fates.count("boom")
 
@@ -434,7 +435,7 @@ class Thorny:
 @pytest.mark.parametrize("given_event", [Thorny(), {"flag_key": "x"}, {"flag_key": None, "timestamp": "never"}])
 def test_whatever_has_a_flag_key_is_an_event(plugins, processors, given_event):
     with plugins.open({"collectors": {"sink": {}}, "processors": processors}) as pipeline:
-        assert pipeline.record_nowait(given_event) is Outcome.ACCEPTED
+        assert pipeline.record_nowait(given_event) is RecordResult.ACCEPTED
         pipeline.flush_sync()
         assert pipeline.stats().balanced()
         assert pipeline.stats().sinks["sink"].delivered == 1
@@ -449,14 +450,14 @@ class Trap(dict):
 @pytest.mark.parametrize("given_event", [None, 42, "event", object, {}, {"key": "x"}, Trap(flag_key="x")])
 def test_what_is_no_event_is_refused_and_counted_and_never_raises(plugins, processors, given_event):
     with plugins.open({"collectors": {"sink": {}}, "processors": processors}) as pipeline:
-        assert pipeline.record_nowait(given_event) is Outcome.ERROR
+        assert pipeline.record_nowait(given_event) is RecordResult.ERROR
         assert pipeline.stats().refused == {"error": 1}
         assert pipeline.stats().balanced()
 
 
 def test_an_accepted_event_can_be_recorded_again_with_processors():
     sent = event(3)
-    from flag_analytics.normal_form import Freezer
+    from flag_analytics.freezer import Freezer
 
     assert as_event(Freezer().freeze(sent)) == sent
 
@@ -491,7 +492,7 @@ def test_threads_that_close_together_get_one_report(plugins):
 def test_an_event_after_close_is_refused_and_counted(plugins):
     pipeline = plugins.open({"collectors": {"inline": {}}})
     pipeline.close_sync()
-    assert pipeline.record_nowait(event()) is Outcome.CLOSED
+    assert pipeline.record_nowait(event()) is RecordResult.CLOSED
     assert pipeline.stats().refused == {"closed": 1}
     assert pipeline.collectors["inline"].events == []
 

@@ -13,16 +13,8 @@ from enum import Enum, StrEnum
 import msgspec
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer
-from flag_analytics.processors import (
-    BUILT_IN,
-    HashTargetingKey,
-    Redact,
-    Sample,
-    hash_targeting_key,
-    redact,
-    sample,
-)
+from flag_analytics.freezer import Freezer
+from flag_analytics.processors import BUILT_IN, HashTargetingKey, Redact, Sample, hash_targeting_key, redact, sample
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ import threading
 from textwrap import dedent
 
 import pytest
-from flag_analytics.config import read_config
+from flag_analytics.config.plan import read_config
 from flag_analytics.errors import PluginError, PluginNotInstalledError, SourceError
 from flag_analytics.registry import Registry
 

@@ -20,8 +20,8 @@ from flag_analytics import (
     FlagActivity,
     FlagEvaluationEvent,
     FlagMetrics,
-    Outcome,
     Pipeline,
+    RecordResult,
     Window,
     hookimpl,
     open_pipeline,
@@ -50,7 +50,7 @@ event.flag_key = "another"  # type: ignore[misc]
 async def asynchronously() -> None:
     async with open_pipeline({"collectors": {"memory": {}}}) as pipeline:
         assert_type(pipeline, Pipeline)
-        assert_type(pipeline.record_nowait(event), Outcome)
+        assert_type(pipeline.record_nowait(event), RecordResult)
         assert_type(await pipeline.flush(timeout=1.0), DeliveryReport)
         assert_type(pipeline.stats(), DeliveryStats)
         assert_type(pipeline.aggregator, AnalyticsAggregator)

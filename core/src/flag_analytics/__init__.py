@@ -11,56 +11,60 @@ raises ``PluginNotInstalledError``, an ``ImportError`` that says what to install
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as in typing, whose import costs more than all the rest of this one
-if TYPE_CHECKING:
-    from typing import Any
-
-    from .aggregator import AnalyticsAggregator, FlagMetrics
-    from .config import Plan, read_config
-    from .delivery import (
-        DeadLetter,
-        Delivery,
-        DeliveryOptions,
-        DeliveryReport,
-        DeliveryStats,
-        SinkStats,
-        install_signal_handlers,
-    )
-    from .errors import (
-        BadBatch,
-        CommitUnknown,
-        ConfigError,
-        ConfigProblem,
-        DeliveryError,
-        EventError,
-        FlagAnalyticsError,
-        PluginError,
-        PluginNotInstalledError,
-        SinkUnavailable,
-        SourceError,
-    )
-    from .events import EvaluationReason, FlagEvaluationEvent
-    from .hookspecs import hookimpl
-    from .normal_form import FrozenEvent, normal_key
-    from .pipeline import Pipeline, open_pipeline
-    from .protocols import (
-        AnalyticsCollector,
-        AnalyticsExporter,
-        Backend,
-        Batch,
-        BatchSink,
-        EventFilter,
-        EventSource,
-        FlagActivity,
-        FlagSummary,
-        InlineSink,
-        Outcome,
-        Processor,
-        TimeStep,
-        Window,
-    )
-
-    __version__: str
+_CORE = {
+    "AnalyticsAggregator": "aggregator",
+    "AnalyticsCollector": "protocols",
+    "AnalyticsExporter": "protocols",
+    "Backend": "protocols",
+    "BadBatch": "errors",
+    "Batch": "protocols",
+    "BatchSink": "protocols",
+    "CommitUnknown": "errors",
+    "ConfigError": "errors",
+    "ConfigProblem": "errors",
+    "DeadLetter": "reports",
+    "DeliveryError": "errors",
+    "DeliveryOptions": "reports",
+    "DeliveryReport": "reports",
+    "DeliveryStats": "reports",
+    "EvaluationReason": "events",
+    "EventError": "errors",
+    "EventFilter": "sources",
+    "EventSource": "sources",
+    "FlagActivity": "sources",
+    "FlagAnalyticsError": "errors",
+    "FlagEvaluationEvent": "events",
+    "FlagMetrics": "aggregator",
+    "FlagSummary": "sources",
+    "FrozenEvent": "frozen",
+    "InlineSink": "protocols",
+    "Pipeline": "pipeline",
+    "Plan": "config.plan",
+    "PluginError": "errors",
+    "PluginNotInstalledError": "errors",
+    "Processor": "protocols",
+    "RecordResult": "protocols",
+    "SinkStats": "reports",
+    "SinkUnavailable": "errors",
+    "SourceError": "errors",
+    "TimeStep": "sources",
+    "Window": "sources",
+    "canonical_key": "canonical",
+    "hookimpl": "hookspecs",
+    "install_signal_handlers": "processes",
+    "open_pipeline": "pipeline",
+    "read_config": "config.plan",
+}
+_BACKENDS = {
+    "AnalyticsHook": "openfeature",
+    "DatabaseAnalyticsCollector": "database",
+    "Delivery": "delivery",
+    "InMemoryAnalyticsCollector": "memory",
+    "OTelAnalyticsExporter": "otel",
+    "OTelHook": "otel",
+    "PrometheusExporter": "prometheus",
+    "create_exporter_from_hook": "otel",
+}
 
 __all__ = [
     "AnalyticsAggregator",
@@ -74,7 +78,6 @@ __all__ = [
     "ConfigError",
     "ConfigProblem",
     "DeadLetter",
-    "Delivery",
     "DeliveryError",
     "DeliveryOptions",
     "DeliveryReport",
@@ -90,90 +93,32 @@ __all__ = [
     "FlagSummary",
     "FrozenEvent",
     "InlineSink",
-    "Outcome",
     "Pipeline",
     "Plan",
     "PluginError",
     "PluginNotInstalledError",
     "Processor",
+    "RecordResult",
     "SinkStats",
     "SinkUnavailable",
     "SourceError",
     "TimeStep",
     "Window",
     "__version__",
+    "canonical_key",
     "hookimpl",
     "install_signal_handlers",
-    "normal_key",
     "open_pipeline",
     "read_config",
 ]
-
-_CORE = {
-    "aggregator": ("AnalyticsAggregator", "FlagMetrics"),
-    "config": ("Plan", "read_config"),
-    "delivery": (
-        "DeadLetter",
-        "Delivery",
-        "DeliveryOptions",
-        "DeliveryReport",
-        "DeliveryStats",
-        "SinkStats",
-        "install_signal_handlers",
-    ),
-    "errors": (
-        "BadBatch",
-        "CommitUnknown",
-        "ConfigError",
-        "ConfigProblem",
-        "DeliveryError",
-        "EventError",
-        "FlagAnalyticsError",
-        "PluginError",
-        "PluginNotInstalledError",
-        "SinkUnavailable",
-        "SourceError",
-    ),
-    "events": ("EvaluationReason", "FlagEvaluationEvent"),
-    "hookspecs": ("hookimpl",),
-    "normal_form": ("FrozenEvent", "normal_key"),
-    "pipeline": ("Pipeline", "open_pipeline"),
-    "protocols": (
-        "AnalyticsCollector",
-        "AnalyticsExporter",
-        "Backend",
-        "Batch",
-        "BatchSink",
-        "EventFilter",
-        "EventSource",
-        "FlagActivity",
-        "FlagSummary",
-        "InlineSink",
-        "Outcome",
-        "Processor",
-        "TimeStep",
-        "Window",
-    ),
-}
-_BACKENDS = {
-    "AnalyticsHook": "openfeature",
-    "DatabaseAnalyticsCollector": "database",
-    "InMemoryAnalyticsCollector": "memory",
-    "OTelAnalyticsExporter": "otel",
-    "OTelHook": "otel",
-    "PrometheusExporter": "prometheus",
-    "create_exporter_from_hook": "otel",
-}
-"""Not in ``__all__``: ``from flag_analytics import *`` must not fail for a backend that nobody installed."""
-
-_MODULES = {name: module for module, names in _CORE.items() for name in names}
+"""No backend: ``from flag_analytics import *`` must not fail for a missing one."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name in _MODULES:
-        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    if name in _CORE:
+        value = getattr(import_module(f"{__name__}.{_CORE[name]}"), name)
     elif name in _BACKENDS:
         value = _backend(name)
     elif name == "__version__":
@@ -186,7 +131,7 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def _backend(name: str) -> Any:
+def _backend(name: str) -> object:
     from importlib import import_module
 
     from .errors import PluginNotInstalledError
@@ -207,4 +152,4 @@ def __dir__() -> list[str]:
     from importlib.util import find_spec
 
     present = (name for name, plugin in _BACKENDS.items() if find_spec(f"flag_analytics_{plugin}"))
-    return sorted({*globals(), *__all__, *present})
+    return sorted({*__all__, *present})

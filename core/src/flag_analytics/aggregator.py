@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from .canonical import canonical_key
 from .errors import SourceError
-from .normal_form import normal_key
-from .protocols import PARTS, EventFilter, EventSource, FlagActivity, FlagSummary, TimeStep, Window
-from .summaries import check_percentiles, normal_filter, step_bounds, step_count, step_length
+from .metrics import canonical_filter, check_percentiles, step_bounds, step_count, step_length
+from .sources import PARTS, EventFilter, EventSource, FlagActivity, FlagSummary, TimeStep, Window
 
 __all__ = ["MAX_STEPS", "AnalyticsAggregator", "FlagMetrics"]
 
@@ -194,7 +194,7 @@ class AnalyticsAggregator:
         """Return all metrics of many flags, by key, in the order asked for; the source is asked once for all."""
         if isinstance(flag_keys, str):
             raise TypeError("flag_keys is one string: expected several keys, such as ['checkout', 'dark_mode']")
-        normal = {key: normal_key(key) for key in flag_keys}
+        normal = {key: canonical_key(key) for key in flag_keys}
         window = self._window(window_seconds, until)
         summaries = await self._summaries(normal.values(), window, PARTS, where, _PERCENTILES)
         return {key: _metrics(summaries.get(name, _NOTHING), window, window_seconds) for key, name in normal.items()}
@@ -207,7 +207,7 @@ class AnalyticsAggregator:
         until: datetime | None = None,
     ) -> list[FlagActivity]:
         """Return a list of the flags with events in the window, sorted by key: how many, the first and the last."""
-        return list(await self._source.list_flags(self._window(window_seconds, until), where=normal_filter(where)))
+        return list(await self._source.list_flags(self._window(window_seconds, until), where=canonical_filter(where)))
 
     async def get_time_series(
         self,
@@ -240,7 +240,7 @@ class AnalyticsAggregator:
         if count == 0:
             return []
         found = await self._source.count_steps(
-            normal_key(flag_key), window, step.total_seconds(), where=normal_filter(where)
+            canonical_key(flag_key), window, step.total_seconds(), where=canonical_filter(where)
         )
         return [found.get(number) or TimeStep(*step_bounds(window, step, number)) for number in range(count)]
 
@@ -256,7 +256,7 @@ class AnalyticsAggregator:
         where: EventFilter | None,
         percentiles: tuple[float, ...] = (),
     ) -> FlagSummary:
-        key = normal_key(flag_key)
+        key = canonical_key(flag_key)
         return (await self._summaries((key,), window, frozenset(parts), where, percentiles)).get(key, _NOTHING)
 
     async def _summaries(
@@ -271,7 +271,7 @@ class AnalyticsAggregator:
         if not distinct:
             return {}
         return await self._source.summarise(
-            distinct, window, parts=parts, percentiles=percentiles, where=normal_filter(where)
+            distinct, window, parts=parts, percentiles=percentiles, where=canonical_filter(where)
         )
 
     def _window(self, window_seconds: float | None, until: datetime | None) -> Window:
@@ -299,7 +299,7 @@ def _event_source(source: Any) -> EventSource:
         raise SourceError(f"cannot read events from the class {source.__qualname__}: expected one of its objects")
     if isinstance(source, EventSource):
         return source
-    from .registry import default_registry  # finding plugins costs, and is needed for foreign objects only
+    from .registry import default_registry
 
     return default_registry().event_source_for(source)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from .delivery.ledger import DeliveryReport
 from .errors import CommitUnknown
 from .protocols import Batch
+from .reports import DeliveryReport
 
 __all__ = ["CollectorSink"]
 

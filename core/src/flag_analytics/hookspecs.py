@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from .config import Plan
-    from .delivery import DeadLetter
+    from .config.plan import Plan
     from .pipeline import Pipeline
-    from .protocols import Backend, EventSource
+    from .protocols import Backend
+    from .reports import DeadLetter
+    from .sources import EventSource
 
 __all__ = ["hookimpl", "hookspec"]
 

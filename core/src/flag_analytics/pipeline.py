@@ -19,16 +19,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from .collector_sink import CollectorSink
-from .config import Plan, PlannedProcessor, PlannedSink, Source, read_config
-from .delivery import DeadLetter, Delivery, DeliveryOptions, DeliveryReport, DeliveryStats
-from .delivery.engine import run_inline
+from .config.plan import Plan, PlannedProcessor, PlannedSink, Source, read_config
+from .config.secrets import masked_cause, message_of
 from .errors import PluginError, SourceError
-from .masking import masked_cause, message_of
 from .processing import Processing
-from .protocols import BatchSink, EventSource, InlineSink, Outcome, Processor
+from .protocols import BatchSink, InlineSink, Processor, RecordResult
 from .registry import Registry, default_registry
+from .reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
+from .sources import EventSource
 
 if TYPE_CHECKING:
+    from flag_analytics_delivery import Delivery
+
     from .aggregator import AnalyticsAggregator
 
 __all__ = ["Pipeline", "open_pipeline"]
@@ -37,7 +39,7 @@ _CLOSE_TIMEOUT_SECONDS = 5.0
 
 
 class _RecordNowait(Protocol):
-    def __call__(self, event: Any) -> Outcome: ...
+    def __call__(self, event: Any) -> RecordResult: ...
 
 
 class Pipeline:
@@ -48,7 +50,7 @@ class Pipeline:
 
     Attributes:
         record_nowait: Takes one event: ``FlagEvaluationEvent`` or any object with the same attributes. Returns an
-            ``Outcome``: accepted, or why not. Never raises, never waits for a backend.
+            ``RecordResult``: accepted, or why not. Never raises, never waits for a backend.
         collectors: What the collector backends created, by name in configuration.
         exporters: What the exporter backends created, by name in configuration.
     """
@@ -157,6 +159,8 @@ class Pipeline:
 
     def _count_future(self) -> int | None:
         """Return how many events are dated in the future, as far as sources in memory can tell without waiting."""
+        from flag_analytics_delivery.engine import run_inline
+
         counts = []
         for collector in self.collectors.values():
             if isinstance(collector, EventSource) and isinstance(collector, InlineSink):
@@ -217,6 +221,8 @@ def open_pipeline(
     """
     registry = registry or default_registry()
     plan = source if isinstance(source, Plan) else read_config(source, environ=environ, registry=registry)
+    from flag_analytics_delivery import Delivery
+
     created: dict[str, Any] = {}
     try:
         for planned in plan.sinks:

@@ -6,12 +6,15 @@ import inspect
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .delivery import Delivery
 from .events import FlagEvaluationEvent
-from .normal_form import FrozenEvent, event_like
-from .protocols import Outcome, Processor
+from .freezer import event_like
+from .frozen import FrozenEvent
+from .protocols import Processor, RecordResult
+
+if TYPE_CHECKING:
+    from flag_analytics_delivery import Delivery
 
 __all__ = ["Processing", "as_event"]
 
@@ -39,7 +42,7 @@ class Processing:
         self._delivery = delivery
         self._log_next = 0.0
 
-    def record_nowait(self, event: Any) -> Outcome:
+    def record_nowait(self, event: Any) -> RecordResult:
         """Process one event and hand it on; an event that breaks a processor is dropped and counted. Never raises."""
         step = 0
         try:
@@ -48,12 +51,12 @@ class Processing:
             for process in self._processors:
                 event = process(event)
                 if event is None:
-                    return self._delivery.refuse(Outcome.FILTERED)
+                    return self._delivery.refuse(RecordResult.FILTERED)
                 if event.__class__ is not FlagEvaluationEvent:
                     raise _unusable(event)
                 step += 1
         except BaseException as error:
-            outcome = self._delivery.refuse(Outcome.ERROR)
+            outcome = self._delivery.refuse(RecordResult.ERROR)
             if isinstance(error, KeyboardInterrupt):
                 raise
             self._log(step, error)

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 import msgspec
 
+from .canonical import MAX_DEPTH, canonical_key, canonical_member_name
 from .events import FlagEvaluationEvent
-from .normal_form import MAX_DEPTH, normal_key, normal_member_name
 from .protocols import Backend, Processor
 
 __all__ = ["BUILT_IN", "HashTargetingKey", "Redact", "Sample", "hash_targeting_key", "redact", "sample"]
@@ -106,7 +106,7 @@ def hash_targeting_key(options: HashTargetingKey) -> Processor:
     keyed = hashlib.blake2b(key=key, digest_size=(length + 1) // 2, person=b"targeting_key")
 
     def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent:
-        targeting_key = normal_key(event.targeting_key)
+        targeting_key = canonical_key(event.targeting_key)
         if not targeting_key:
             return event
         digest = keyed.copy()
@@ -135,14 +135,14 @@ def redact(options: Redact) -> Processor:
 def sample(options: Sample) -> Processor:
     """Return the processor that keeps some events and drops the others."""
     rate = options.rate
-    flag_keys = frozenset(map(normal_key, options.flag_keys))
+    flag_keys = frozenset(map(canonical_key, options.flag_keys))
     below = rate * _SAMPLE_SPACE
 
     def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
-        flag_key = normal_key(event.flag_key)
+        flag_key = canonical_key(event.flag_key)
         if flag_keys and flag_key not in flag_keys:
             return event
-        unit = normal_key(event.targeting_key or event.event_id)
+        unit = canonical_key(event.targeting_key or event.event_id)
         # The length keeps ("ab", "c") apart from ("a", "bc").
         text = f"{len(flag_key)}:{flag_key}{unit}".encode()
         drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"sample").digest(), "big")
@@ -166,10 +166,10 @@ BUILT_IN: Mapping[str, Backend] = {
 def _without(node: Any, path: str, replacement: str | None, depth: int = MAX_DEPTH) -> Any:
     """Return ``node`` without what is at ``path``: what changes is copied, the caller's objects stay as they are.
 
-    Names are compared in normal form, as they would be stored, whatever the keys are.
+    Names are compared in canonical form, as they would be stored, whatever the keys are.
     """
     if depth < 0:
-        return None  # nor would the normal form keep anything nested that deeply
+        return None  # nor would the canonical form keep anything nested that deeply
     if isinstance(node, Enum):
         return _without(node.value, path, replacement, depth)
     if isinstance(node, list | tuple):
@@ -179,7 +179,7 @@ def _without(node: Any, path: str, replacement: str | None, depth: int = MAX_DEP
     changed = node.__class__ is not dict  # what was read once is not read again from an object that may answer anew
     kept = []
     for key, item in list(node.items()):  # in one step: another thread may be changing it
-        name = normal_member_name(key)
+        name = canonical_member_name(key)
         if name == path:
             changed = True
             if replacement is not None:

@@ -23,18 +23,19 @@ import importlib_metadata
 import pluggy
 
 from . import hookspecs
+from .config.secrets import masked_cause, message_of, place
 from .errors import PluginError, PluginNotInstalledError, SourceError
-from .masking import masked_cause, message_of, place
 from .plugin_import import import_plugin
-from .protocols import Backend, EventSource
+from .protocols import Backend
+from .sources import EventSource
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from .config import Plan
-    from .delivery import DeadLetter
+    from .config.plan import Plan
     from .pipeline import Pipeline
+    from .reports import DeadLetter
 
 __all__ = ["GROUP", "InstalledPlugin", "PluginStatus", "Registry", "Role", "default_registry", "install_line"]
 
@@ -222,7 +223,7 @@ class Registry:
         """
         names = self.installed() if plugins is None else plugins
         if read_plan is None:
-            from .config import read_config as read_plan
+            from .config.plan import read_config as read_plan
         return tuple(self._call_each("flag_analytics_cli", names, app=app, read_plan=read_plan).values())
 
     def status(self, selected: Collection[str] = (), *, probe: bool = False) -> tuple[PluginStatus, ...]:

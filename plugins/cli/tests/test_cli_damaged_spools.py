@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from flag_analytics.delivery import DeadLetter
-from flag_analytics.delivery.spool import Spool
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer, FrozenEvent
+from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
+from flag_analytics.reports import DeadLetter
 from flag_analytics_cli import replaying, spool_files
 from flag_analytics_cli.main import main
+from flag_analytics_delivery.spool import Spool
 
 GARBAGE = "UPDATE events SET body = 'garbage' WHERE seq <= 4"
 DEAD_WITHOUT_BOUNDS = (

@@ -13,12 +13,12 @@ from typing import Any
 
 import attrs
 import pytest
-from flag_analytics.config import Plan, PlannedSink
-from flag_analytics.delivery import Delivery, DeliveryOptions
+from flag_analytics.config.plan import Plan, PlannedSink
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import Pipeline, open_pipeline
 from flag_analytics.protocols import Backend, Batch
+from flag_analytics.reports import DeliveryOptions
 from flag_analytics_cli import storing
 from flag_analytics_cli.importing import (
     EventFile,
@@ -33,6 +33,7 @@ from flag_analytics_cli.reading import LineReader, read_csv
 from flag_analytics_cli.settings import keeps_events, patient
 from flag_analytics_cli.storing import NotStoredError, flush_all, patient_recorder
 from flag_analytics_cli.terminal import hush_the_library
+from flag_analytics_delivery import Delivery
 
 
 class Stored:

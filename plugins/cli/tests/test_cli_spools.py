@@ -13,18 +13,19 @@ from typing import Any
 
 import attrs
 import pytest
-from flag_analytics.config import Plan, PlannedSink
-from flag_analytics.delivery import DeadLetter, Delivery, DeliveryOptions
-from flag_analytics.delivery.spool import Spool
+from flag_analytics.config.plan import Plan, PlannedSink
 from flag_analytics.errors import BadBatch, SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Backend, Batch
+from flag_analytics.reports import DeadLetter, DeliveryOptions
 from flag_analytics_cli import storing
 from flag_analytics_cli.main import main
 from flag_analytics_cli.replaying import ReplayReport, replay
 from flag_analytics_cli.spool_files import dead_letters, look, spools_in, waiting_events
 from flag_analytics_cli.storing import NotStoredError
+from flag_analytics_delivery import Delivery
+from flag_analytics_delivery.spool import Spool
 
 
 @attrs.frozen
@@ -118,7 +119,7 @@ def test_looking_changes_nothing(directory: Path, capsys):
 
 def test_a_spool_that_is_in_use_is_seen_and_left_alone(directory: Path, capsys):
     script = (
-        "import sys; from pathlib import Path; from flag_analytics.delivery.spool import Spool\n"
+        "import sys; from pathlib import Path; from flag_analytics_delivery.spool import Spool\n"
         "spool = Spool.create(Path(sys.argv[1]), ['database'], max_bytes=2**20, fsync='normal')\n"
         "print('ready', flush=True); sys.stdin.read()"
     )

@@ -13,7 +13,8 @@ from typing import Any
 import attrs
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer, FrozenEvent
+from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
 from flag_analytics.protocols import Batch
 from flag_analytics_database import DatabaseOptions, DatabaseStore
 from sqlalchemy import make_url, text

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from flag_analytics.delivery import DeliveryOptions
 from flag_analytics.errors import SinkUnavailable
+from flag_analytics.reports import DeliveryOptions
 from flag_analytics_database import DatabaseAnalyticsCollector, adoption
 from flag_analytics_database.setup import State
 from sqlalchemy import text

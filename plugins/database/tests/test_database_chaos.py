@@ -14,11 +14,12 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
-from flag_analytics.delivery import Delivery, DeliveryOptions
-from flag_analytics.normal_form import Freezer
-from flag_analytics.protocols import Outcome
+from flag_analytics.freezer import Freezer
+from flag_analytics.protocols import RecordResult
+from flag_analytics.reports import DeliveryOptions
 from flag_analytics.testing.faults import FaultProxy
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions, DatabaseStore
+from flag_analytics_delivery import Delivery
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Load:
                 outcome = collector.record_nowait(event)
                 self.took.append(time.perf_counter() - started)
                 self.sent += 1
-                if outcome is Outcome.ACCEPTED:
+                if outcome is RecordResult.ACCEPTED:
                     self.poison += poisonous
                 else:
                     self.refused += 1

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from flag_analytics.aggregator import AnalyticsAggregator
-from flag_analytics.delivery import DeliveryOptions
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
-from flag_analytics.protocols import AnalyticsCollector, EventFilter, Window
+from flag_analytics.protocols import AnalyticsCollector
+from flag_analytics.reports import DeliveryOptions
+from flag_analytics.sources import EventFilter, Window
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions, DatabaseStore
 from flag_analytics_database.plugin import flag_analytics_event_source
 from sqlalchemy import create_engine

@@ -13,9 +13,10 @@ import aiosqlite
 import attrs
 import msgspec
 import pytest
-from flag_analytics.delivery import DeadLetter, DeliveryOptions
 from flag_analytics.errors import BadBatch, DeliveryError
-from flag_analytics.protocols import Batch, EventFilter, Window
+from flag_analytics.protocols import Batch
+from flag_analytics.reports import DeadLetter, DeliveryOptions
+from flag_analytics.sources import EventFilter, Window
 from flag_analytics_database import DatabaseAnalyticsCollector
 from sqlalchemy.ext.asyncio import create_async_engine
 

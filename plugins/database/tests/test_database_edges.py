@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from flag_analytics import AnalyticsAggregator
-from flag_analytics.delivery import DeliveryOptions
 from flag_analytics.errors import ConfigError, PluginError, SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
-from flag_analytics.protocols import Window
+from flag_analytics.reports import DeliveryOptions
+from flag_analytics.sources import Window
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions
 from flag_analytics_database import collector as collector_module
 from flag_analytics_database import store as store_module

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import pytest
-from flag_analytics.delivery import DeliveryOptions
+from flag_analytics.reports import DeliveryOptions
 from flag_analytics_database import DatabaseAnalyticsCollector, fork_gate
 
 QUICK = DeliveryOptions(

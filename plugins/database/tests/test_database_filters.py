@@ -9,8 +9,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from flag_analytics import summaries
-from flag_analytics.protocols import Batch, EventFilter, Window
+from flag_analytics import metrics
+from flag_analytics.protocols import Batch
+from flag_analytics.sources import EventFilter, Window
 from flag_analytics_database import DatabaseStore
 
 ALWAYS = Window(None, datetime(2100, 1, 1, tzinfo=UTC))
@@ -68,7 +69,7 @@ async def _assert_found_as_in_memory(store: DatabaseStore, batch: Batch, context
     for context in contexts:
         where = EventFilter(context=context)
         found = await store.list_flags(ALWAYS, where=where)
-        wanted = summaries.select(batch.events, ALWAYS, summaries.normal_filter(where))
+        wanted = metrics.select(batch.events, ALWAYS, metrics.canonical_filter(where))
         assert {flag.flag_key for flag in found} == {event.flag_key for event in wanted}, context
 
 
@@ -125,7 +126,7 @@ async def test_thousands_of_percentiles_are_those_of_memory(
     assert set(found) == set(durations) & set(flag_keys)
     for key, summary in found.items():
         measured = sorted(duration for duration in durations[key] if duration > 0)
-        assert summary.percentiles == {percent: summaries.percentile(measured, percent) for percent in percents}
+        assert summary.percentiles == {percent: metrics.percentile(measured, percent) for percent in percents}
 
 
 async def test_thousands_of_flags_have_their_percentiles(store: DatabaseStore, make_event: Any, batch_of: Any) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import attrs
 import msgspec
-from flag_analytics import summaries
+from flag_analytics import metrics
 from flag_analytics.events import FlagEvaluationEvent, new_event_id
-from flag_analytics.protocols import PARTS, Batch, EventFilter, FlagSummary, Window
+from flag_analytics.protocols import Batch
+from flag_analytics.sources import PARTS, EventFilter, FlagSummary, Window
 from flag_analytics_database import DatabaseStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -112,7 +113,7 @@ async def test_every_answer_is_that_of_events_in_memory(
 ) -> None:
     batch = _with_new_ids(batch_of(*recorded))
     await _replace_all(store, batch)
-    selected = summaries.select(batch.events, window, summaries.normal_filter(where))
+    selected = metrics.select(batch.events, window, metrics.canonical_filter(where))
     by_flag: dict[str, list[Any]] = {}
     for event in selected:
         by_flag.setdefault(event.flag_key, []).append(event)
@@ -124,11 +125,11 @@ async def test_every_answer_is_that_of_events_in_memory(
     for flag_key, summary in found.items():
         assert _asked_for(summary, parts) == _asked_for(_tally(by_flag[flag_key], percents), parts)
 
-    activity = [summaries.activity(flag_key, of_flag) for flag_key, of_flag in sorted(by_flag.items())]
+    activity = [metrics.activity(flag_key, of_flag) for flag_key, of_flag in sorted(by_flag.items())]
     assert await store.list_flags(window, where=where) == activity
     if window.start is not None:
         for flag_key in ("a", "b"):
-            steps = summaries.count_steps(by_flag.get(flag_key, []), window, step_seconds)
+            steps = metrics.count_steps(by_flag.get(flag_key, []), window, step_seconds)
             assert await store.count_steps(flag_key, window, step_seconds, where=where) == steps
     assert await store.count_future(window.end) == sum(event.timestamp > window.end for event in batch.events)
 
@@ -143,7 +144,7 @@ def _with_new_ids(batch: Batch) -> Batch:
 
 
 def _tally(selected: list[Any], percents: list[float]) -> FlagSummary:
-    tally = summaries.Tally()
+    tally = metrics.Tally()
     tally.add(selected)
     return tally.summary(percents)
 
@@ -172,7 +173,7 @@ async def test_steps_are_counted_in_whole_microseconds(
     await _replace_all(store, batch_of(*recorded))
     window = Window(BASE + start * MICROSECOND, BASE + (start + length) * MICROSECOND)
     found = await store.count_steps("checkout", window, step / 1_000_000)
-    assert found == summaries.count_steps(summaries.select(recorded, window), window, step / 1_000_000)
+    assert found == metrics.count_steps(metrics.select(recorded, window), window, step / 1_000_000)
 
 
 async def _replace_all(store: DatabaseStore, batch: Batch) -> None:
@@ -191,7 +192,7 @@ async def test_percentiles_are_those_of_memory_to_the_last_bit(
     percents = [0.0, 0.1, 12.5, 33.3, 50.0, 66.6, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0]
     found = await store.summarise(["checkout"], Window(None, datetime(2027, 1, 1, tzinfo=UTC)), percentiles=percents)
     measured = sorted(duration for duration in durations if duration > 0)
-    wanted = {percent: summaries.percentile(measured, percent) for percent in percents}
+    wanted = {percent: metrics.percentile(measured, percent) for percent in percents}
     assert found["checkout"].percentiles == wanted
 
 

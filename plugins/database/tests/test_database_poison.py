@@ -1,10 +1,10 @@
-"""What no event should hold is stored in normal form, the same bytes on every database, and harms no other event."""
+"""What no event should hold is stored in canonical form, the same bytes on every database, and harms no other event."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
 from flag_analytics.testing.samples import hostile_events, plain_events
 from flag_analytics_database import DatabaseAnalyticsCollector
 

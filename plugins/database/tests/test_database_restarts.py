@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
-from flag_analytics.delivery import DeliveryOptions
+from flag_analytics.reports import DeliveryOptions
 from flag_analytics_database import DatabaseAnalyticsCollector
 
 pwd = pytest.importorskip("pwd", reason="servers are started as on POSIX")

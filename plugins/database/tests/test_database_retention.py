@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from flag_analytics.delivery import DeadLetter
+from flag_analytics.reports import DeadLetter
 from flag_analytics_database import DatabaseAnalyticsCollector, retention
 from flag_analytics_database.partitions import create_partitions
 
@@ -90,7 +90,7 @@ async def test_partitions_take_events_in_and_are_dropped_whole(
 
 
 def _window() -> Any:
-    from flag_analytics.protocols import Window
+    from flag_analytics.sources import Window
 
     return Window(None, datetime(3000, 1, 1, tzinfo=UTC))
 

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from flag_analytics.delivery import DeadLetter
 from flag_analytics.errors import BadBatch, SinkUnavailable
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.protocols import BatchSink, EventFilter, EventSource, Window
+from flag_analytics.protocols import BatchSink
+from flag_analytics.reports import DeadLetter
+from flag_analytics.sources import EventFilter, EventSource, Window
 from flag_analytics_database import DatabaseStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -70,7 +71,7 @@ times = st.datetimes().map(lambda moment: moment.replace(fold=0))
 
 @given(text=st.text(), value=json_values, context=st.dictionaries(st.text(), json_values, max_size=4), when=times)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_is_recorded_comes_back_in_normal_form(
+async def test_whatever_is_recorded_comes_back_in_canonical_form(
     store: DatabaseStore, batch_of: Any, text: str, value: Any, context: dict[str, Any], when: datetime
 ) -> None:
     given_event = FlagEvaluationEvent(
@@ -341,7 +342,7 @@ async def _total(store: DatabaseStore) -> int:
 async def test_an_index_answers_for_a_flag_without_touching_the_table(sqlite: Any) -> None:
     store = sqlite.store()
     await store.summarise(["a"], EVERYTHING)
-    from flag_analytics.protocols import PARTS
+    from flag_analytics.sources import PARTS
     from flag_analytics_database.queries import summary_query
 
     query = summary_query(store.tables, "sqlite", ["a"], EVERYTHING, PARTS, (50.0,), EventFilter())

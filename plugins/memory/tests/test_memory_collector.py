@@ -19,9 +19,11 @@ import attrs
 import pytest
 from flag_analytics.aggregator import AnalyticsAggregator
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer, FrozenEvent
-from flag_analytics.protocols import AnalyticsCollector, EventFilter, EventSource, InlineSink, Outcome, Window
-from flag_analytics.summaries import Digest, StepTally, Tally, activity, select
+from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
+from flag_analytics.metrics import Digest, StepTally, Tally, activity, select
+from flag_analytics.protocols import AnalyticsCollector, InlineSink, RecordResult
+from flag_analytics.sources import EventFilter, EventSource, Window
 from flag_analytics_memory import InMemoryAnalyticsCollector, MemoryStats
 from flag_analytics_memory.packing import PackedDigest
 from flag_analytics_memory.plugin import MemoryOptions, flag_analytics_register_collectors
@@ -209,7 +211,7 @@ async def test_an_event_recorded_again_is_stored_again() -> None:
     assert collector.stats().sanitised == {"naive_timestamp": 3}
 
 
-# --- the normal form
+# --- the canonical form
 
 odd_texts = st.sampled_from(["", "a", "b", "a\0", "\ud800", "x" * 191, "x" * 500, "naïve", "a\nb", "\u200b"])
 
@@ -255,7 +257,7 @@ def fields_of(some: FlagEvaluationEvent) -> dict[str, Any]:
 
 @given(st.lists(odd_events, max_size=12), st.booleans())
 @settings(deadline=None)
-async def test_whatever_is_recorded_is_read_in_its_normal_form(recorded: list[Any], read_early: bool) -> None:
+async def test_whatever_is_recorded_is_read_in_its_canonical_form(recorded: list[Any], read_early: bool) -> None:
     collector = InMemoryAnalyticsCollector()
     for one in recorded:
         await collector.record(one)
@@ -281,7 +283,7 @@ async def test_record_and_record_nowait_do_the_same(recorded: list[Any]) -> None
     one, other = InMemoryAnalyticsCollector(5), InMemoryAnalyticsCollector(5)
     for some in recorded:
         await one.record(some)
-        assert other.record_nowait(some) is Outcome.ACCEPTED
+        assert other.record_nowait(some) is RecordResult.ACCEPTED
     assert [fields_of(some) for some in await one.get_events()] == [
         fields_of(some) for some in await other.get_events()
     ]
@@ -304,7 +306,7 @@ async def test_flags_whose_keys_mean_the_same_are_one_flag_in_order_of_arrival()
 async def test_a_frozen_event_is_taken_as_it_is() -> None:
     collector = InMemoryAnalyticsCollector()
     frozen: FrozenEvent = Freezer().freeze(event(value={"a": 1}))
-    assert collector.record_nowait(frozen) is Outcome.ACCEPTED
+    assert collector.record_nowait(frozen) is RecordResult.ACCEPTED
     assert await collector.get_events() == [frozen.thaw()]
 
 
@@ -357,7 +359,7 @@ def test_a_refusal_never_waits_either() -> None:
     collector = InMemoryAnalyticsCollector()
     asyncio.run(collector.close())
     with collector._lock:
-        assert collector.record_nowait(event()) is Outcome.CLOSED
+        assert collector.record_nowait(event()) is RecordResult.CLOSED
     assert collector.stats().refused == {"closed": 1}
     assert collector.stats().refused == {"closed": 1}
 

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
 from flag_analytics_openfeature import AnalyticsHook, recording
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from flag_analytics.delivery import DeliveryOptions
 from flag_analytics.errors import ConfigError
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
-from flag_analytics.protocols import AnalyticsExporter, BatchSink, Outcome
+from flag_analytics.protocols import AnalyticsExporter, BatchSink, RecordResult
+from flag_analytics.reports import DeliveryOptions
 from flag_analytics_otel import (
     OTelAnalyticsExporter,
     OTelHook,
@@ -62,7 +62,7 @@ async def test_what_was_recorded_is_emitted_when_flush_returns(sdk):
     exporter = OTelAnalyticsExporter(**sdk.emitters())
     assert isinstance(exporter, AnalyticsExporter)
     await exporter.record(evaluated("a"))
-    assert exporter.record_nowait(evaluated("b")) is Outcome.ACCEPTED
+    assert exporter.record_nowait(evaluated("b")) is RecordResult.ACCEPTED
     await exporter.flush()
     assert keys(sdk) == ["a", "b"]
     assert exporter.buffer_size == 0
@@ -74,7 +74,7 @@ async def test_close_emits_what_waits_and_refuses_what_comes_after(sdk):
     await exporter.record(evaluated("a"))
     await exporter.close()
     await exporter.close()
-    assert exporter.record_nowait(evaluated("b")) is Outcome.CLOSED
+    assert exporter.record_nowait(evaluated("b")) is RecordResult.CLOSED
     await exporter.record(evaluated("c"))
     assert keys(sdk) == ["a"]
     stats = exporter.stats()
@@ -151,7 +151,7 @@ async def test_the_references_own_hook_is_shared_just_as_well(sdk):
 
 async def test_events_are_filtered_where_nobody_listens_and_the_ledger_says_so():
     exporter = OTelAnalyticsExporter(NoOpTracer(), NoOpMeter("none"))
-    assert exporter.record_nowait(evaluated()) is Outcome.FILTERED
+    assert exporter.record_nowait(evaluated()) is RecordResult.FILTERED
     await exporter.record(evaluated())
     stats = exporter.stats()
     assert (stats.recorded, stats.accepted, stats.refused) == (2, 0, {"filtered": 2})
@@ -335,7 +335,7 @@ async def test_leaving_the_block_hands_over_what_waits_and_closes(sdk):
         assert await exporter.flush_report(10.0)
         await exporter.record(evaluated("second"))
     assert keys(sdk) == ["checkout", "second"]
-    assert exporter.record_nowait(evaluated()) is Outcome.CLOSED
+    assert exporter.record_nowait(evaluated()) is RecordResult.CLOSED
     assert await exporter.close_report(1.0)
 
 

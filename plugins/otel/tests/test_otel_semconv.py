@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Batch
 from flag_analytics_otel import OTelOptions, OTelSink, attributes
 from flag_analytics_otel.attributes import reason_code, stable_attributes

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Batch
 from flag_analytics_otel import OTelOptions, OTelSink, Telemetry
 from flag_analytics_otel.attributes import checked_value, evaluation_times

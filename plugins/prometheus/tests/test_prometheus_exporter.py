@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
 from flag_analytics.pipeline import open_pipeline
-from flag_analytics.protocols import AnalyticsExporter, InlineSink, Outcome
+from flag_analytics.protocols import AnalyticsExporter, InlineSink, RecordResult
 from flag_analytics_prometheus import DEFAULT_DURATION_BUCKETS, LabelCaps, MetricsConflictError, PrometheusExporter
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
@@ -45,7 +45,7 @@ def test_it_is_an_exporter_and_an_inline_sink(exporter):
 async def test_leaving_the_block_closes_it(registry):
     async with PrometheusExporter(registry) as exporter:
         await exporter.record(an_event())
-    assert exporter.record_nowait(an_event()) is Outcome.CLOSED
+    assert exporter.record_nowait(an_event()) is RecordResult.CLOSED
     assert evaluations(registry) == 1
 
 
@@ -95,7 +95,7 @@ def test_the_default_buckets_go_from_100_microseconds_to_1_second(exporter, regi
 
 @pytest.mark.parametrize("duration", [0.0, -1.0, float("nan"), float("inf"), None, "soon", 10**400])
 def test_a_duration_that_was_not_measured_counts_the_event_and_no_duration(exporter, registry, duration):
-    assert exporter.record_nowait(an_event(duration=duration)) is Outcome.ACCEPTED
+    assert exporter.record_nowait(an_event(duration=duration)) is RecordResult.ACCEPTED
     assert evaluations(registry) == 1
     assert registry.get_sample_value("feature_flag_evaluation_duration_seconds_count", {"flag_key": "checkout"}) is None
 
@@ -110,7 +110,7 @@ def test_unique_users_and_the_error_rate_are_those_observed(exporter, registry):
 
 def test_an_outcome_is_not_an_evaluation(exporter, registry):
     exporter.record_nowait(an_event())
-    assert exporter.record_nowait(an_event(kind="outcome")) is Outcome.ACCEPTED
+    assert exporter.record_nowait(an_event(kind="outcome")) is RecordResult.ACCEPTED
     exporter.record_nowait(an_event(kind="exposure"))
     assert evaluations(registry) == 2
 
@@ -146,7 +146,7 @@ def test_frozen_and_foreign_events_count_like_our_own(exporter, registry):
         evaluation_duration_ms=1.5,
     )
     for event in (ours, theirs, Freezer().freeze(ours), theirs, ours):
-        assert exporter.record_nowait(event) is Outcome.ACCEPTED
+        assert exporter.record_nowait(event) is RecordResult.ACCEPTED
     assert evaluations(registry) == 5
     assert registry.get_sample_value("feature_flag_unique_users", {"flag_key": "checkout"}) == 2
 
@@ -206,7 +206,7 @@ def test_an_attribute_that_raises_is_counted_and_never_raises(exporter, registry
         "value": True,
     }
     for _ in range(2):
-        assert exporter.record_nowait(SimpleNamespace(**{**attributes, field: Hostile()})) is Outcome.ACCEPTED
+        assert exporter.record_nowait(SimpleNamespace(**{**attributes, field: Hostile()})) is RecordResult.ACCEPTED
     total = sum(s.value for m in registry.collect() for s in m.samples if s.name == "feature_flag_evaluations_total")
     assert total == 2
     generate_latest(registry)
@@ -216,7 +216,7 @@ async def test_a_closed_exporter_refuses_events_and_its_counters_stay(exporter, 
     exporter.record_nowait(an_event())
     await exporter.close()
     await exporter.close()
-    assert exporter.record_nowait(an_event()) is Outcome.CLOSED
+    assert exporter.record_nowait(an_event()) is RecordResult.CLOSED
     assert evaluations(registry) == 1
 
 

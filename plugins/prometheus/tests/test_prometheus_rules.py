@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from flag_analytics.delivery import DeliveryStats, SinkStats
 from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.reports import DeliveryStats, SinkStats
 from flag_analytics_prometheus import PrometheusExporter
 from prometheus_client import CollectorRegistry, generate_latest
 

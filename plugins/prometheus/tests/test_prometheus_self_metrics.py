@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import attrs
 import pytest
-from flag_analytics.delivery import DeliveryStats, SinkStats
 from flag_analytics.errors import ConfigError, PluginError
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
+from flag_analytics.reports import DeliveryStats, SinkStats
 from flag_analytics_prometheus.plugin import PrometheusOptions, flag_analytics_register_exporters
 from flag_analytics_prometheus.self_metrics import Ledgers, SelfReport, combine, self_metrics
 from hypothesis import given

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ..errors import CommitUnknown
-from ..normal_form import FrozenEvent
+from ..frozen import FrozenEvent
 from ..protocols import Batch
 
 __all__ = ["FailingSink", "LostAnswer", "RecordingCollector", "RecordingSink"]

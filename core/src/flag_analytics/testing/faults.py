@@ -18,10 +18,10 @@ from typing import Any, Self
 
 import msgspec
 
-from ..delivery import DeadLetter
 from ..errors import CommitUnknown, SinkUnavailable
-from ..normal_form import FrozenEvent
+from ..frozen import FrozenEvent
 from ..protocols import Batch
+from ..reports import DeadLetter
 
 __all__ = ["FaultProxy", "LostAnswer", "ScriptedSink", "TcpSink", "TcpStore", "wait_until"]
 

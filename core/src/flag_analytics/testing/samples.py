@@ -111,7 +111,7 @@ class _Lying(str):
 
 
 def hostile_events() -> Iterator[tuple[str, Any]]:
-    """Yield what no backend should be sent, with what is wrong with it; each is to be stored in some normal form."""
+    """Yield what no backend should be sent, with what is wrong with it; each is to be stored in some canonical form."""
     endless: list[Any] = []
     endless.append(endless)
     deep: Any = 0

@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from flag_analytics_delivery import Delivery
+
 from ..collector_sink import CollectorSink
-from ..delivery import Delivery, DeliveryOptions
+from ..reports import DeliveryOptions
 
 __all__ = ["Subject"]
 

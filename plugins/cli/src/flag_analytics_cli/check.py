@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flag_analytics.config import Plan
+from flag_analytics.config.plan import Plan
 from flag_analytics.errors import ConfigError
 from rich.console import Console
 from rich.text import Text

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from flag_analytics.aggregator import AnalyticsAggregator
-from flag_analytics.config import Plan
+from flag_analytics.config.plan import Plan
 from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.pipeline import Pipeline, open_pipeline
 from flag_analytics_openfeature import AnalyticsHook

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from flag_analytics.aggregator import AnalyticsAggregator, FlagMetrics
-from flag_analytics.normal_form import normal_key
+from flag_analytics.canonical import canonical_key
 
 from .windows import describe_window
 
@@ -112,7 +112,7 @@ async def gather(
     """Return the report of these flags, by default of all that have events in the window, by key."""
     until = until or datetime.now(UTC)  # one window for both questions
     activity = {flag.flag_key: flag for flag in await aggregator.list_flags(window_seconds, until=until)}
-    keys = list(dict.fromkeys(map(normal_key, flag_keys))) if flag_keys else list(activity)
+    keys = list(dict.fromkeys(map(canonical_key, flag_keys))) if flag_keys else list(activity)
     metrics = await aggregator.get_metrics(keys, window_seconds, until=until)
     return Report(
         window_seconds,

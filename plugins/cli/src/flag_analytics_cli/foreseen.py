@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from flag_analytics.config import Plan, PlannedSink
-from flag_analytics.config_sources import join_path
-from flag_analytics.delivery.spool import default_directory
+from flag_analytics.config.plan import Plan, PlannedSink
+from flag_analytics.config.sources import join_path
 from flag_analytics.errors import ConfigProblem, SourceError
 from flag_analytics.registry import default_registry
+from flag_analytics_delivery.spool import default_directory
 
 __all__ = ["foreseen_problems"]
 

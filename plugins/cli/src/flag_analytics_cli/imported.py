@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from flag_analytics.config import Plan
+from flag_analytics.config.plan import Plan
 
 from .importing import ImportReport
 from .settings import is_lasting

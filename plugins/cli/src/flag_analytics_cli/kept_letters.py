@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from flag_analytics.config import Plan, PlannedSink
-from flag_analytics.delivery.ledger import DeadLetter
+from flag_analytics.config.plan import Plan, PlannedSink
 from flag_analytics.errors import FlagAnalyticsError
+from flag_analytics.reports import DeadLetter
 
 from .settings import is_embedded, missing_file
 from .spool_files import is_sound

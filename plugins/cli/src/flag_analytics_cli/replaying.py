@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from flag_analytics.config import Plan
-from flag_analytics.delivery.spool import Spool, SpoolCorruptError, SpoolError, orphans
+from flag_analytics.config.plan import Plan
 from flag_analytics.pipeline import Pipeline
+from flag_analytics_delivery.spool import Spool, SpoolCorruptError, SpoolError, orphans
 from rich.console import Console
 
 from .spool_files import SpoolReader, UnreadableError, is_in_use, reading

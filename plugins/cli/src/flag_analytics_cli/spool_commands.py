@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from flag_analytics.config import Plan
-from flag_analytics.delivery.ledger import DeadLetter
-from flag_analytics.delivery.spool import orphans
+from flag_analytics.config.plan import Plan
 from flag_analytics.errors import FlagAnalyticsError
+from flag_analytics.reports import DeadLetter
+from flag_analytics_delivery.spool import orphans
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text

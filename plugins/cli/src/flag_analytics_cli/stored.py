@@ -9,11 +9,11 @@ from pathlib import Path
 
 import attrs
 from flag_analytics.aggregator import AnalyticsAggregator
-from flag_analytics.config import Plan, PlannedSink
+from flag_analytics.config.plan import Plan, PlannedSink
 from flag_analytics.errors import SourceError
 from flag_analytics.pipeline import Pipeline, open_pipeline
-from flag_analytics.protocols import EventSource, Window
 from flag_analytics.registry import default_registry
+from flag_analytics.sources import EventSource, Window
 
 from .figures import Report, gather
 from .importing import EventFile, ImportReport, read_file, say_bad_lines, say_left_out

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from flag_analytics.config import Plan
-from flag_analytics.delivery import DeliveryReport
+from flag_analytics.config.plan import Plan
 from flag_analytics.errors import FlagAnalyticsError, SourceError
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 from flag_analytics.pipeline import Pipeline, open_pipeline
-from flag_analytics.protocols import EventFilter, EventSource, Outcome, Window
+from flag_analytics.protocols import RecordResult
 from flag_analytics.registry import default_registry
+from flag_analytics.reports import DeliveryReport
+from flag_analytics.sources import EventFilter, EventSource, Window
 
 from .settings import IMPORT_BLOCK_SECONDS, is_lasting, missing_file, patient
 from .terminal import note
@@ -112,14 +113,14 @@ def patient_recorder(
         nonlocal reached
         started = monotonic()
         outcome = record_nowait(event)
-        if outcome is Outcome.FILTERED:
+        if outcome is RecordResult.FILTERED:
             return
-        if outcome is Outcome.ACCEPTED and not reached:
+        if outcome is RecordResult.ACCEPTED and not reached:
             flush_all(pipeline, again, patience=FIRST_SUCCESS_SECONDS, refuse_dead=False)
             reached = True
             return
         # With several backends one may refuse what another takes: only after the full wait can that be.
-        if outcome is Outcome.ACCEPTED and (
+        if outcome is RecordResult.ACCEPTED and (
             monotonic() - started < IMPORT_BLOCK_SECONDS / 2 or not any(_lost(pipeline).values())
         ):
             return

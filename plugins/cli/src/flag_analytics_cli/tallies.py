@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import attrs
+from flag_analytics.canonical import MAX_KEY_CHARS
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, FrozenEvent
-from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
-from flag_analytics.summaries import Tally, activity, select
+from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
+from flag_analytics.metrics import Tally, activity, select
+from flag_analytics.sources import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 
 __all__ = ["TallySource"]
 
@@ -45,7 +47,7 @@ class TallySource:
     def record(self, event: FlagEvaluationEvent) -> None:
         """Count one event."""
         text = f"{event.flag_key}{event.reason}{event.variant}{event.targeting_key}"
-        # What is short and plain is in normal form already, as far as a tally looks at it.
+        # What is short and plain is in canonical form already, as far as a tally looks at it.
         counted = event if len(text) <= MAX_KEY_CHARS and text.isprintable() else self._freeze(event)
         if counted.timestamp > self.window.end:
             self._future += 1

@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from flag_analytics.delivery import DeadLetter
 from flag_analytics.errors import BadBatch
 from flag_analytics.events import FlagEvaluationEvent, as_reason
-from flag_analytics.normal_form import Freezer, FrozenEvent
+from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
+from flag_analytics.reports import DeadLetter
 from sqlalchemy import Column, Connection, DateTime, MetaData, Table, inspect, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
@@ -137,7 +138,7 @@ def _event(row: Mapping[Any, Any], freezer: Freezer, changed: list[str]) -> Froz
 
 
 def _unchanged(value: Any, normal: bytes) -> bytes:
-    """Return JSON of a stored value as it is, where every database and reader takes it; else in normal form."""
+    """Return JSON of a stored value as it is, where every database and reader takes it; else in canonical form."""
     if msgspec.json.decode(normal) == value:
         return normal
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import attrs
 from cyclopts import App, CycloptsError, Parameter
-from flag_analytics.config import Plan
+from flag_analytics.config.plan import Plan
 from flag_analytics.errors import FlagAnalyticsError
 
 from .names import DEFAULT_TABLE

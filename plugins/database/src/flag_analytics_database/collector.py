@@ -6,8 +6,10 @@ import time
 from typing import Any, Self
 
 import attrs
-from flag_analytics.delivery import Delivery, DeliveryOptions, DeliveryReport, DeliveryStats
-from flag_analytics.protocols import EventFilter, Outcome, Window
+from flag_analytics.protocols import RecordResult
+from flag_analytics.reports import DeliveryOptions, DeliveryReport, DeliveryStats
+from flag_analytics.sources import EventFilter, Window
+from flag_analytics_delivery import Delivery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .engine import check_engine, from_options, like_engine
@@ -156,7 +158,7 @@ class DatabaseAnalyticsCollector:
         """Take one event; never waits for the database and never raises. What is refused is counted in ``stats()``."""
         self._delivery.record_nowait(event)
 
-    def record_nowait(self, event: Any) -> Outcome:
+    def record_nowait(self, event: Any) -> RecordResult:
         """Take one event from any thread; return whether it was accepted, or why not."""
         return self._delivery.record_nowait(event)
 

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from flag_analytics.delivery import DeadLetter
 from flag_analytics.events import FlagEvaluationEvent, as_reason
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
+from flag_analytics.reports import DeadLetter
 
 __all__ = ["letter_from", "letter_row"]
 

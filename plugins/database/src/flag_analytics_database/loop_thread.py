@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from flag_analytics.delivery.daemon_executor import DaemonExecutor
+from flag_analytics.processes import DaemonExecutor
 
 from .errors import closed_meanwhile
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
-from flag_analytics.delivery import DeliveryOptions
+from flag_analytics.reports import DeliveryOptions
 
 from .names import DEFAULT_TABLE, check_identifier
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flag_analytics.config import Plan
+from flag_analytics.config.plan import Plan
 from flag_analytics.hookspecs import hookimpl
-from flag_analytics.protocols import Backend, EventSource
+from flag_analytics.protocols import Backend
+from flag_analytics.sources import EventSource
 
 from .options import DatabaseOptions
 

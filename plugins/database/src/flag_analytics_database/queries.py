@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 import msgspec
-from flag_analytics.protocols import EventFilter, Window
-from flag_analytics.summaries import DEFAULT_VARIANT
+from flag_analytics.metrics import DEFAULT_VARIANT
+from flag_analytics.sources import EventFilter, Window
 from sqlalchemy import (
     ARRAY,
     BigInteger,

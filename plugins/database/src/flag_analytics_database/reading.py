@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Seque
 from typing import Any
 
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.protocols import EventFilter, Window
+from flag_analytics.sources import EventFilter, Window
 from sqlalchemy import Executable, and_, or_, select
 
 from .queries import conditions, events_query

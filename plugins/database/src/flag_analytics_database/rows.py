@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 from flag_analytics.errors import BadBatch
 from flag_analytics.events import EventKind, FlagEvaluationEvent, as_reason
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 
 from .schema import KIND_CODES, KINDS
 

@@ -8,15 +8,15 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
-from flag_analytics.summaries import (
+from flag_analytics.metrics import (
     DEFAULT_VARIANT,
+    canonical_filter,
     check_percentiles,
-    normal_filter,
     step_bounds,
     step_count,
     step_length,
 )
+from flag_analytics.sources import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
@@ -58,7 +58,7 @@ class DatabaseSource:
     ) -> Mapping[str, FlagSummary]:
         """Return a summary for each flag that has events in the window."""
         percentiles = check_percentiles(percentiles)
-        where = normal_filter(where)
+        where = canonical_filter(where)
         drafts: dict[str, _Draft] = {}
         for keys in _chunks(sorted(set(flag_keys)), _FLAGS_PER_STATEMENT):
             query = summary_query(self.tables, self.family, keys, window, parts, percentiles, where)
@@ -69,7 +69,7 @@ class DatabaseSource:
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""
-        rows = await self.ask(activity_query(self.tables, self.family, window, normal_filter(where)))
+        rows = await self.ask(activity_query(self.tables, self.family, window, canonical_filter(where)))
         found = [FlagActivity(key, count, from_micros(first), from_micros(last)) for key, count, first, last in rows]
         return sorted(found, key=lambda flag: flag.flag_key)
 
@@ -80,7 +80,7 @@ class DatabaseSource:
         step = step_length(step_seconds)
         last = max(0, step_count(window, step) - 1)
         micros = (step.days * 86_400 + step.seconds) * _MICROSECOND_SECONDS + step.microseconds
-        query = steps_query(self.tables, self.family, flag_key, window, micros, last, normal_filter(where))
+        query = steps_query(self.tables, self.family, flag_key, window, micros, last, canonical_filter(where))
         rows = sorted(
             (int(number), count, int(errors), users) for number, count, errors, users in await self.ask(query)
         )
@@ -147,7 +147,7 @@ class _Draft:
         )
 
     def _interpolated(self) -> Iterator[tuple[float, float]]:
-        """Give the percentiles by linear interpolation between order statistics, as ``summaries.percentile`` does."""
+        """Give the percentiles by linear interpolation between order statistics, as ``metrics.percentile`` does."""
         if not self._measured:
             return
         for percent in self._wanted:

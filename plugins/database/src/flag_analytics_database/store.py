@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flag_analytics.delivery import DeadLetter, DeliveryOptions
+from flag_analytics.canonical import canonical_key
 from flag_analytics.errors import SinkUnavailable
-from flag_analytics.normal_form import normal_key
-from flag_analytics.protocols import PARTS, Batch, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
-from flag_analytics.summaries import normal_filter
+from flag_analytics.metrics import canonical_filter
+from flag_analytics.protocols import Batch
+from flag_analytics.reports import DeadLetter, DeliveryOptions
+from flag_analytics.sources import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 from sqlalchemy import Executable, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -237,9 +238,9 @@ class DatabaseStore:
             self._ask,
             self.tables,
             self.family,
-            flag_key=None if flag_key is None else normal_key(flag_key),
+            flag_key=None if flag_key is None else canonical_key(flag_key),
             window=window,
-            where=None if where is None else normal_filter(where),
+            where=None if where is None else canonical_filter(where),
             limit=limit,
         )
 

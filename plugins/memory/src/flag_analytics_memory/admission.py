@@ -8,7 +8,7 @@
 - a ``FrozenEvent`` otherwise.
 
 Only what could change later, or grow without bound, is looked at when an event is admitted. Whether its other fields
-are in normal form is found out when it is first read (``is_normal``), since most events leave without being read.
+are in canonical form is found out when it is first read (``is_normal``), since most events leave without being read.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from flag_analytics.canonical import MAX_KEY_CHARS
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.normal_form import MAX_KEY_CHARS, FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 from msgspec.structs import replace
 
 __all__ = ["admit", "as_recorded", "has_context", "is_normal", "is_short", "is_small", "with_own_context"]
@@ -64,7 +65,7 @@ def _is_new_variant(variant: Any, variants: set[str | None]) -> bool:
 
 
 def with_own_context(event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
-    """Return a copy with the context as JSON, if that is a small dict of scalars in normal form, else None."""
+    """Return a copy with the context as JSON, if that is a small dict of scalars in canonical form, else None."""
     context: Any = event.context_attributes
     if type(context) is not dict:
         return None
@@ -72,7 +73,7 @@ def with_own_context(event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
         if type(attribute) is not str and not is_small(attribute):
             return None
     encoded: Any = _encode(context)
-    # A backslash begins an escape, and some escapes are not in normal form.
+    # A backslash begins an escape, and some escapes are not in canonical form.
     if len(encoded) > _MAX_CONTEXT_BYTES or _BACKSLASH in encoded:
         return None
     return replace(event, context_attributes=encoded)
@@ -96,7 +97,7 @@ def has_context(event: Any) -> bool:
 
 
 def is_small(value: Any) -> bool:
-    """Return whether a value is None or a short or bounded scalar in normal form."""
+    """Return whether a value is None or a short or bounded scalar in canonical form."""
     kind = type(value)
     if value is None or kind is bool:
         return True
@@ -108,7 +109,7 @@ def is_small(value: Any) -> bool:
 
 
 def is_normal(event: Any) -> bool:
-    """Return whether all fields of an admitted event are in normal form; its context and its value are."""
+    """Return whether all fields of an admitted event are in canonical form; its context and its value are."""
     if type(event) is FrozenEvent:
         return True
     try:

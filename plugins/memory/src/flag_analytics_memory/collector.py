@@ -12,10 +12,12 @@ from datetime import datetime
 from typing import Any
 
 import attrs
+from flag_analytics.canonical import MAX_KEY_CHARS, canonical_key
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import MAX_KEY_CHARS, Freezer, normal_key
-from flag_analytics.protocols import PARTS, EventFilter, FlagActivity, FlagSummary, Outcome, TimeStep, Window
-from flag_analytics.summaries import Digest, StepTally, Tally, activity, normal_filter, select
+from flag_analytics.freezer import Freezer
+from flag_analytics.metrics import Digest, StepTally, Tally, activity, canonical_filter, select
+from flag_analytics.protocols import RecordResult
+from flag_analytics.sources import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
 
 from .admission import admit, as_recorded, has_context, is_small, with_own_context
 from .log import EventLog, Piece
@@ -26,7 +28,7 @@ _MAX_FRESH = 512
 _SLICE = 10_000
 """How many events are looked at before other tasks of the event loop have their turn: a few milliseconds' worth."""
 
-_ACCEPTED = Outcome.ACCEPTED
+_ACCEPTED = RecordResult.ACCEPTED
 
 
 @attrs.frozen
@@ -39,7 +41,7 @@ class MemoryStats:
         evicted: Events forgotten to make room for newer ones.
         cleared: Events forgotten by ``clear()`` and ``close()``.
         refused: Events not taken, by reason: ``closed``, ``error``.
-        sanitised: Changes that bringing events into normal form took, by kind (see ``flag_analytics.normal_form``);
+        sanitised: Changes that bringing events into canonical form took, by kind (see ``flag_analytics.canonical``);
             ``clock_skew``, which changes nothing, is not among them.
     """
 
@@ -98,7 +100,7 @@ class InMemoryAnalyticsCollector:
         self._log = EventLog(self._max_size, self._freezer.freeze)
         self._variants: set[str | None] = {None}
         self._cleared = 0
-        self._refused = {Outcome.CLOSED: _Count(), Outcome.ERROR: _Count()}
+        self._refused = {RecordResult.CLOSED: _Count(), RecordResult.ERROR: _Count()}
 
     def _after_fork_in_child(self) -> None:
         self._freezer.after_fork_in_child()
@@ -134,7 +136,7 @@ class InMemoryAnalyticsCollector:
             return
         self._index_if_free()
 
-    def record_nowait(self, event: Any) -> Outcome:
+    def record_nowait(self, event: Any) -> RecordResult:
         """Take one event as ``record`` does, and say what became of it."""
         fresh = self._fresh
         try:
@@ -157,9 +159,9 @@ class InMemoryAnalyticsCollector:
         self._index_if_free()
         return _ACCEPTED
 
-    def _record_with_care(self, event: Any) -> Outcome:
+    def _record_with_care(self, event: Any) -> RecordResult:
         if self._closed:
-            return self._refuse(Outcome.CLOSED)
+            return self._refuse(RecordResult.CLOSED)
         try:
             admitted = admit(event, self._variants)
         except Exception:
@@ -167,13 +169,13 @@ class InMemoryAnalyticsCollector:
         try:
             event = self._freezer.freeze(event) if admitted is None else admitted
         except Exception:
-            return self._refuse(Outcome.ERROR)
+            return self._refuse(RecordResult.ERROR)
         self._fresh.append(event)
         if len(self._fresh) >= self._max_fresh:
             self._index_if_free()
         return _ACCEPTED
 
-    def _refuse(self, outcome: Outcome) -> Outcome:
+    def _refuse(self, outcome: RecordResult) -> RecordResult:
         self._refused[outcome].add()
         return outcome
 
@@ -227,7 +229,7 @@ class InMemoryAnalyticsCollector:
         """Return how many events are stored, of one flag or of all."""
         with self._lock:
             self._index()
-            return len(self._log) if flag_key is None else self._log.count(normal_key(flag_key))
+            return len(self._log) if flag_key is None else self._log.count(canonical_key(flag_key))
 
     async def clear(self) -> None:
         """Forget all events; they count as cleared."""
@@ -250,7 +252,7 @@ class InMemoryAnalyticsCollector:
         with self._lock:
             self._index()
             for _ in self._log.everything():
-                pass  # what is read is in normal form, and counted under ``sanitised`` where that took a change
+                pass  # what is read is in canonical form, and counted under ``sanitised`` where that took a change
             stored = len(self._log)
             evicted = self._log.evicted
             return MemoryStats(
@@ -275,7 +277,7 @@ class InMemoryAnalyticsCollector:
         summaries = {}
         for key, pieces in self._pieces(flag_keys).items():
             tally = Tally()
-            async for digest, events in self._matching(pieces, window, normal_filter(where)):
+            async for digest, events in self._matching(pieces, window, canonical_filter(where)):
                 if digest is not None:
                     tally.merge(digest)
                 tally.add(events)
@@ -289,7 +291,7 @@ class InMemoryAnalyticsCollector:
         flags = []
         for key, pieces in sorted(self._pieces(None).items()):
             found: list[FlagActivity] = []
-            async for digest, events in self._matching(pieces, window, normal_filter(where)):
+            async for digest, events in self._matching(pieces, window, canonical_filter(where)):
                 if digest is not None:
                     found.append(FlagActivity(key, digest.total, digest.first_seen, digest.last_seen))
                 if events:
@@ -306,7 +308,7 @@ class InMemoryAnalyticsCollector:
         """See ``EventSource.count_steps``."""
         tally = StepTally(window, step_seconds)
         for pieces in self._pieces([flag_key]).values():
-            async for _, events in self._matching(pieces, window, normal_filter(where), digests=False):
+            async for _, events in self._matching(pieces, window, canonical_filter(where), digests=False):
                 tally.add(events)
         return tally.steps()
 
@@ -315,12 +317,12 @@ class InMemoryAnalyticsCollector:
         return sum(event.timestamp > now for event in self._newest(None, None))
 
     def _newest(self, flag_key: str | None, limit: int | None) -> list[Any]:
-        """Return the newest events in normal form, the oldest of them first."""
+        """Return the newest events in canonical form, the oldest of them first."""
         runs: list[list[Any]] = []
         wanted = self._max_size if limit is None else limit
         with self._lock:
             self._index()
-            for run in self._log.everything() if flag_key is None else self._log.of_flag(normal_key(flag_key)):
+            for run in self._log.everything() if flag_key is None else self._log.of_flag(canonical_key(flag_key)):
                 if wanted <= 0:
                     break
                 runs.append(run[-wanted:])

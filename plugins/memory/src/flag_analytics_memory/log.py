@@ -9,8 +9,8 @@ from operator import attrgetter, is_
 from typing import Any
 
 import attrs
-from flag_analytics.normal_form import FrozenEvent
-from flag_analytics.summaries import Digest
+from flag_analytics.frozen import FrozenEvent
+from flag_analytics.metrics import Digest
 
 from .admission import as_recorded, is_normal, is_short
 from .packing import PackedDigest
@@ -56,12 +56,12 @@ class EventLog:
     The log is a queue of segments, each with its own index, so that the oldest events leave by the segment, which costs
     next to nothing for each. The few at the head that should be gone as well are removed before anybody reads.
 
-    Events come as they were admitted and are brought into normal form when they are first read, because most of them
+    Events come as they were admitted and are brought into canonical form when they are first read, because most of them
     leave without ever being read.
 
     Args:
         capacity: The most events kept, at least 1.
-        freeze: Returns an event's normal form.
+        freeze: Returns an event's canonical form.
     """
 
     def __init__(self, capacity: int, freeze: Callable[[Any], Any]) -> None:
@@ -107,7 +107,7 @@ class EventLog:
         try:
             for event in events:
                 by_flag[event.flag_key].append(event)
-            # A key that was there before is in normal form; those that are new stand at the end.
+            # A key that was there before is in canonical form; those that are new stand at the end.
             normal = all(map(is_short, islice(by_flag, known, None)))
         except Exception:  # what should be a key cannot even be looked up
             normal = False
@@ -115,7 +115,7 @@ class EventLog:
             self._index_anew(segment)
 
     def _index_anew(self, segment: _Segment) -> None:
-        """Bring all flag keys of a segment into normal form, and index it by them."""
+        """Bring all flag keys of a segment into canonical form, and index it by them."""
         segment.events = [event if is_short(event.flag_key) else self._renew(event) for event in segment.events]
         segment.by_flag = defaultdict(list)
         for event in segment.events:
@@ -125,7 +125,7 @@ class EventLog:
         return event if type(event) is FrozenEvent else self._freeze(as_recorded(event))
 
     def everything(self) -> Iterator[list[Any]]:
-        """Yield all events in normal form, run by run, the newest run first and the oldest event of each first."""
+        """Yield all events in canonical form, run by run, the newest run first and the oldest event of each first."""
         self._drop_surplus()
         for segment in reversed(self._segments):
             for key in segment.by_flag:
@@ -146,7 +146,7 @@ class EventLog:
         ]
 
     def events(self, piece: Piece) -> list[Any]:
-        """Return the events of a piece, in normal form."""
+        """Return the events of a piece, in canonical form."""
         segment, key = piece._segment, piece.flag_key  # noqa: SLF001  the log's own
         if key not in segment.by_flag:  # all have left since
             return []
@@ -196,7 +196,7 @@ class EventLog:
         self._evicted += surplus
 
     def _inspect(self, segment: _Segment, flag_key: str) -> None:
-        """Replace what is not in normal form among the events of one flag in one segment."""
+        """Replace what is not in canonical form among the events of one flag in one segment."""
         members = segment.by_flag[flag_key]
         first = segment.inspected.get(flag_key, 0)
         if first == len(members):

@@ -7,13 +7,13 @@ from collections import Counter
 from datetime import datetime
 
 import attrs
-from flag_analytics.summaries import Digest
+from flag_analytics.metrics import Digest
 
 __all__ = ["PackedDigest"]
 
 _EVALUATIONS = frozenset({"evaluation"})
 _BETWEEN = "\0"
-"""No text in normal form has it."""
+"""No text in canonical form has it."""
 
 
 @attrs.define

@@ -45,7 +45,7 @@ def event_of(
     """Return the event of an evaluation that has just ended; ``duration_ms`` is 0.0 where it was not measured.
 
     A provider may put anything into its metadata and a caller anything into the context: what has not the type that
-    belongs there is left out or passed on for the normal form to deal with, and never raises here.
+    belongs there is left out or passed on for the canonical form to deal with, and never raises here.
     """
     context = hook_context.evaluation_context
     context_id, set_id, version = _metadata(details.flag_metadata)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 
 __all__ = ["any_value", "error_type", "evaluation_times", "legacy_attributes", "reason_code", "stable_attributes"]
 

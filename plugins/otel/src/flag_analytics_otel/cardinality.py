@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from flag_analytics.events import EvaluationReason
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 
 from .attributes import error_type, reason_code
 from .tally import Tally

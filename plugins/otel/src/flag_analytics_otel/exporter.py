@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, Self
 
-from flag_analytics.delivery import Delivery, DeliveryOptions, DeliveryReport, DeliveryStats
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.protocols import Outcome
+from flag_analytics.protocols import RecordResult
+from flag_analytics.reports import DeliveryOptions, DeliveryReport, DeliveryStats
+from flag_analytics_delivery import Delivery
 from opentelemetry._logs import Logger
 from opentelemetry.metrics import Counter, Histogram, Meter
 from opentelemetry.trace import Tracer
@@ -135,14 +136,14 @@ class OTelAnalyticsExporter:
         """Events that wait to be emitted."""
         return self._delivery.stats().sinks[_SINK].pending
 
-    def record_nowait(self, event: Any) -> Outcome:
+    def record_nowait(self, event: Any) -> RecordResult:
         """Take one event, ours or one with the same attributes; never raises, never waits."""
         if self._heard or self._closed:
             return self._delivery.record_nowait(event)
         if self._sink.listening():  # a provider that is set stays set
             self._heard = True
             return self._delivery.record_nowait(event)
-        return self._delivery.refuse(Outcome.FILTERED)
+        return self._delivery.refuse(RecordResult.FILTERED)
 
     async def record(self, event: FlagEvaluationEvent) -> None:
         """Take one event; never waits for OpenTelemetry."""

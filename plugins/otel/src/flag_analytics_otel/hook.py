@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
 import attrs
+from flag_analytics.canonical import canonical_key
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics.normal_form import Freezer, FrozenEvent, normal_key
+from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, StatusCode
 
@@ -264,18 +266,18 @@ class OTelHook:
     ) -> Span:
         if not self._listening():
             return trace.INVALID_SPAN
-        flag_key = normal_key(flag_key)
+        flag_key = canonical_key(flag_key)
         targeting_key = getattr(context, "targeting_key", None)
         started = _Started(
             time.perf_counter_ns() if timed else None,
-            normal_key(targeting_key) if targeting_key else None,
-            normal_key(provider_name) if provider_name else None,
+            canonical_key(targeting_key) if targeting_key else None,
+            canonical_key(provider_name) if provider_name else None,
         )
         span: Span | None = None
         if self._spans:
             attributes: dict[str, Any] = {KEY: flag_key}
             if flag_type:
-                attributes[FLAG_TYPE] = normal_key(flag_type)
+                attributes[FLAG_TYPE] = canonical_key(flag_type)
             if started.targeting_key:
                 attributes[TARGETING_KEY] = started.targeting_key
             span = self._tracer.start_span(SPAN_NAME, kind=SpanKind.INTERNAL, attributes=attributes)
@@ -322,7 +324,7 @@ class OTelHook:
         error_message: Any,
         flag_metadata: Any,
     ) -> FrozenEvent:
-        """Return the evaluation in normal form: bounded, and safe to hand to any SDK."""
+        """Return the evaluation in canonical form: bounded, and safe to hand to any SDK."""
         metadata = flag_metadata if isinstance(flag_metadata, Mapping) else {}
         return self._freezer.freeze(
             FlagEvaluationEvent(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import attrs
-from flag_analytics.delivery.options import DeliveryOptions
+from flag_analytics.reports import DeliveryOptions
 
 from .shaping import AttributeMapper, EventMutator
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import attrs
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 
 from .attributes import checked_text, checked_value
 from .tally import Tally
@@ -32,7 +32,7 @@ AttributeMapper = Callable[[FrozenEvent], Mapping[str, Any]]
 EventMutator = Callable[[Telemetry], Telemetry | None]
 
 _VALUE_DEPTH = 10
-"""Flag values in normal form are at most 8 deep."""
+"""Flag values in canonical form are at most 8 deep."""
 
 
 @attrs.define

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flag_analytics.delivery.options import DeliveryOptions
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 from flag_analytics.protocols import Batch
+from flag_analytics.reports import DeliveryOptions
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, Tracer

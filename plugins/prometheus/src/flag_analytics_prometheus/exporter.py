@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics.protocols import Outcome
+from flag_analytics.protocols import RecordResult
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from .exposition import CellKey, Exposition, exposition_of
@@ -78,7 +78,7 @@ class PrometheusExporter:
         """What scrapes see, shared by all exporters of this registry and prefix."""
         return self._exposition
 
-    def record_nowait(self, event: Any) -> Outcome:
+    def record_nowait(self, event: Any) -> RecordResult:
         """Count one event, which may be any object with an event's attributes; never raises, never waits."""
         # The straight line: labels that are known exactly as they are. Whatever is odd about an event, in its types
         # or in what it raises when it is read, misses it and is taken apart with care.
@@ -103,16 +103,16 @@ class PrometheusExporter:
         if cell is None:
             return self._record_with_care(event)
         cell.add(seconds, targeting_key)
-        return Outcome.ACCEPTED
+        return RecordResult.ACCEPTED
 
-    def _record_with_care(self, event: Any) -> Outcome:
+    def _record_with_care(self, event: Any) -> RecordResult:
         if self._closed:
-            return Outcome.CLOSED
+            return RecordResult.CLOSED
         try:
             self._exposition.add(event)
         except Exception:
-            return Outcome.ERROR
-        return Outcome.ACCEPTED
+            return RecordResult.ERROR
+        return RecordResult.ACCEPTED
 
     async def record(self, event: FlagEvaluationEvent) -> None:
         """Count one event; never raises, never suspends."""

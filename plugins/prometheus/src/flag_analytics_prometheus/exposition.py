@@ -8,10 +8,10 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from flag_analytics.delivery import DeliveryStats
 from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.events import EvaluationReason
-from flag_analytics.normal_form import Freezer
+from flag_analytics.freezer import Freezer
+from flag_analytics.reports import DeliveryStats
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 

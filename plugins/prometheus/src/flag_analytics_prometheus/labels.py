@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 import attrs
+from flag_analytics.canonical import canonical_key
 from flag_analytics.events import EvaluationReason
-from flag_analytics.normal_form import normal_key
 
 __all__ = ["OTHER", "LabelCaps", "LabelGate", "label_text"]
 
@@ -50,7 +50,7 @@ def label_text(text: str) -> str:
     """
     if len(text) <= MAX_LABEL_BYTES // 2 and text.isascii() and text.isprintable():
         return text
-    return _fit(normal_key(text))
+    return _fit(canonical_key(text))
 
 
 @lru_cache(maxsize=2_048)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import attrs
 import msgspec
-from flag_analytics.delivery import DeliveryStats
 from flag_analytics.events import EvaluationReason
+from flag_analytics.reports import DeliveryStats
 from prometheus_client import Counter, Gauge, Histogram, values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector

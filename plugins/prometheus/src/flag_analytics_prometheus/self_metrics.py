@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import attrs
-from flag_analytics.delivery import DeliveryStats, SinkStats
+from flag_analytics.reports import DeliveryStats, SinkStats
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from .labels import label_text
@@ -180,7 +180,7 @@ def _ledger_metrics(stem: str, ledger: DeliveryStats) -> Iterator[Metric]:
     yield _counter(f"{stem}events_accepted", "Events taken for at least one sink.", (), {"": ledger.accepted})
     yield _counter(f"{stem}events_refused", "Events taken for no sink.", ("reason",), _refused(ledger))
     yield _counter(
-        f"{stem}events_sanitised", "Changes that bringing events into normal form took.", ("kind",), ledger.sanitised
+        f"{stem}events_sanitised", "Changes that bringing events into canonical form took.", ("kind",), ledger.sanitised
     )
     if ledger.future_events is not None:
         future = GaugeMetricFamily(f"{stem}stored_future_events", "Stored events that are dated in the future.")

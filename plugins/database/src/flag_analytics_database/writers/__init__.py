@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..schema import Tables

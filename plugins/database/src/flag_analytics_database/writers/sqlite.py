@@ -13,7 +13,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
-from flag_analytics.normal_form import FrozenEvent
+from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..rows import ALL_COLUMNS, PLAIN_COLUMNS, as_rows, id_bytes

@@ -1,0 +1,1 @@
+"""The one way to read configuration: ``sources`` to ``options`` to ``plan``, with ``secrets`` kept out of messages."""

@@ -1,0 +1,312 @@
+"""The one place that registers for exit, fork and signals, and that starts threads.
+
+A backend that has locks, threads, files or connections of its own uses it too:
+
+- ``renew_after_fork(method)``: call a method in every forked child, where the locks of other threads stay held;
+- ``ForkBarrier``: keep forks out while a library with locks of its own (SQLite) is at work;
+- ``guard_forks(gate)``: be called before and after each fork;
+- ``keep_inherited(object)``: never collect in a child what belongs to its parent;
+- ``close_at_exit(closable)``: drain when the process ends;
+- ``start_thread``, ``DaemonExecutor``: threads that never hold up the end of the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import BuiltinMethodType, FrameType
+from typing import Any, Protocol
+
+__all__ = [
+    "Closable",
+    "DaemonExecutor",
+    "ForkBarrier",
+    "ForkGuard",
+    "close_all",
+    "close_at_exit",
+    "guard_forks",
+    "install_signal_handlers",
+    "keep_inherited",
+    "renew_after_fork",
+    "start_thread",
+]
+
+FORK_PATIENCE_SECONDS = 1.0
+"""The longest a fork is held up."""
+MOST_THREADS = 32
+
+
+# --- threads
+
+
+def start_thread(target: Callable[..., object], *args: Any, name: str) -> threading.Thread | None:
+    """Return a started daemon thread, or None where none can be had: the limit is reached, or the process is ending."""
+    thread = threading.Thread(target=target, args=args, name=f"flag-analytics-{name}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
+_Call = tuple["Future[Any]", Callable[[], Any]]
+
+
+class DaemonExecutor(ThreadPoolExecutor):
+    """Daemon threads, for loops with calls that may never return, such as the look-up of a name.
+
+    The standard library joins its threads at exit. asyncio takes no executor of another class, so this one has that
+    class and nothing else of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1)
+        self._guard = threading.Lock()
+        self._running = 0
+        self._waiting: deque[_Call] = deque()
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call it in a thread; where ``MOST_THREADS`` are busy, when one of them is free.
+
+        Raises:
+            RuntimeError: no thread is to be had.
+        """
+        future: Future[Any] = Future()
+        task = (future, lambda: call(*args, **kwargs))
+        with self._guard:
+            if self._running >= MOST_THREADS:
+                self._waiting.append(task)
+                return future
+            self._running += 1
+        if start_thread(self._work, *task, name="call") is None:
+            with self._guard:
+                self._running -= 1
+            raise RuntimeError("no thread can be started")
+        return future
+
+    def _work(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        while True:
+            _run(future, call)
+            with self._guard:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                future, call = self._waiting.popleft()
+
+
+def _run(future: Future[Any], call: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+# --- forks
+
+
+class ForkGuard(Protocol):
+    """Is called around each fork, in the thread that forks."""
+
+    def before_fork(self, deadline: float) -> None:
+        """Get ready, until a monotonic time at the latest."""
+        ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None: ...
+
+
+# Plain dicts, since a fork may come while another thread registers: copying their values is a single step.
+_guards: dict[int, weakref.ref[ForkGuard]] = {}
+_renewals: dict[int, Callable[[], Callable[[], None] | None]] = {}
+_inherited: list[object] = []
+
+
+def guard_forks(guard: ForkGuard) -> None:
+    """Have the methods of ``guard`` called around each fork, for as long as it lives."""
+    key = id(guard)
+    _guards[key] = weakref.ref(guard, lambda _: _guards.pop(key, None))
+
+
+def renew_after_fork(renew: Callable[[], None]) -> None:
+    """Have ``renew`` called in the child of each fork. A bound method is held weakly, a function for good."""
+    owner = getattr(renew, "__self__", None)
+    if owner is None or isinstance(renew, BuiltinMethodType):
+        _renewals[id(renew)] = lambda: renew
+        return
+    key = id(owner)
+    _renewals[key] = weakref.WeakMethod(renew, lambda _: _renewals.pop(key, None))
+
+
+def keep_inherited(*objects: object) -> None:
+    """Keep what a child inherited and does not own: collecting it would close what the parent uses."""
+    _inherited.extend(objects)
+
+
+class ForkBarrier:
+    """Entered around each use of a library that has locks of its own: ``with barrier``. Forks wait a moment for it."""
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+        guard_forks(self)
+
+    def __enter__(self) -> None:
+        depth = getattr(self._mine, "depth", 0)
+        if not depth:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._forks, FORK_PATIENCE_SECONDS)
+                self._inside += 1
+        self._mine.depth = depth + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._mine.depth -= 1
+        if not self._mine.depth:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def before_fork(self, deadline: float) -> None:
+        own = 1 if getattr(self._mine, "depth", 0) else 0
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: self._inside <= own, max(0.0, deadline - time.monotonic()))
+
+    def after_fork_in_parent(self) -> None:
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._forks = 0
+        self._mine = threading.local()
+
+
+def _living_guards() -> list[ForkGuard]:
+    return [guard for reference in list(_guards.values()) if (guard := reference()) is not None]
+
+
+def _before_fork() -> None:
+    deadline = time.monotonic() + FORK_PATIENCE_SECONDS
+    for guard in _living_guards():
+        guard.before_fork(deadline)
+
+
+def _after_fork_in_parent() -> None:
+    for guard in _living_guards():
+        guard.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    for guard in _living_guards():
+        guard.after_fork_in_child()
+    for reference in list(_renewals.values()):
+        renew = reference()
+        if renew is not None:
+            renew()
+    _close_with_multiprocessing()
+
+
+# --- the end of a process
+
+
+class Closable(Protocol):
+    """What is drained when the process ends."""
+
+    @property
+    def exit_timeout(self) -> float:
+        """The longest the process may be held, in seconds."""
+        ...
+
+    def begin_exit(self) -> None:
+        """Refuse further events and begin to drain."""
+        ...
+
+    def end_exit(self, deadline: float) -> None:
+        """Wait for what ``begin_exit`` began, until a monotonic time at the latest."""
+        ...
+
+
+_closables: dict[int, weakref.ref[Closable]] = {}
+
+
+def close_at_exit(closable: Closable) -> None:
+    """Drain ``closable`` when the process ends, for as long as it lives."""
+    key = id(closable)
+    _closables[key] = weakref.ref(closable, lambda _: _closables.pop(key, None))
+
+
+def _living_closables() -> list[Closable]:
+    return [closable for reference in list(_closables.values()) if (closable := reference()) is not None]
+
+
+def close_all() -> None:
+    """Drain everything at once, each within its own timeout."""
+    closables = _living_closables()
+    started = time.monotonic()
+    for closable in closables:
+        closable.begin_exit()
+    for closable in closables:
+        closable.end_exit(started + closable.exit_timeout)
+
+
+class _Anchor:
+    """What multiprocessing wants to hang a callback on; it lives as long as the module."""
+
+
+_anchor = _Anchor()
+
+
+def _close_with_multiprocessing() -> None:
+    """Close with a child of ``multiprocessing``: it ends without the interpreter's exit, but runs finalisers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # called back when the child has forgotten its parent's finalisers
+        util.register_after_fork(_anchor, lambda _: util.Finalize(None, close_all, exitpriority=0))
+
+
+atexit.register(close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def install_signal_handlers() -> None:
+    """On SIGTERM, drain within the longest exit timeout, then do what was done before on that signal.
+
+    Call it from the main thread, in a script or another program whose server does not end cleanly on SIGTERM.
+
+    Raises:
+        ValueError: called from another thread than the main one.
+    """
+    previous = signal.getsignal(signal.SIGTERM)
+    closings: list[threading.Thread] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        # Another thread, since the interrupted one may hold any lock. A second signal waits for the same one.
+        if not closings:
+            closings.append(threading.Thread(target=close_all, daemon=True))
+            closings[0].start()
+        closings[0].join(0.5 + max((closable.exit_timeout for closable in _living_closables()), default=0.0))
+        _pass_on(previous, number, frame)
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def _pass_on(previous: Any, number: int, frame: FrameType | None) -> None:
+    if callable(previous):
+        previous(number, frame)
+    elif previous != signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)

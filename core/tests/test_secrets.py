@@ -1,0 +1,153 @@
+"""Secrets are kept out of what people read."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import quote
+
+import pytest
+from flag_analytics.config.secrets import MASK, looks_secret, mask, masked_cause, message_of, place, secret_parts
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://app:pw@db/x", "postgresql://***@db/x"),
+        ("postgresql+asyncpg://app:p@ss/w:rd@db:5432/x", "postgresql+asyncpg://***@db:5432/x"),
+        ("see https://token@host/a and b", "see https://***@host/a and b"),
+        ("cannot open 'mysql://u:p@h/d': refused", "cannot open 'mysql://***@h/d': refused"),
+        ("https://h/?user=a&password=pw&sslmode=require", "https://h/?user=a&password=***&sslmode=require"),
+        ("https://h/?API_KEY=pw;x=1", "https://h/?API_KEY=***;x=1"),
+        ("sqlite:///events.db", "sqlite:///events.db"),
+        ("nobody@example.org", "nobody@example.org"),
+    ],
+)
+def test_what_a_url_keeps_secret_is_masked(text, expected):
+    assert mask(text) == expected
+
+
+@given(st.text(min_size=4), st.text(), st.text())
+def test_a_secret_is_in_no_text_that_was_masked(secret, before, after):
+    masked = mask(before + secret + after, [secret])
+    assert secret not in masked.replace(MASK, "") or secret in MASK
+
+
+def test_a_short_secret_is_masked_as_a_word_only():
+    assert mask("pin 12 of 1234", ["12"]) == "pin *** of 1234"
+
+
+def test_of_two_secrets_the_longer_one_goes_first():
+    assert mask("abcdef", ["abcd", "abcdef"]) == MASK
+
+
+@given(st.text("abc@:/?&%+ é", min_size=4, max_size=20).filter(lambda text: text.strip()))
+def test_the_password_of_a_url_is_masked_in_every_encoding_it_may_be_quoted_in(password):
+    parts = secret_parts(f"postgresql://user:{quote(password, safe='')}@host/db")
+    assert password in parts
+    assert password not in mask(f"({password})", parts).replace(MASK, "")
+
+
+@pytest.mark.parametrize(
+    ("url", "piece"),
+    [
+        ("sqlite://user:hunter2", "hunter2"),
+        ("postgresql://user:hunter2/host", "hunter2"),
+        ("postgresql://user:hunter2/host", "hunter2/host"),
+        ("postgresql://user:abc", "abc"),
+        ("postgresql://app:left/right:3rd@db:5432/x", "right"),
+        ("postgresql://app:left@right@db:5432/x", "left"),
+        ("user:hunter2@host/db", "hunter2"),
+        ("https://hooks.example.org/services/T0AB12/kQ9xLzz", "kQ9xLzz"),
+        ("https://h.example.org/?session=kQ9xLzz", "kQ9xLzz"),
+    ],
+)
+def test_a_piece_of_a_secret_url_is_masked_where_it_is_quoted_alone(url, piece):
+    assert mask(f"invalid literal: '{piece}'", secret_parts(url)) == "invalid literal: '***'"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://app:kQ9xLzz@localhost:5432/analytics?sslmode=require",
+        "postgresql://localhost/analytics",
+        "postgresql://[::1]:5432/analytics",
+        "sqlite:////var/lib/flag-analytics/events.db",
+        "user@localhost",
+    ],
+)
+def test_harmless_words_of_a_secret_url_stay_readable(url):
+    words = "a user on localhost port 5432 cannot open events.db or analytics: sslmode require; see flag-analytics"
+    assert mask(words, secret_parts(url)) == words
+
+
+@pytest.mark.parametrize(
+    "name", ["password", "PGPASSWORD", "api_key", "apikey", "auth_token", "client_secret", "salt", "dsn"]
+)
+def test_names_that_tell_of_a_secret_are_known(name):
+    assert looks_secret(name)
+
+
+@pytest.mark.parametrize("name", ["prefix", "max_size", "flag_key", "path", "registry"])
+def test_other_names_are_not(name):
+    assert not looks_secret(name)
+
+
+def test_a_message_is_one_masked_line_of_bounded_length():
+    words = message_of(ValueError("first\n  second pw1234 " + "x " * 10_000), ["pw1234"])
+    assert words.startswith("ValueError: first second *** x x")
+    assert len(words) < 520
+
+
+def test_half_a_secret_is_not_left_where_a_message_is_cut():
+    secret = "s" * 3_000
+    for padding in range(900, 1_100, 7):
+        assert "ssss" not in message_of(ValueError("p" * padding + " " + secret), [secret])
+
+
+def test_an_exception_that_cannot_be_shown_is_named():
+    class Shy(Exception):  # noqa: N818 - it is about an exception of any name
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert message_of(Shy()) == "Shy"
+    assert message_of(KeyError()) == "KeyError"
+
+
+def test_a_message_made_to_be_slow_is_masked_at_once():
+    started = time.perf_counter()
+    message_of(ValueError("?" + "pass" * 1_000_000))
+    message_of(ValueError("a://" * 1_000_000))
+    assert time.perf_counter() - started < 5
+
+
+def raise_chain(words):
+    try:
+        try:
+            raise KeyError(words)
+        except KeyError as error:
+            raise ValueError(words) from error
+    except ValueError:
+        raise RuntimeError(words)  # noqa: B904 - its context is what is tested
+
+
+def test_a_masked_chain_keeps_classes_and_places_but_no_secret():
+    with pytest.raises(RuntimeError) as caught:
+        raise_chain("pw1234")
+    found, error = [], masked_cause(caught.value, ["pw1234"])
+    while error is not None:
+        found.append(str(error))
+        assert place(error).rpartition(":")[0].endswith("test_secrets.py")
+        error = error.__cause__
+    assert found == ["RuntimeError: ***", "ValueError: ***", "KeyError: '***'"]
+
+
+def test_a_chain_without_an_end_ends():
+    error = ValueError("a")
+    error.__context__ = other = ValueError("b")
+    other.__context__ = error
+    stand_in, links = masked_cause(error), 0
+    while stand_in is not None:
+        stand_in, links = stand_in.__cause__, links + 1
+    assert links == 6
