@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from .life_cycle import LifeCycleContract
-from .samples import described, peculiar_values, plain_event, plain_events
+from .samples import described, edge_case_values, plain_event, plain_events
 from .subjects import Subject
 from .threads import in_threads
 
@@ -101,12 +101,12 @@ class CollectorContract(LifeCycleContract):
 
     @pytest.mark.asyncio
     async def test_none_and_falsy_and_nested_values_come_back_as_they_were(self, subject: Subject) -> None:
-        values = peculiar_values()
+        values = edge_case_values()
         await self._check_round_trip(subject, *(plain_event(number, value=v) for number, v in enumerate(values)))
 
     @pytest.mark.asyncio
     async def test_context_attributes_come_back_as_they_were(self, subject: Subject) -> None:
-        values = peculiar_values()
+        values = edge_case_values()
         contexts: list[dict[str, Any]] = [{}, {"": ""}, {"a.b": 1, 'c"d': 2, "é": 3}, *({"a": v} for v in values)]
         await self._check_round_trip(
             subject, *(plain_event(number, context_attributes=context) for number, context in enumerate(contexts))

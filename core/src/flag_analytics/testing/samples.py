@@ -1,4 +1,4 @@
-"""Events to try a backend with: plain ones, peculiar ones, and those that nobody should send."""
+"""Events to try a backend with: plain ones, edge cases, and hostile ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from ..events import EvaluationReason, FlagEvaluationEvent
 
-__all__ = ["described", "foreign_event", "hostile_events", "peculiar_values", "plain_event", "plain_events"]
+__all__ = ["described", "edge_case_values", "foreign_event", "hostile_events", "plain_event", "plain_events"]
 
 REFERENCE_FIELDS = (
     "timestamp",
@@ -46,7 +46,7 @@ def plain_events(count: int, **fields: Any) -> list[FlagEvaluationEvent]:
     return [plain_event(number, **fields) for number in range(count)]
 
 
-def peculiar_values() -> list[Any]:
+def edge_case_values() -> list[Any]:
     """Return values that JSON can hold and that careless code takes for one another."""
     return [
         None,

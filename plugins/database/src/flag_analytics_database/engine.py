@@ -12,8 +12,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
-from .discretion import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
 from .options import DatabaseOptions
+from .redaction import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
 from .urls import family_of, missing_driver, parse_url, split_parameters
 
 __all__ = ["EngineMaker", "check_engine", "from_options", "is_in_memory", "like_engine"]
