@@ -106,6 +106,37 @@ def test_the_reasons_are_the_references_and_three_more():
     assert f"{EvaluationReason.STATIC}" == "STATIC"
 
 
+# --- now
+
+
+def test_now_stamps_the_time_and_takes_the_other_fields_in_their_order():
+    before = datetime.now(UTC)
+    event = FlagEvaluationEvent.now("k", 1, "STATIC", "v", "user", {"a": 1}, 1.5, kind="exposure", flag_version="7")
+    assert before <= event.timestamp <= datetime.now(UTC)
+    assert event.timestamp.tzinfo is UTC
+    assert event == FlagEvaluationEvent(
+        event.timestamp, "k", 1, "STATIC", "v", "user", {"a": 1}, 1.5,
+        event_id=event.event_id, kind="exposure", flag_version="7",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", [EvaluationReason.STATIC, "OF_ITS_OWN"])
+def test_now_needs_a_key_a_value_and_a_reason_and_has_the_constructors_defaults(reason):
+    event = FlagEvaluationEvent.now("k", True, reason)
+    assert event == FlagEvaluationEvent(event.timestamp, "k", True, reason, event_id=event.event_id)
+
+
+def test_now_takes_exactly_the_fields_that_the_constructor_takes():
+    values = {"flag_key": "k", "value": 1, "reason": "STATIC"}
+    further = {name: None for name in FlagEvaluationEvent.__struct_fields__[1:] if name not in values}
+    event = FlagEvaluationEvent.now(**values, **further)
+    assert [name for name in further if getattr(event, name) is not None] == ["context_attributes"]
+    with pytest.raises(TypeError, match="colour"):
+        FlagEvaluationEvent.now("k", 1, "STATIC", colour="red")
+    with pytest.raises(TypeError):
+        FlagEvaluationEvent.now("k", 1, "STATIC", None, None, {}, 0.0, new_event_id())
+
+
 # --- as a dict
 
 

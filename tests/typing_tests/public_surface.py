@@ -37,6 +37,10 @@ event = FlagEvaluationEvent(
 by_name = FlagEvaluationEvent(
     timestamp=datetime.now(UTC), flag_key="checkout", value={"any": ["thing"]}, reason="OF_ITS_OWN", kind="exposure"
 )
+now = FlagEvaluationEvent.now(
+    "checkout", True, "STATIC", "treatment", "user-1", {"plan": "premium"}, provider_name="sdk"
+)
+assert_type(now, FlagEvaluationEvent)
 assert_type(event.reason, EvaluationReason | str)
 assert_type(event.variant, str | None)
 assert_type(event.to_dict(), dict[str, Any])
@@ -44,6 +48,8 @@ assert_type(FlagEvaluationEvent.from_dict({}), FlagEvaluationEvent)
 
 FlagEvaluationEvent(datetime.now(UTC), "checkout", True, "SPLIT", kind="guess")  # type: ignore[arg-type]
 FlagEvaluationEvent(datetime.now(UTC), "checkout")  # type: ignore[call-arg]
+FlagEvaluationEvent.now("checkout", True)  # type: ignore[call-arg]
+FlagEvaluationEvent.now("checkout", True, "SPLIT", kind="guess")  # type: ignore[arg-type]
 event.flag_key = "another"  # type: ignore[misc]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 import msgspec
 import uuid_utils
@@ -69,6 +69,19 @@ class _ReferenceFields(msgspec.Struct, frozen=True):
     evaluation_duration_ms: float = 0.0
 
 
+class _FurtherFields(TypedDict, total=False):
+    """The keyword-only fields of ``FlagEvaluationEvent``, as ``now`` takes them."""
+
+    event_id: str
+    error_type: str | None
+    error_message: str | None
+    flag_version: str | None
+    flag_set_id: str | None
+    provider_name: str | None
+    kind: EventKind
+    sample_rate: float
+
+
 class FlagEvaluationEvent(_ReferenceFields, frozen=True, kw_only=True):
     """One evaluation of one flag. Immutable; nothing is checked or converted until a collector accepts it.
 
@@ -101,6 +114,36 @@ class FlagEvaluationEvent(_ReferenceFields, frozen=True, kw_only=True):
     provider_name: str | None = None
     kind: EventKind = "evaluation"
     sample_rate: float = 1.0
+
+    @classmethod
+    def now(
+        cls,
+        flag_key: str,
+        value: Any,
+        reason: EvaluationReason | str,
+        variant: str | None = None,
+        targeting_key: str | None = None,
+        context_attributes: Mapping[str, Any] | None = None,
+        evaluation_duration_ms: float = 0.0,
+        **further: Unpack[_FurtherFields],
+    ) -> Self:
+        """Return an event with the current time as its timestamp; the arguments are the other fields, in their order.
+
+        Raises:
+            TypeError: there is no field of that name.
+        """
+        context = {} if context_attributes is None else context_attributes
+        return cls(
+            datetime.now(UTC),
+            flag_key,
+            value,
+            reason,
+            variant,
+            targeting_key,
+            context,
+            evaluation_duration_ms,
+            **further,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field by name; the time in ISO 8601, the reason as a plain string, values as they are."""
