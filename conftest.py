@@ -23,8 +23,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+from flag_analytics import logs
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_log_messages() -> None:
+    """Let each test see the messages that an earlier one caused, too."""
+    logs.forget()
+
 
 _FILE = re.compile(r"^<!-- file: (?P<name>\S+) -->\n+```\w*\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
 
