@@ -188,6 +188,17 @@ def test_every_test_that_a_page_names_exists():
     assert named <= defined
 
 
+def listed_modules():
+    """Return the public names of each module that the API reference lists."""
+    rows = re.findall(r"^\| `(flag_analytics[\w.]*)` \| .* \| (.*) \|$", PAGES["reference/api.md"], re.MULTILINE)
+    return {module: set(re.findall(r"`(\w+)`", names)) for module, names in rows}
+
+
+def test_the_site_describes_every_module_that_the_api_reference_lists():
+    described = set(re.findall(r"^\.\. automodule:: (\S+)$", EVERYTHING, re.MULTILINE))
+    assert described | {"flag_analytics"} == listed_modules().keys()
+
+
 def test_every_plugin_has_a_page():
     plugins = {path.parent.name for path in DOCS.parent.glob("plugins/*/pyproject.toml")}
     assert {

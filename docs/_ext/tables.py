@@ -117,8 +117,9 @@ def _changes(name: str) -> Rows:
 
 
 def _modules(name: str) -> Rows:
-    yield "Module", "What it is for"
-    yield f"`{name}`", first_sentence(_thing(name))
+    """List the public names of a module: those in its ``__all__``."""
+    yield "Module", "Purpose", "Names"
+    yield f"`{name}`", first_sentence(_thing(name)), ", ".join(f"`{public}`" for public in sorted(_thing(name).__all__))
 
 
 _KINDS: Mapping[str, Callable[[str], Rows]] = {

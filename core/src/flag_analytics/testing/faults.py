@@ -53,7 +53,9 @@ class ScriptedSink:
         writes: Every batch that was asked to be written.
         repeated: How many events were written again after they had been stored.
         letters: The dead letters this sink was given to keep.
-        opened, closed, pings: How often these were called.
+        opened: How often ``open`` was called.
+        closed: How often ``close`` was called.
+        pings: How often ``ping`` was called.
         alive: Whether ``ping`` succeeds.
     """
 
