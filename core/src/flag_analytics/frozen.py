@@ -1,16 +1,19 @@
-"""``FrozenEvent``: an accepted event, immutable and bounded."""
+"""``FrozenEvent``: an accepted event, immutable and bounded, and its form in files: one array of JSON."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import msgspec
 
 from .events import EventKind, FlagEvaluationEvent, as_reason
 
-__all__ = ["FrozenEvent"]
+__all__ = ["FrozenEvent", "decode_event", "encode_event"]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
@@ -75,3 +78,60 @@ class FrozenEvent(msgspec.Struct, frozen=True, gc=False):
     def to_dict(self) -> dict[str, Any]:
         """Return every field of the event by name, as ``FlagEvaluationEvent.to_dict`` does."""
         return self.thaw().to_dict()
+
+
+_STORED_TYPES = {"timestamp": int, "value_json": msgspec.Raw, "context_json": msgspec.Raw}
+
+
+def _stored_field(field: msgspec.structs.FieldInfo) -> tuple[str, Any] | tuple[str, Any, Any]:
+    stored_type = _STORED_TYPES.get(field.name, field.type)
+    return (field.name, stored_type) if field.required else (field.name, stored_type, field.default)
+
+
+_Row = msgspec.defstruct("_Row", map(_stored_field, msgspec.structs.fields(FrozenEvent)), array_like=True, gc=False)
+_decode_row = msgspec.json.Decoder(_Row).decode
+
+
+def encode_event(event: FrozenEvent) -> bytes:
+    """Return an event as UTF-8 JSON: an array of its fields in their order, on one line.
+
+    The time is in microseconds since the Unix epoch; value and context are embedded as they are.
+    """
+    since = event.timestamp - _EPOCH
+    fields: list[Any] = [*msgspec.structs.astuple(event)]
+    fields[0] = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    fields[2] = msgspec.Raw(event.value_json)
+    fields[6] = msgspec.Raw(event.context_json)
+    return _encode(fields)
+
+
+def decode_event(body: bytes) -> FrozenEvent:
+    """Return the event that ``encode_event`` wrote.
+
+    Raises:
+        msgspec.MsgspecError: ``body`` is not such an array.
+        OverflowError: its time is outside the years 1 to 9999.
+    """
+    row: Any = _decode_row(body)
+    # Each by its name: to make a tuple of them first takes a tenth longer.
+    return FrozenEvent(
+        _EPOCH + row.timestamp * _MICROSECOND,
+        row.flag_key,
+        bytes(row.value_json),
+        row.reason,
+        row.variant,
+        row.targeting_key,
+        bytes(row.context_json),
+        row.evaluation_duration_ms,
+        row.event_id,
+        row.error_type,
+        row.error_message,
+        row.flag_version,
+        row.flag_set_id,
+        row.provider_name,
+        row.kind,
+        row.sample_rate,
+        row.received_at,
+        row.size,
+        row.traceparent,
+    )
