@@ -36,6 +36,7 @@ tables = load("tables")
 BACKENDS = dict(attributes.backends())
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
 EVERYTHING = "\n".join(PAGES.values())
+RECORDS = {name for name in PAGES if name.startswith("decisions/")} - {"decisions/index.md"}
 
 
 def hooks():
@@ -209,7 +210,19 @@ def test_every_plugin_has_a_page():
 def test_every_page_is_reachable():
     listed = set(re.findall(r"^([\w/]+)$", PAGES["index.md"], re.MULTILINE))
     linked = set(re.findall(r"\]\(([\w/]+\.md)\)", PAGES["index.md"]))
-    assert linked == set(PAGES) - {"index.md"} == {f"{name}.md" for name in listed}
+    assert linked == set(PAGES) - {"index.md"} - RECORDS == {f"{name}.md" for name in listed}
+
+
+def test_the_index_of_decisions_lists_every_record_once():
+    linked = re.findall(r"\]\((\d{4}-[a-z0-9-]+\.md)\)", PAGES["decisions/index.md"])
+    assert sorted(f"decisions/{name}" for name in linked) == sorted(RECORDS)
+
+
+@pytest.mark.parametrize("name", sorted(RECORDS))
+def test_a_decision_has_number_date_context_decision_and_consequences(name):
+    number = int(name.removeprefix("decisions/")[:4])
+    assert re.match(rf"# {number}\. .+\n\nDate: 20\d\d-\d\d-\d\d\n", PAGES[name])
+    assert re.findall(r"^## (.*)$", PAGES[name], re.MULTILINE) == ["Context", "Decision", "Consequences"]
 
 
 @pytest.mark.parametrize("name", PAGES)
