@@ -1,4 +1,4 @@
-"""The collector keeps what every collector of flag-analytics promises."""
+"""The collector keeps the promises of every collector."""
 
 import json
 

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import attrs
-from flag_analytics.hookspecs import hookimpl
-from flag_analytics.protocols import Backend, Batch
+from flag_analytics import Backend, Batch, hookimpl
 
 
 @attrs.frozen
