@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 DISTRIBUTIONS = [CORE, *PLUGINS]
-MAX_CORE_LINES = 6_000
+MAX_LINES = {"core": 3_550, "delivery": 2_700}
+"""Lines of code, without the conformance kit; a higher limit needs a decision record that names what came in."""
 
 each_distribution = pytest.mark.parametrize("path", DISTRIBUTIONS, ids=lambda path: path.name)
 each_plugin = pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.name)
@@ -152,15 +153,15 @@ def modules_of(package: Path) -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
 
-def imports_of(module: str, file: Path, *, only_at_import: bool = False) -> set[str]:
-    """Return the absolute names a module imports; ``only_at_import`` leaves out functions and ``TYPE_CHECKING``."""
+def imports_of(module: str, file: Path, *, at_import_only: bool = False) -> set[str]:
+    """Return the absolute names that a module imports, in functions and for type checkers too unless told otherwise."""
     found: set[str] = set()
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
 
     def visit(node: ast.AST) -> None:
-        if only_at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if at_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             return
-        if only_at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if at_import_only and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -184,8 +185,18 @@ def tops_of(path: Path, *, leave_out: str = "") -> set[str]:
     }
 
 
-def test_core_imports_no_backend():
-    assert not [name for name in tops_of(CORE) if name.startswith("flag_analytics_")]
+def test_core_imports_no_other_distribution_when_it_is_imported():
+    eager = {
+        f"{module} imports {name}"
+        for module, file in modules_of(package_of(CORE))
+        for name in imports_of(module, file, at_import_only=True)
+        if name.startswith("flag_analytics_") and not module.startswith("flag_analytics.testing")
+    }
+    assert not eager
+
+
+def test_core_imports_no_distribution_but_the_delivery_engine():
+    assert {name for name in tops_of(CORE) if name.startswith("flag_analytics_")} == {"flag_analytics_delivery"}
 
 
 @each_plugin
@@ -193,7 +204,36 @@ def test_a_plugin_imports_other_plugins_only_where_it_declares_them(path):
     declared = {requirement.name.replace("-", "_") for requirement in requirements_of(path)}
     foreign = {name for name in tops_of(path) if name.startswith("flag_analytics_")} - {package_of(path).name}
     assert foreign <= declared
-    assert not foreign or path.name == "cli", "a backend never imports another backend"
+    assert path.name == "cli" or foreign <= {"flag_analytics_delivery"}, "a backend never imports another backend"
+
+
+def listed_names() -> set[str]:
+    """Return every name that the API reference lists, with its module: rows of "| `module` | … | `name`, `name` |"."""
+    page = (ROOT / "docs" / "reference" / "api.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(flag_analytics[\w.]*)` \|.*\| ([^|]*) \|$", page, re.MULTILINE)
+    return {f"{module}.{name}" for module, names in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+# Imports of private names that are still to go: the list may only become shorter.
+UNLISTED_IMPORTS = {
+    "core": {"flag_analytics_delivery.engine.run_inline"},
+    "cli": {
+        "flag_analytics_delivery.spool.Spool",
+        "flag_analytics_delivery.spool.SpoolCorruptError",
+        "flag_analytics_delivery.spool.SpoolError",
+        "flag_analytics_delivery.spool.decode_event",
+        "flag_analytics_delivery.spool.default_directory",
+        "flag_analytics_delivery.spool.orphans",
+    },
+}
+
+
+@each_distribution
+def test_a_distribution_imports_only_what_the_api_reference_of_another_lists(path):
+    own = package_of(path).name
+    imported = {name for module, file in modules_of(package_of(path)) for name in imports_of(module, file)}
+    foreign = {name for name in imported if re.match(rf"(?!{own}\b)flag_analytics(_\w+)?\b", name)}
+    assert foreign - listed_names() == UNLISTED_IMPORTS.get(path.name, set())
 
 
 @each_distribution
@@ -209,9 +249,21 @@ def test_everything_imported_is_declared(path):
     assert not undeclared
 
 
+# Circles that are still to be cut: the list may only become shorter.
+CIRCLES = {
+    "core": {"aggregator config.plan hookspecs pipeline registry"},
+    "database": {"engine options"},
+    "delivery": {"engine spooling worker"},
+    "otel": {"client hook"},
+    "prometheus": {"exporter serving"},
+}
+
+
 @each_distribution
 def test_modules_do_not_import_each_other_in_a_circle(path):
-    modules = dict(modules_of(package_of(path)))
+    """Imports inside functions and for type checkers count: a circle that is hidden is still one to understand."""
+    package = package_of(path)
+    modules = dict(modules_of(package))
 
     def owner(name: str) -> str | None:
         while name and name not in modules:
@@ -219,29 +271,33 @@ def test_modules_do_not_import_each_other_in_a_circle(path):
         return name or None
 
     graph = {
-        module: {owner(name) for name in imports_of(module, file, only_at_import=True)} - {None, module}
-        for module, file in modules.items()
+        module: {owner(name) for name in imports_of(module, file)} - {None, module} for module, file in modules.items()
     }
-    done: set[str] = set()
 
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
-        if module in done:
-            return
-        for target in sorted(graph[module]):
-            visit(target, (*trail, module))
-        done.add(module)
+    def reached(module: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [module]
+        while waiting:
+            new = graph[waiting.pop()] - seen
+            seen |= new
+            waiting.extend(new)
+        return seen
 
-    for module in graph:
-        visit(module, ())
+    reach = {module: reached(module) for module in graph}
+    circles = {
+        frozenset(other for other in reach[module] if module in reach[other])
+        for module in graph
+        if module in reach[module]
+    }
+    named = {" ".join(sorted(module.removeprefix(f"{package.name}.") for module in circle)) for circle in circles}
+    assert named == CIRCLES.get(path.name, set())
 
 
 def test_importing_core_imports_no_backend_and_no_test_tool():
     code = "import sys, flag_analytics; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "flag_analytics" in loaded
-    strangers = [name for name in loaded if name.startswith("flag_analytics_") or name in {"pytest", "hypothesis"}]
-    assert not strangers
+    assert not [name for name in loaded if name.startswith("flag_analytics_") or name in {"pytest", "hypothesis"}]
 
 
 # -- size and words ----------------------------------------------------------------------------------------------------
@@ -261,11 +317,13 @@ def lines_of_code(file: Path) -> int:
     return len(lines)
 
 
-def test_core_stays_small():
-    package = package_of(CORE)
+@pytest.mark.parametrize("name", MAX_LINES)
+def test_the_core_and_the_engine_stay_small(name):
+    (path,) = (path for path in DISTRIBUTIONS if path.name == name)
+    package = package_of(path)
     files = [file for _, file in modules_of(package) if not file.is_relative_to(package / "testing")]
     sizes = {file.relative_to(package).as_posix(): lines_of_code(file) for file in files}
-    assert sum(sizes.values()) <= MAX_CORE_LINES, sizes
+    assert sum(sizes.values()) <= MAX_LINES[name], sizes
 
 
 @each_distribution

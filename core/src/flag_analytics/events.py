@@ -13,7 +13,7 @@ import uuid_utils
 
 from .errors import EventError
 
-__all__ = ["EvaluationReason", "EventKind", "FlagEvaluationEvent", "new_event_id"]
+__all__ = ["EvaluationReason", "EventKind", "FlagEvaluationEvent", "as_reason", "new_event_id"]
 
 EventKind = Literal["evaluation", "exposure", "outcome"]
 

@@ -266,7 +266,7 @@ def test_a_database_of_somebody_else_is_no_spool_whatever_its_name_is(directory:
 
 def test_a_spool_that_its_process_is_just_making_is_no_problem(directory: Path, capsys):
     script = (
-        "import sys; from pathlib import Path; from flag_analytics.delivery.locks import FileLock\n"
+        "import sys; from pathlib import Path; from flag_analytics.locks import FileLock\n"
         "path = Path(sys.argv[1], '1-1.spool'); lock = FileLock(path.with_suffix('.lock'))\n"
         "assert lock.acquire(); path.touch(); print('ready', flush=True); sys.stdin.read()"
     )

@@ -36,7 +36,7 @@ from ..reports import DeliveryOptions
 from .options import build, did_you_mean, origin_of, read_values
 from .sources import SECTIONS, EnvText, Tables, join_path, read_tables
 
-__all__ = ["Plan", "PlannedProcessor", "PlannedSink", "read_config", "selected_plugins"]
+__all__ = ["Plan", "PlannedProcessor", "PlannedSink", "Source", "read_config", "selected_plugins"]
 
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
 
