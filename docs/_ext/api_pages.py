@@ -1,4 +1,4 @@
-"""Shows classes on the site as one uses them: defaults as values, members of enumerations, no names that are private.
+"""Shows classes on the site as they are used: defaults as values, members of enumerations, no private names.
 
 Sphinx reads the source that attrs generates, and shows neither msgspec's factories nor members without a docstring;
 napoleon takes the words before the first colon of an attribute's docstring for its type.
@@ -27,7 +27,7 @@ _NO_DEFAULT = (attrs.NOTHING, dataclasses.MISSING, msgspec.NODEFAULT)
 
 @attrs.frozen(repr=False)
 class _AsWritten:
-    """A default whose representation is what one would write."""
+    """A default that is shown as it is written in code."""
 
     text: str
 

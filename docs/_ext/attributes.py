@@ -1,4 +1,4 @@
-"""Reads what a class's docstring says of its attributes; shared by the tables of the documentation and its tests."""
+"""Reads the descriptions of attributes from a class's docstring, for the documentation's tables and its tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENTRY = re.compile(r"^(?P<names>\w+(?:, \w+)*):\s+(?P<text>.*?)(?=^\w+(?:, \w+)
 
 
 def described(cls: type[Any]) -> dict[str, str]:
-    """Return what the ``Attributes:`` section of a docstring says, by attribute, each as one line."""
+    """Return the description of each attribute in the ``Attributes:`` section of a docstring, as one line."""
     section = _SECTION.search((inspect.getdoc(cls) or "") + "\n")
     if section is None:
         return {}
@@ -37,7 +37,7 @@ def first_sentence(thing: object) -> str:
 
 
 def fields_of(cls: type[Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield name, type and default of each field, as a reader would write them."""
+    """Yield name, type and default of each field as text."""
     hints = typing.get_type_hints(cls)
     if attrs.has(cls):
         for field in attrs.fields(cls):
@@ -63,7 +63,7 @@ def fields_of(cls: type[Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _type_text(written: Any, kind: Any) -> str:
-    """Return a type as it is written in the class, or the values it can have where they are few."""
+    """Return a type as it is written in the class, or its allowed values if they are few."""
     choices = [part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is typing.Literal]
     if choices:
         return ", ".join(f'`"{choice}"`' for choice in typing.get_args(choices[0]))

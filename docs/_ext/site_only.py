@@ -1,6 +1,6 @@
-"""Keeps pages readable where they are kept: what only Sphinx understands stands in a comment, and is taken out here.
+"""Keeps pages readable in the repository: Sphinx's own markup stands in comments, which this extension opens.
 
-- ``<!-- site`` … ``-->``, each on a line of its own: what is between them is part of the site only.
+- ``<!-- site`` … ``-->``, each on a line of its own: the text between them is part of the site only.
 - A link to a plugin's README leads to its page here, which is the same text.
 """
 

@@ -1,6 +1,6 @@
 """Writes the tables of the documentation out of the code: ``python docs/_ext/tables.py`` after a docstring changed.
 
-A table stands between two comments, and a test fails where it is not what this module would write::
+A table stands between two comments, and a test fails if it differs from this module's text::
 
     <!-- table: options collectors.memory -->
     …
@@ -109,7 +109,7 @@ def _errors(name: str) -> Rows:
 
 def _changes(name: str) -> Rows:
     """Read the simple table in a module's docstring."""
-    yield "Kind", "What was changed"
+    yield "Kind", "Change"
     rows = (inspect.getdoc(_thing(name)) or "").split("=\n")[2]
     for line in rows.partition("\n=")[0].splitlines():
         kind, text = re.split(r"\s{2,}", line, maxsplit=1)
@@ -135,7 +135,7 @@ _KINDS: Mapping[str, Callable[[str], Rows]] = {
 
 
 def _thing(name: str) -> Any:
-    """Return a module, or what is in one, by its dotted name."""
+    """Return a module, or a member of one, by its dotted name."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
