@@ -7,6 +7,7 @@ on the path.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def main(dist: Path) -> None:
     plugins = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
     for project in [ROOT / "core", *plugins, EXAMPLE]:
         step(f"contents of {project.name}", lambda project=project: check_contents(dist, project))
+    step("a second build is the same", lambda: built_twice(dist))
     with tempfile.TemporaryDirectory(prefix="flag-analytics-") as name:
         home = Path(name)
         step("core alone", lambda: core_alone(dist, home))
@@ -63,28 +65,28 @@ def check_contents(dist: Path, project: Path) -> None:
         assert "LICENSE" in inside, inside
 
 
+def built_twice(dist: Path) -> None:
+    """Build everything again and compare each file byte by byte."""
+    with tempfile.TemporaryDirectory(prefix="flag-analytics-") as name:
+        run("uv", "build", "--quiet", "--all-packages", f"--out-dir={name}", cwd=ROOT)
+        again = {path.name: path.read_bytes() for path in Path(name).glob("flag_analytics*")}
+    assert again
+    assert [name for name in again if (dist / name).read_bytes() != again[name]] == []
+
+
 def core_alone(dist: Path, home: Path) -> None:
     python = environment(home, "core", wheel(dist, "flag-analytics"))
     run(python, HERE / "core_alone.py", cwd=home)
 
 
 def one_backend(dist: Path, home: Path, backend: str) -> None:
-    python = environment(
-        home,
-        backend,
-        wheel(dist, "flag-analytics"),
-        wheel(dist, f"flag-analytics-{backend}"),
-    )
+    python = environment(home, backend, *wheels(dist, f"flag-analytics-{backend}"))
     run(python, HERE / "one_event.py", backend, cwd=working_directory(home, backend))
 
 
 def openfeature(dist: Path, home: Path) -> None:
-    wheels = [wheel(dist, f"flag-analytics{suffix}") for suffix in ("", "-memory", "-openfeature")]
-    run(
-        environment(home, "openfeature", *wheels),
-        HERE / "one_evaluation.py",
-        cwd=working_directory(home, "openfeature"),
-    )
+    python = environment(home, "openfeature", *wheels(dist, "flag-analytics-memory", "flag-analytics-openfeature"))
+    run(python, HERE / "one_evaluation.py", cwd=working_directory(home, "openfeature"))
 
 
 def command(dist: Path, home: Path) -> None:
@@ -101,7 +103,8 @@ def command(dist: Path, home: Path) -> None:
 def third_party(dist: Path, home: Path) -> None:
     """Install the example beside core, choose it by a TOML file alone, and run its own test against the kit."""
     core = f"flag-analytics[testing] @ {Path(wheel(dist, 'flag-analytics')).as_uri()}"
-    python = environment(home, "third-party", core, wheel(dist, "third-party-jsonl"))
+    delivery = wheel(dist, "flag-analytics-delivery")
+    python = environment(home, "third-party", core, delivery, wheel(dist, "third-party-jsonl"))
     directory = working_directory(home, "third-party")
     (directory / "flag-analytics.toml").write_text('[collectors.jsonl]\npath = "events.jsonl"\n', "utf-8")
     run(python, HERE / "chosen_by_toml.py", cwd=directory)
@@ -118,6 +121,16 @@ def entry_points(project: Path) -> list[str]:
 def wheel(dist: Path, name: str) -> str:
     (path,) = dist.glob(f"{name.replace('-', '_')}-[0-9]*.whl")
     return str(path)
+
+
+def wheels(dist: Path, *names: str) -> list[str]:
+    """Return the wheels of distributions and of those of this project that they require."""
+    wanted = dict.fromkeys(names)
+    for name in wanted.copy():
+        project = ROOT / "plugins" / name.removeprefix("flag-analytics-") / "pyproject.toml"
+        required = tomllib.loads(project.read_text("utf-8"))["project"]["dependencies"]
+        wanted |= dict.fromkeys(re.match(r"[\w-]+", each)[0] for each in required if each.startswith("flag-analytics"))
+    return [wheel(dist, name) for name in wanted]
 
 
 def environment(home: Path, name: str, *requirements: str) -> Path:
