@@ -255,7 +255,7 @@ def _collector(url: str) -> Timed:
         started = time.perf_counter_ns()
         for event in events:
             await collector.record(event)
-        report = await collector.flush_report()
+        report = await collector.flush()
         took = time.perf_counter_ns() - started
         assert report, report
         return took

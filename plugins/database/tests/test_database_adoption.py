@@ -133,18 +133,18 @@ async def test_the_first_event_takes_it_over_and_waits_for_no_row(
     await _make_table(database, 50)
     store = database.store()
     moving = asyncio.Event()
-    real = store._take_rows_over
+    real = store._writing._adopt_rows
 
     async def when_told() -> None:
         await moving.wait()
         await real()
 
-    monkeypatch.setattr(store, "_take_rows_over", when_told)
+    monkeypatch.setattr(store._writing, "_adopt_rows", when_told)
     await store.write(batch_of(make_event()))
     assert await database.count() == 1
     assert await database.count("analytics_events_litestar_flags") == 50
     moving.set()
-    await asyncio.wait_for(store._take_over, 20.0)
+    await asyncio.wait_for(store._writing._adopting, 20.0)
     assert await store.can_store()
     assert await database.count() == 51
     await database.run("DELETE FROM analytics_events WHERE flag_key = 'checkout'")
@@ -165,7 +165,7 @@ async def test_a_question_meanwhile_sees_every_row(database: Any, make_event: An
 async def test_a_question_that_cannot_see_every_row_is_refused(database: Any) -> None:
     await _make_table(database, 5)
     writer = database.store()
-    writer._take_rows_over = lambda: asyncio.sleep(0)
+    writer._writing._adopt_rows = lambda: asyncio.sleep(0)
     await writer.open()
     reader = database.store(create_tables=False)
     with pytest.raises(SinkUnavailable, match="being taken over from litestar-flags: ask again later"):
@@ -179,8 +179,7 @@ async def test_a_question_that_cannot_see_every_row_is_refused(database: Any) ->
 async def test_a_failure_to_move_rows_holds_up_no_event_and_is_tried_again(
     sqlite: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from flag_analytics_database import setup
-    from flag_analytics_database import store as store_module
+    from flag_analytics_database import setup, write_connection
 
     failures = iter([True, True])
     real = adoption.move_next_page
@@ -191,11 +190,11 @@ async def test_a_failure_to_move_rows_holds_up_no_event_and_is_tried_again(
         return real(*arguments)
 
     monkeypatch.setattr(setup, "move_next_page", failing)
-    monkeypatch.setattr(store_module, "_LOG_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(write_connection, "LOG_PAUSE_SECONDS", 0.01)
     await _make_table(sqlite, 10)
     store = sqlite.store()
     await store.write(batch_of(make_event()))
-    await asyncio.wait_for(store._take_over, 20.0)
+    await asyncio.wait_for(store._writing._adopting, 20.0)
     assert await sqlite.count() == 11
     assert [line for line in caplog.messages if "not taken over" in line] == [
         "rows of litestar-flags were not taken over: OSError"
@@ -238,7 +237,7 @@ async def test_a_collector_is_not_healthy_on_a_table_it_may_not_take_over_and_sa
     ) as collector:
         assert not await collector.health_check()
         await collector.record(make_event())
-        assert not await collector.flush_report(0.01)
+        assert not await collector.flush(0.01)
         async with asyncio.timeout(20.0):
             while collector.stats().sinks["database"].attempts < 3:  # noqa: ASYNC110 - a thread counts them
                 await asyncio.sleep(0.01)
@@ -272,7 +271,7 @@ async def test_a_table_that_litestar_flags_made_and_filled_is_taken_over(databas
     await before.close()
     async with await DatabaseAnalyticsCollector.create(database.connection_string) as collector:
         await collector.record(make_event(40, value="new"))
-        assert await collector.flush_report()
+        assert await collector.flush()
         found = await collector.get_events()
     assert [event.value for event in found] == [event.value for event in events] + ["new"]
     for given, kept in zip(events, found, strict=False):

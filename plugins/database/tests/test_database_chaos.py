@@ -120,12 +120,12 @@ async def test_whatever_befalls_the_connection_each_event_is_stored_once_or_coun
         *(asyncio.to_thread(load.go_on_until, end, collector, make_event) for load in loads),
     )
     healed = time.monotonic()
-    report = await collector.flush_report(5.0)
+    report = await collector.flush(5.0)
     drained = time.monotonic() - healed
     stats = collector.stats()
     ledger = stats.sinks["database"]
     await collector.record(make_event(10_000_000, flag_key="alive"))
-    alive = await collector.flush_report(5.0)
+    alive = await collector.flush(5.0)
     await collector.close()
     took = sorted(second for load in loads for second in load.took)
     measured = {

@@ -42,7 +42,7 @@ async def test_it_works_as_the_reference_says(database: Any) -> None:
     for number in range(8):
         assert await collector.record(now_event(number)) is None
     assert await collector.get_buffer_size() in range(9)
-    assert await collector.flush() is None
+    assert (await collector.flush()).stored == 8
     assert await collector.get_buffer_size() == 0
     assert await collector.health_check()
     aggregator = AnalyticsAggregator(collector)
@@ -52,8 +52,9 @@ async def test_it_works_as_the_reference_says(database: Any) -> None:
     assert metrics.variant_distribution == {"a": 4, "b": 4}
     assert metrics.reason_distribution == {"SPLIT": 8}
     assert metrics.latency_p50 == metrics.latency_p99 == 1.0
-    assert await collector.close() is None
-    assert await collector.close() is None
+    report = await collector.close()
+    assert report
+    assert await collector.close() == report
     await collector.record(now_event())
     assert collector.stats().refused == {"closed": 1}
     assert collector.stats().balanced()
@@ -100,7 +101,7 @@ async def test_an_applications_own_engine_gives_url_and_arguments(database: Any)
     engine = create_async_engine(database.url, poolclass=NullPool)
     collector = await DatabaseAnalyticsCollector.from_engine(engine, batch_size=3, retention_days=10_000)
     await collector.record(now_event())
-    assert await collector.flush_report()
+    assert await collector.flush()
     assert len(await collector.get_events()) == 1
     assert engine.sync_engine.pool.status() == "NullPool"
     await collector.close()
@@ -120,7 +121,7 @@ async def test_a_database_in_memory_is_the_collectors_own(url: str) -> None:
     one, other = [await DatabaseAnalyticsCollector.create(url) for _ in range(2)]
     for number in range(300):
         await one.record(now_event(number))
-    assert await one.flush_report()
+    assert await one.flush()
     assert len(await one.get_events()) == 300
     assert await other.get_events() == []
     await one.close()
@@ -182,7 +183,7 @@ async def test_durable_events_survive_in_a_spool_until_the_database_is_there(tmp
     collector = await DatabaseAnalyticsCollector.create(url, delivery=delivery)
     for number in range(10):
         await collector.record(make_event(number))
-    report = await collector.close_report(0.3)
+    report = await collector.close(0.3)
     assert report.spooled == 10
     (tmp_path / "missing").mkdir()
     successor = await DatabaseAnalyticsCollector.create(url, delivery=delivery)
@@ -190,7 +191,7 @@ async def test_durable_events_survive_in_a_spool_until_the_database_is_there(tmp
         # What another process left is taken over beside the first flush, not before it.
         while len(await successor.get_events()) < 10:  # noqa: ASYNC110 - no event of this loop announces it
             await asyncio.sleep(0.01)
-    assert (await successor.close_report()).spooled == 0
+    assert (await successor.close()).spooled == 0
 
 
 async def test_aiomysql_works_where_it_is_asked_for(mysql: Any) -> None:
@@ -199,7 +200,7 @@ async def test_aiomysql_works_where_it_is_asked_for(mysql: Any) -> None:
     events = [now_event(number, context_attributes={"é🎏": "'\\%s"}) for number in range(10)]
     for event in events:
         await collector.record(event)
-    assert await collector.flush_report()
+    assert await collector.flush()
     assert await collector.get_events() == events
     await collector.close()
 
@@ -234,7 +235,7 @@ async def test_it_is_healthy_where_its_tables_are_usable_or_may_be_made(
     async with await DatabaseAnalyticsCollector.create(database.connection_string, **settings) as collector:
         assert await collector.health_check() is healthy
         await collector.record(now_event())
-        assert bool(await collector.flush_report(0.3 if not healthy else 30.0)) is healthy
+        assert bool(await collector.flush(0.3 if not healthy else 30.0)) is healthy
         assert await collector.health_check() is healthy
 
 
@@ -269,7 +270,7 @@ async def test_no_secret_is_shown_when_a_database_does_not_answer(
     delivery = DeliveryOptions(retry_initial_seconds=0.01, retry_max_seconds=0.02)
     collector = await DatabaseAnalyticsCollector.create(url, flush_interval_seconds=0.01, delivery=delivery)
     await collector.record(now_event(targeting_key="canary@example.org"))
-    await collector.flush_report(0.2)
+    await collector.flush(0.2)
     with pytest.raises(SinkUnavailable) as caught:
         await collector.get_events()
     store = collector.event_source
@@ -278,7 +279,7 @@ async def test_no_secret_is_shown_when_a_database_does_not_answer(
     while chain is not None:
         texts.append(f"{chain!r} {chain}")
         chain = chain.__cause__ or (None if chain.__suppress_context__ else chain.__context__)
-    await collector.close_report(0.1)
+    await collector.close(0.1)
     out, err = capfd.readouterr()
     texts += [out, err, caplog.text, repr(collector.stats())]
     assert not any(CANARY in text or "canary@" in text for text in texts)
@@ -299,7 +300,7 @@ async def test_no_event_content_is_shown_when_a_database_refuses_it(
     collector = await DatabaseAnalyticsCollector.create(database.connection_string)
     await collector.record(now_event(targeting_key=CANARY, context_attributes={"flag": CANARY}))
     await collector.record(FlagEvaluationEvent(datetime.now(UTC), CANARY, 1, "SPLIT", targeting_key=CANARY))
-    await collector.flush_report(5.0)
+    await collector.flush(5.0)
     stats = collector.stats()
     assert stats.sinks["database"].dead >= 1
     await collector.close()

@@ -19,9 +19,8 @@ from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.reports import DeliveryOptions
 from flag_analytics.sources import Window
-from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions
+from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions, table_setup
 from flag_analytics_database import collector as collector_module
-from flag_analytics_database import store as store_module
 from flag_analytics_database.setup import State
 from sqlalchemy import create_engine, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
@@ -40,7 +39,7 @@ def now_event(number: int = 0, **fields: Any) -> FlagEvaluationEvent:
 async def stored(collector: DatabaseAnalyticsCollector, *events: FlagEvaluationEvent) -> None:
     for one in events:
         await collector.record(one)
-    assert await collector.flush_report()
+    assert await collector.flush()
 
 
 # --- starting
@@ -62,7 +61,7 @@ async def test_a_start_waits_for_no_database_that_is_silent(server_database: Any
         started = time.monotonic()
         collector = await DatabaseAnalyticsCollector.create(server_database.at(*silent.getsockname()))
         assert time.monotonic() - started < 1.0  # it waits 0.15
-        await collector.close_report(0.05)
+        await collector.close(0.05)
 
 
 def test_a_configuration_may_require_the_database() -> None:
@@ -125,7 +124,7 @@ async def test_a_host_that_does_not_exist_is_called_that() -> None:
     )
     with pytest.raises(SinkUnavailable, match="EAI_"):
         await collector.get_events()
-    await collector.close_report(0.05)
+    await collector.close(0.05)
 
 
 @pytest.mark.parametrize("wrong", [create_engine("sqlite://"), "sqlite:///events.db", None])
@@ -197,10 +196,7 @@ async def test_a_session_never_counts_a_part_of_the_rows(database: Any, applicat
 # --- closing
 
 
-async def test_every_question_that_close_meets_is_answered_or_refused(
-    database: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.05)
+async def test_every_question_that_close_meets_is_answered_or_refused(database: Any) -> None:
     for pause in (0.0, 0.001, 0.005, 0.02):
         collector = await DatabaseAnalyticsCollector.create(database.connection_string)
         await stored(collector, *(now_event(number) for number in range(50)))
@@ -230,7 +226,7 @@ async def test_many_who_ask_while_one_closes_never_share_a_connection_between_th
     asking = [asyncio.ensure_future(ask()) for _ in range(8)]
     for _ in range(5):
         await asyncio.sleep(0.02)
-        await collector.close_report(1.0)
+        await collector.close(1.0)
     stop = True
     await asyncio.wait_for(asyncio.gather(*asking), 20.0)
     assert refusals <= {"closed"}
@@ -248,12 +244,11 @@ async def test_a_create_that_is_cancelled_leaves_no_thread(server_database: Any)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(work, 0.02)
         async with asyncio.timeout(10.0):
-            while threads() > before:  # noqa: ASYNC110 - a thread's end is announced to nobody
+            while threads() > before:  # noqa: ASYNC110 - the end of a thread is not announced
                 await asyncio.sleep(0.01)
 
 
-async def test_a_question_that_takes_too_long_is_refused_at_close(sqlite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.05)
+async def test_a_question_that_takes_too_long_is_refused_at_close(sqlite: Any) -> None:
     store = sqlite.store()
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -262,7 +257,7 @@ async def test_a_question_that_takes_too_long_is_refused_at_close(sqlite: Any, m
         loop.call_soon_threadsafe(begun.set)
         await asyncio.sleep(3_600)
 
-    asked = asyncio.ensure_future(store._with_connection(wait))
+    asked = asyncio.ensure_future(store._questions.run(wait))
     await begun.wait()
     await store.close()
     with pytest.raises(SinkUnavailable, match="closed meanwhile"):
@@ -271,7 +266,7 @@ async def test_a_question_that_takes_too_long_is_refused_at_close(sqlite: Any, m
 
 async def test_a_caller_that_is_cancelled_is_cancelled(sqlite: Any) -> None:
     store = sqlite.store()
-    asked = asyncio.ensure_future(store._with_connection(lambda _: asyncio.sleep(3_600)))
+    asked = asyncio.ensure_future(store._questions.run(lambda _: asyncio.sleep(3_600)))
     await asyncio.sleep(0.05)
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -285,7 +280,7 @@ async def test_a_question_after_close_leaves_nothing_open(sqlite: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (await AnalyticsAggregator(collector).get_flag_metrics("checkout")).total_evaluations == 1
-    assert collector.event_source._read_engine is None
+    assert collector.event_source._questions._engine is None
     await collector.close()
 
 
@@ -301,10 +296,10 @@ async def test_tables_that_vanish_make_the_collector_unhealthy_and_are_waited_fo
     await stored(collector, now_event())
     await database.run(GONE)
     await collector.record(now_event(1))
-    assert not await collector.flush_report(0.3)
+    assert not await collector.flush(0.3)
     assert not await collector.health_check()
     await database.run(BACK)
-    assert await collector.flush_report(10.0)
+    assert await collector.flush(10.0)
     assert await collector.health_check()
     await collector.close()
     assert await database.count() == 2
@@ -315,9 +310,9 @@ async def test_tables_that_stay_away_are_made_again(database: Any, monkeypatch: 
     await stored(collector, now_event())
     await database.run("DROP TABLE analytics_events")
     await collector.record(now_event(1))
-    assert not await collector.flush_report(0.2)
-    monkeypatch.setattr(store_module, "GONE_SECONDS", 0.0)
-    assert await collector.flush_report(10.0)
+    assert not await collector.flush(0.2)
+    monkeypatch.setattr(table_setup, "GONE_SECONDS", 0.0)
+    assert await collector.flush(10.0)
     await collector.close()
     assert await database.count() == 1
 
@@ -372,12 +367,11 @@ async def test_a_database_in_memory_outlives_a_write_that_fails(make_event: Any,
     await stored(collector, now_event())
     store = collector.event_source
     await store.close_reading()
-    store._closed = False
-    store._hold_memory()
+    store._memory.reopen()
+    store._memory.hold()
     await stored(collector, now_event(1))
-    asked = store._writing_loop
-    assert asked is not None
-    asyncio.run_coroutine_threadsafe(store._disconnect(broken=True), asked).result(5.0)
+    ((loop, _),) = store._writing.closers()
+    asyncio.run_coroutine_threadsafe(store._writing.drop(broken=True), loop).result(5.0)
     await stored(collector, now_event(2))
     assert len(await collector.get_events()) >= 2
     await collector.close()

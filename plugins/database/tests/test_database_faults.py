@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from flag_analytics.reports import DeliveryOptions
-from flag_analytics_database import DatabaseAnalyticsCollector, fork_gate
+from flag_analytics_database import DatabaseAnalyticsCollector
 
 QUICK = DeliveryOptions(
     retry_initial_seconds=0.005,
@@ -47,7 +47,7 @@ async def test_a_hundred_lost_answers_store_each_event_once(server_database: Any
         proxy.cuts = 1
         for number in range(100):
             await collector.record(make_event(batch * 100 + number))
-        assert await collector.flush_report()
+        assert await collector.flush()
         assert proxy.cuts == 0
     stats = ledger(collector)
     await collector.close()
@@ -69,11 +69,11 @@ async def test_a_database_that_is_down_at_start_delays_nothing_and_loses_nothing
     for number in range(250):
         await collector.record(make_event(number))
     assert time.monotonic() - started < 0.5
-    assert not await collector.flush_report(0.3)
+    assert not await collector.flush(0.3)
     assert not await collector.health_check()
     assert await collector.get_buffer_size() == 250
     proxy.mode = "pass"
-    assert await collector.flush_report(5.0)
+    assert await collector.flush(5.0)
     assert await collector.health_check()
     await collector.close()
     assert await server_database.count() == 250
@@ -89,7 +89,7 @@ async def test_a_silent_database_holds_up_neither_recording_nor_close(
     for number in range(100):
         collector.record_nowait(make_event(number))
     started = time.monotonic()
-    report = await collector.close_report(0.5)
+    report = await collector.close(0.5)
     assert time.monotonic() - started < 1.5
     assert not report
     assert report.dropped == {"closed": 100}
@@ -103,13 +103,13 @@ async def test_a_database_that_falls_silent_is_given_up_on_in_time(
         url, flush_interval_seconds=0.01, delivery=QUICK, statement_timeout_seconds=0.3, connect_timeout_seconds=1.0
     )
     await collector.record(make_event())
-    assert await collector.flush_report()
+    assert await collector.flush()
     proxy.mode = "swallow"
     await collector.record(make_event(1))
-    assert not await collector.flush_report(0.6)
+    assert not await collector.flush(0.6)
     proxy.mode = "pass"
     proxy.cut_all()
-    assert await collector.flush_report(5.0)
+    assert await collector.flush(5.0)
     await collector.close()
     assert await server_database.count() == 2
 
@@ -121,11 +121,11 @@ async def test_idle_connections_that_are_killed_cost_one_retry(
         server_database.at("127.0.0.1", proxy.port), flush_interval_seconds=0.01, delivery=QUICK
     )
     await collector.record(make_event())
-    assert await collector.flush_report()
+    assert await collector.flush()
     assert len(await collector.get_events()) == 1
     proxy.cut_all()
     await collector.record(make_event(1))
-    assert await collector.flush_report()
+    assert await collector.flush()
     assert ledger(collector).retries == 1
     assert len(await collector.get_events()) == 2
     await collector.close()
@@ -136,16 +136,16 @@ async def test_a_table_that_is_gone_for_a_while_costs_no_event(database: Any, ma
         database.connection_string, flush_interval_seconds=0.01, delivery=QUICK
     )
     await collector.record(make_event())
-    assert await collector.flush_report()
+    assert await collector.flush()
     await database.run("ALTER TABLE analytics_events RENAME TO elsewhere")
     for number in range(1, 1_000):
         await collector.record(make_event(number))
-    assert not await collector.flush_report(0.5)
+    assert not await collector.flush(0.5)
     stats = ledger(collector)
     assert stats.dead <= 100
     assert stats.retries > 1
     await database.run("ALTER TABLE elsewhere RENAME TO analytics_events")
-    assert await collector.flush_report(10.0)
+    assert await collector.flush(10.0)
     assert ledger(collector).dead == 0
     await collector.close()
     assert await database.count() == 1_000
@@ -161,7 +161,7 @@ async def test_bad_events_are_found_and_all_others_stored(database: Any, make_ev
     assert len(bad) == poison
     for number in range(1_000):
         await collector.record(make_event(number, targeting_key="poison" if number in bad else f"u{number}"))
-    await collector.flush_report(10.0)
+    await collector.flush(10.0)
     stats = ledger(collector)
     await collector.close()
     assert stats.dead == poison
@@ -186,7 +186,7 @@ async def test_an_event_too_wide_for_an_index_is_set_aside(postgresql: Any, make
     for number in range(99):
         await collector.record(make_event(number))
     await collector.record(make_event(flag_key=wide(1), variant=wide(2), targeting_key=wide(3), reason=wide(4)))
-    await collector.flush_report(5.0)
+    await collector.flush(5.0)
     stats = ledger(collector)
     await collector.close()
     assert (stats.delivered, stats.dead) == (99, 1)
@@ -198,18 +198,18 @@ async def test_a_sqlite_file_locked_by_another_writer_is_waited_for(sqlite: Any,
         sqlite.connection_string, flush_interval_seconds=0.01, delivery=QUICK, statement_timeout_seconds=0.2
     )
     await collector.record(make_event())
-    assert await collector.flush_report()
+    assert await collector.flush()
     other = sqlite3.connect(sqlite.url.database, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     for number in range(1, 50):
         started = time.perf_counter()
         collector.record_nowait(make_event(number))
         assert time.perf_counter() - started < 0.1
-    assert not await collector.flush_report(0.6)
+    assert not await collector.flush(0.6)
     assert await collector.health_check()
     other.execute("ROLLBACK")
     other.close()
-    assert await collector.flush_report(5.0)
+    assert await collector.flush(5.0)
     await collector.close()
     assert await sqlite.count() == 50
 
@@ -226,7 +226,7 @@ async def main():
         await collector.record(FlagEvaluationEvent(datetime.now(UTC), "flag", number, "SPLIT"))
         if number % 100 == 0:
             await asyncio.sleep(0)
-    report = await collector.close_report(30.0)
+    report = await collector.close(30.0)
     assert report, report
 asyncio.run(main())
 """
@@ -248,7 +248,7 @@ FORK = textwrap.dedent(
     import asyncio, os, sys
     from datetime import UTC, datetime
     from flag_analytics import FlagEvaluationEvent
-    from flag_analytics.protocols import Window
+    from flag_analytics.sources import Window
     from flag_analytics_database import DatabaseAnalyticsCollector
 
     EVERYTHING = Window(None, datetime(3000, 1, 1, tzinfo=UTC))
@@ -256,7 +256,7 @@ FORK = textwrap.dedent(
     async def record(collector, flag):
         for number in range(200):
             await collector.record(FlagEvaluationEvent(datetime.now(UTC), flag, number, "SPLIT"))
-        assert await collector.flush_report(20.0), collector.stats()
+        assert await collector.flush(20.0), collector.stats()
 
     async def ask(collector):
         return (await collector.event_source.summarise(["parent"], EVERYTHING))["parent"].total
@@ -307,7 +307,7 @@ FORK_BESIDE_A_WRITER = textwrap.dedent(
 
     async def child_life(collector):
         await collector.record(event("child"))
-        assert await collector.flush_report(5.0), collector.stats()
+        assert await collector.flush(5.0), collector.stats()
         assert len(await collector.get_events("child")) >= 1
         await collector.close()
 
@@ -347,7 +347,7 @@ FORK_BESIDE_A_WRITER = textwrap.dedent(
     stopped.set()
     for thread in threads:
         thread.join()
-    report = asyncio.run(collector.close_report(20.0))
+    report = asyncio.run(collector.close(20.0))
     assert codes == [0] * 20, codes
     assert report and report.stored == sent, (report, sent)
     print(sent)
@@ -375,7 +375,7 @@ async def test_a_fork_does_not_wait_long_for_a_slow_question(sqlite: Any, make_e
     await store.write(batch_of(make_event()))
     async with store._gate:
         started = time.monotonic()
-        fork_gate._before_fork()
-        fork_gate._after_fork_in_parent()
+        store._gate.before_fork(started + 1.0)
+        store._gate.after_fork_in_parent()
         assert 0.9 < time.monotonic() - started < 1.5
     assert len(await store.get_events()) == 1

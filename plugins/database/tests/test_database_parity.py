@@ -178,8 +178,8 @@ async def test_steps_are_counted_in_whole_microseconds(
 
 async def _replace_all(store: DatabaseStore, batch: Batch) -> None:
     await store.open()
-    await store._connection.execute(store.tables.events.delete())  # type: ignore[union-attr]
-    await store._connection.commit()  # type: ignore[union-attr]
+    await store._writing._connection.execute(store.tables.events.delete())  # type: ignore[union-attr]
+    await store._writing._connection.commit()  # type: ignore[union-attr]
     if batch.events:
         await store.write(batch)
 

@@ -28,7 +28,7 @@ async def test_each_kind_of_bad_value_is_stored_alike_among_a_hundred_good_event
             good = plain_events(100)
             for neighbour in [*good[:50], event, *good[50:]]:
                 await collector.record(neighbour)
-            assert await collector.flush_report(30.0), what
+            assert await collector.flush(30.0), what
             assert await database.count() == 100 * number + 1, what
             frozen = freeze(event)
             expected = tuple(getattr(frozen, column) for column in _COLUMNS)

@@ -125,13 +125,13 @@ async def test_a_collector_logs_no_event_content(database: Any, make_event: Any)
             database.connection_string, delivery=DeliveryOptions(retry_initial_seconds=0.01)
         )
         await collector.record(canary_in_every_field(make_event, 1))
-        assert await collector.flush_report()
+        assert await collector.flush()
         assert len(await collector.get_events()) == 1
         await collector.close()
         engine = create_async_engine(database.connection_string)
         collector = await DatabaseAnalyticsCollector.from_engine(engine)
         await collector.record(canary_in_every_field(make_event, 2))
-        assert await collector.flush_report()
+        assert await collector.flush()
         assert len(await collector.get_events()) == 2
         await collector.close()
         await engine.dispose()
@@ -176,6 +176,6 @@ async def test_the_thread_of_questions_names_no_content_of_what_fails_beside_the
         assert not loop.get_debug()
         loop.call_exception_handler({"message": CANARY, "exception": ValueError(CANARY)})
 
-    await store._questions.run(fail_beside())
+    await store._questions.thread.run(fail_beside())
     await store.close()
     assert caplog.messages == ["something failed beside a question: ValueError"]

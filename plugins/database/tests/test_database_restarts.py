@@ -102,7 +102,7 @@ def cluster() -> Iterator[Cluster]:
 async def store_one_more(collector: DatabaseAnalyticsCollector, event: Any) -> Any:
     """Return the sink's ledger after one more event was recorded and flushed."""
     await collector.record(event)
-    assert await collector.flush_report(20.0)
+    assert await collector.flush(20.0)
     return collector.stats().sinks["database"]
 
 
@@ -119,7 +119,7 @@ async def test_a_restarted_server_costs_the_next_flush_one_retry(cluster: Cluste
         assert ledger.retries == turn
         assert len(await collector.get_events()) == turn + 1
     assert (ledger.delivered, ledger.dead, ledger.dropped) == (3, 0, {})
-    assert (await collector.close_report()).complete
+    assert (await collector.close()).complete
 
 
 async def test_connections_that_the_server_ends_cost_the_next_flush_one_retry(
@@ -138,4 +138,4 @@ async def test_connections_that_the_server_ends_cost_the_next_flush_one_retry(
         assert ledger.retries == turn
         assert len(await collector.get_events()) == turn + 1
     assert (ledger.delivered, ledger.dead, ledger.dropped) == (3, 0, {})
-    assert (await collector.close_report()).complete
+    assert (await collector.close()).complete

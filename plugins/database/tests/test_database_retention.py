@@ -40,10 +40,10 @@ async def test_a_collector_prunes_between_its_batches(database: Any, make_event:
     )
     for _number in range(20):
         await collector.record(make_event(timestamp=NOW - timedelta(days=31)))
-    assert await collector.flush_report()
+    assert await collector.flush()
     for _number in range(3):
         await collector.record(make_event(timestamp=NOW))
-        assert await collector.flush_report()
+        assert await collector.flush()
     assert await database.count() == 3
     assert collector.event_source.pruned == 20
     assert collector.stats().sinks["database"].balanced()
@@ -66,7 +66,7 @@ async def test_partitions_take_events_in_and_are_dropped_whole(
 ) -> None:
     store = postgresql.store(partition_by=period, retention_days=None)
     await store.open()
-    connection = store._connection
+    connection = store._writing._connection
     await connection.run_sync(create_partitions, store.tables, period, date(2025, 1, 5))
     await connection.commit()
     past = [make_event(timestamp=datetime(2025, 1, 6, 12, tzinfo=UTC)) for _ in range(5)]
@@ -108,12 +108,12 @@ async def test_partitions_are_made_again_without_harm(postgresql: Any, make_even
     await store.write(batch_of(make_event(timestamp=NOW)))
     before = await _partition_names(postgresql)
     assert len(before) == 4
-    store._partitions_at = 0.0
+    store._housekeeping._partitions_at = 0.0
     await store.write(batch_of(make_event(timestamp=NOW)))
     assert await _partition_names(postgresql) == before
     # A period that has events in the default partition keeps them there.
     await store.write(batch_of(make_event(timestamp=datetime(2001, 1, 1, tzinfo=UTC))))
-    connection = store._connection
+    connection = store._writing._connection
     assert await connection.run_sync(create_partitions, store.tables, "month", date(2001, 1, 1)) == 2
     await connection.commit()
     assert len(await store.get_events()) == 3

@@ -1,4 +1,4 @@
-"""``DatabaseAnalyticsCollector``: the reference's collector, a delivery and a store in one object."""
+"""``DatabaseAnalyticsCollector``: delivery and a store in one object, with the reference's interface."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .engine import check_engine, from_options, like_engine
 from .options import DatabaseOptions
+from .questions import PATIENCE_SECONDS
 from .reading import EventStream
-from .store import PATIENCE_SECONDS, DatabaseStore
+from .store import DatabaseStore
 
 __all__ = ["DatabaseAnalyticsCollector"]
 
 _NAME = "database"
 _START_SECONDS = 0.15
-"""How long a start waits for the tables: a database that answers is quicker, and another one is not waited for."""
+"""How long a start waits for the tables; a database that is slower gets them later."""
 
 
 class DatabaseAnalyticsCollector:
     """Keeps evaluation events in SQLite, PostgreSQL, MySQL or MariaDB. Create it with ``create`` or ``from_engine``.
 
-    Recording costs a few microseconds and never waits; one worker writes batches in the background. ``stats()`` tells
-    what became of every event. It is an event source too: ``AnalyticsAggregator(collector)``. ``async with`` closes it.
+    Recording takes a few microseconds and never waits; one worker writes batches in the background. ``stats()``
+    accounts for every event. It is an event source too: ``AnalyticsAggregator(collector)``. ``async with`` closes it.
 
     Attributes:
         batch_size: The most events in one write.
@@ -37,7 +38,7 @@ class DatabaseAnalyticsCollector:
     """
 
     def __init__(self, store: DatabaseStore, delivery: DeliveryOptions | None = None) -> None:
-        """Make a collector of a store; ``delivery`` sets how events get there, but for the store's own two settings."""
+        """Make a collector of a store; ``delivery`` holds settings beside the two that the store's options have."""
         self.event_source = store
         self.batch_size = store.options.batch_size
         self.flush_interval_seconds = store.options.flush_interval_seconds
@@ -68,10 +69,10 @@ class DatabaseAnalyticsCollector:
             connection_string: An SQLAlchemy URL, such as ``sqlite+aiosqlite:///analytics.db``.
             batch_size: The most events in one write.
             flush_interval_seconds: The longest an event waits for its batch to fill.
-            create_tables: Create the tables where they are missing.
+            create_tables: Create missing tables.
             echo: Log every statement.
-            options: Further settings; the five arguments above count, whatever it says of them.
-            delivery: Settings of the delivery engine (queue limits, durability, …); so does this.
+            options: Further settings; the five arguments above replace its own.
+            delivery: Settings of the delivery engine (queue limits, durability, …).
             **engine_kwargs: Further arguments of SQLAlchemy's ``create_async_engine``, or single settings of
                 ``DatabaseOptions`` by their names, such as ``retention_days=90``.
 
@@ -114,12 +115,12 @@ class DatabaseAnalyticsCollector:
             engine: The application's engine; it is not used any further.
             batch_size: The most events in one write.
             flush_interval_seconds: The longest an event waits for its batch to fill.
-            create_tables: Create the tables where they are missing.
+            create_tables: Create missing tables.
             delivery: Settings of the delivery engine (queue limits, durability, …) beside these two.
             **settings: Further settings of ``DatabaseOptions`` by their names.
 
         Raises:
-            TypeError: it is no ``AsyncEngine``.
+            TypeError: it is not an ``AsyncEngine``.
             ValueError: the database is not supported, or lives in the memory of one connection.
         """
         check_engine(engine)
@@ -155,35 +156,40 @@ class DatabaseAnalyticsCollector:
             raise
 
     async def record(self, event: Any) -> None:
-        """Take one event; never waits for the database and never raises. What is refused is counted in ``stats()``."""
+        """Take one event; never waits for the database and never raises. ``stats()`` counts refused events."""
         self._delivery.record_nowait(event)
 
     def record_nowait(self, event: Any) -> RecordResult:
         """Take one event from any thread; return whether it was accepted, or why not."""
         return self._delivery.record_nowait(event)
 
-    async def flush(self) -> None:
-        """Return when what was recorded before is stored, or cannot be for now; ``stats()`` tells which."""
-        await self._delivery.flush()
-
-    async def flush_report(self, timeout: float = 30.0) -> DeliveryReport:
-        """Flush for at most ``timeout`` seconds; the report is true if everything recorded before is stored."""
+    async def flush(self, timeout: float = 30.0) -> DeliveryReport:
+        """Wait at most ``timeout`` seconds; the report is true if everything recorded before is stored."""
         return await self._delivery.flush(timeout)
 
-    async def close(self) -> None:
-        """Store what is waiting and release every connection; further events are refused and counted."""
-        await self.close_report()
+    def flush_sync(self, timeout: float = 30.0) -> DeliveryReport:
+        """``flush`` for callers without an event loop."""
+        return self._delivery.flush_sync(timeout)
 
-    async def close_report(self, timeout: float | None = None) -> DeliveryReport:
-        """Close within ``timeout`` seconds; every caller gets the same report of what was achieved.
+    async def close(self, timeout: float | None = None) -> DeliveryReport:
+        """Store the waiting events and release every connection within ``timeout`` seconds; refuse further events.
 
-        Questions under way get what the events leave of that time.
+        Every caller gets the same report. Questions under way get the time that the events leave.
         """
-        timeout = self.event_source.delivery.close_timeout_seconds if timeout is None else timeout
-        ends = time.monotonic() + timeout
+        ends = self._close_deadline(timeout)
         report = await self._delivery.close(timeout)
         await self.event_source.close_reading(max(PATIENCE_SECONDS, ends - time.monotonic()))
         return report
+
+    def close_sync(self, timeout: float | None = None) -> DeliveryReport:
+        """``close`` for callers without an event loop."""
+        ends = self._close_deadline(timeout)
+        report = self._delivery.close_sync(timeout)
+        self.event_source.close_reading_sync(max(PATIENCE_SECONDS, ends - time.monotonic()))
+        return report
+
+    def _close_deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self.event_source.delivery.close_timeout_seconds if timeout is None else timeout)
 
     async def health_check(self) -> bool:
         """Return whether events can be stored: the database answers, and has usable tables or may be given them.
@@ -194,7 +200,7 @@ class DatabaseAnalyticsCollector:
         return await self.event_source.can_store()
 
     async def get_buffer_size(self) -> int:
-        """Return how many events are accepted and not stored yet."""
+        """Return the number of events that are accepted and not stored yet."""
         return sum(sink.pending for sink in self._delivery.stats().sinks.values())
 
     def get_events(
@@ -209,9 +215,9 @@ class DatabaseAnalyticsCollector:
         return self.event_source.get_events(flag_key, limit, window=window, where=where)
 
     def stats(self) -> DeliveryStats:
-        """Return the ledger: what became of every event since the start."""
+        """Return the ledger of all events since the start."""
         return self._delivery.stats()
 
     def health(self) -> dict[str, Any]:
-        """Return how delivery is doing, without any I/O."""
+        """Return the state of delivery, without any I/O."""
         return self._delivery.health()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from sqlalchemy import event
@@ -12,24 +12,50 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
-from .options import DatabaseOptions
 from .redaction import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
 from .urls import family_of, missing_driver, parse_url, split_parameters
 
-__all__ = ["EngineMaker", "check_engine", "from_options", "is_in_memory", "like_engine"]
+__all__ = ["EngineMaker", "EngineOptions", "check_engine", "from_options", "like_engine"]
+
+
+class EngineOptions(Protocol):
+    """The settings of ``DatabaseOptions`` that engines are made of."""
+
+    @property
+    def connection_string(self) -> str: ...
+
+    @property
+    def echo(self) -> bool: ...
+
+    @property
+    def connect_timeout_seconds(self) -> float: ...
+
+    @property
+    def statement_timeout_seconds(self) -> float: ...
+
+    @property
+    def query_timeout_seconds(self) -> float: ...
+
+    @property
+    def engine(self) -> Mapping[str, Any]: ...
 
 
 @attrs.frozen(eq=False)
 class EngineMaker:
-    """Makes engines for one database: one for the writer, one for questions, in each process and loop anew."""
+    """Makes engines for one database: one for writing and one for questions, in each process and loop."""
 
     url: URL = attrs.field(repr=False)
     family: str
     make: Callable[[bool], AsyncEngine] = attrs.field(repr=False)
     """Takes whether connections are kept in a pool."""
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is a SQLite database in memory."""
+        return self.family == "sqlite" and _is_in_memory(self.url)
+
     def for_writing(self) -> AsyncEngine:
-        """Return an engine without a pool: the writer keeps its one connection itself, and a ping is always fresh."""
+        """Return an engine without a pool: the writer keeps one connection itself, and a ping is always fresh."""
         return self.make(False)
 
     def for_reading(self) -> AsyncEngine:
@@ -37,8 +63,8 @@ class EngineMaker:
         return self.make(True)
 
 
-def from_options(options: DatabaseOptions) -> EngineMaker:
-    """Return what makes engines for a configuration; opens nothing, but the driver must be importable.
+def from_options(options: EngineOptions) -> EngineMaker:
+    """Return the maker of engines for a configuration; opens nothing, but the driver must be importable.
 
     Raises:
         ValueError: the connection string cannot be used.
@@ -47,7 +73,7 @@ def from_options(options: DatabaseOptions) -> EngineMaker:
     url = parse_url(options.connection_string)
     family = family_of(url.get_backend_name())
     assert family is not None
-    if family == "sqlite" and is_in_memory(url):
+    if family == "sqlite" and _is_in_memory(url):
         url = _shared_memory(url)
     _load_driver(url)
     given = dict(options.engine)
@@ -68,18 +94,18 @@ def from_options(options: DatabaseOptions) -> EngineMaker:
         _prepare_connections(engine, family, options.statement_timeout_seconds, pooled=pooled)
         return engine
 
-    for pooled in (False, True):  # finds a wrong argument now, and not in the delivery thread or with a question
+    for pooled in (False, True):  # finds a wrong argument now, not with the first event or question
         make(pooled)
     return EngineMaker(url, family, make)
 
 
 def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> EngineMaker:
-    """Return what makes engines for the database of an application's engine, with its URL and connection arguments.
+    """Return a maker of engines with the URL and connection arguments of an application's engine.
 
     The application's pool is left alone: an async pool is bound to the loop that made its connections.
 
     Raises:
-        TypeError: it is no ``AsyncEngine``.
+        TypeError: it is not an ``AsyncEngine``.
         ValueError: the database is not supported, or lives in the memory of the application's own connection.
     """
     check_engine(engine)
@@ -87,7 +113,7 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
     family = family_of(url.get_backend_name())
     if family is None:
         raise ValueError(f"engine is of type {url.get_backend_name()!r}: expected sqlite, postgresql, mysql or mariadb")
-    if family == "sqlite" and is_in_memory(url):
+    if family == "sqlite" and _is_in_memory(url):
         raise ValueError("engine is an in-memory SQLite database, which no other connection can see: use a file")
     connect = engine.sync_engine.pool._creator  # noqa: SLF001 - the one place that knows the connection arguments
 
@@ -128,7 +154,7 @@ def _without_pool(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _connect_args(url: URL, options: DatabaseOptions) -> dict[str, Any]:
+def _connect_args(url: URL, options: EngineOptions) -> dict[str, Any]:
     """Return deadlines for connecting and for statements, in each driver's own terms."""
     driver = url.get_driver_name()
     connect, statement = options.connect_timeout_seconds, options.statement_timeout_seconds
@@ -172,7 +198,7 @@ def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_sec
         event.listen(engine.sync_engine, "connect", prepare_mysql)
 
 
-def is_in_memory(url: URL) -> bool:
+def _is_in_memory(url: URL) -> bool:
     database = url.database or ""
     return database in {"", ":memory:"} or "mode=memory" in database or url.query.get("mode") == "memory"
 

@@ -1,4 +1,4 @@
-"""What a user can set for the database collector, checked before anything is opened."""
+"""``DatabaseOptions``: the settings of the database collector, checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class DatabaseOptions:
             ``mariadb://…`` choose the async driver themselves.
         batch_size: The most events in one write.
         flush_interval_seconds: The longest an event waits for its batch to fill.
-        create_tables: Create the tables where they are missing; a table made by litestar-flags is taken over with the
-            first event, every row kept.
+        create_tables: Create missing tables; a table made by litestar-flags is taken over with the first event, every
+            row kept.
         upgrade: Bring an older schema up to date at start. Without it such tables are refused until
             ``flag-analytics db upgrade`` has run.
-        require_database: Fail at creation unless the database answers; otherwise a database that is down or slow
-            delays nothing and events wait for it.
+        require_database: Fail at creation unless the database answers; otherwise a slow or unavailable database delays
+            nothing and events wait for it.
         echo: Log every statement, as SQLAlchemy's ``echo`` does; parameters are hidden.
         table: The table's name.
-        schema: The schema (PostgreSQL) or database (MySQL) the tables are in; the connection's default without it.
-        retention_days: Events older than this many days are removed; None keeps them for good.
-        prune_interval_seconds: How often old events are looked for while events are written.
+        schema: The schema (PostgreSQL) or database (MySQL) of the tables; the connection's default without it.
+        retention_days: Events older than this many days are removed; None keeps all.
+        prune_interval_seconds: The pause between searches for old events while events are written.
         partition_by: On PostgreSQL, new tables are partitioned by ``month`` or ``day`` and pruned by partitions.
         connect_timeout_seconds: The longest a connection attempt may take.
         statement_timeout_seconds: The longest a write may take in the database.
@@ -90,7 +90,7 @@ class DatabaseOptions:
     engine: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False, validator=_known_to_sqlalchemy)
 
     def delivery(self) -> DeliveryOptions:
-        """Return how the engine delivers to this database unless told otherwise."""
+        """Return the default settings of delivery to this database."""
         return DeliveryOptions(
             batch_size=self.batch_size,
             flush_interval_seconds=self.flush_interval_seconds,
