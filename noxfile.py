@@ -26,6 +26,15 @@ DISTRIBUTIONS = [CORE, *PLUGINS]
 EXAMPLE = "examples/third_party_jsonl"
 PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 """Tried in turn; those that are not on this machine are skipped."""
+HOST_FILES = {
+    "vendor.github-workflows": ".github/workflows/*.yml",
+    "custom.github-workflows-require-timeout": ".github/workflows/*.yml",
+    "vendor.dependabot": ".github/dependabot.yml",
+    "vendor.github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
+    "vendor.github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "vendor.readthedocs": ".readthedocs.yaml",
+}
+"""The schema of each kind of file that the repository's host or Read the Docs reads."""
 PEERS = ["launchdarkly-server-sdk", "litestar-flags[database,prometheus]", "opentelemetry-sdk", "posthog"]
 
 _PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
@@ -69,16 +78,20 @@ def tests_lowest(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format."""
+    """Check style, format, and the workflows of the repository's host."""
     session.run_install(
         "uv",
         "sync",
         "--quiet",
         "--only-group=lint",
+        "--only-group=workflows",
         env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
     )
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("zizmor", "--offline", "--quiet", "--persona=auditor", ".")
+    for schema, pattern in HOST_FILES.items():
+        session.run("check-jsonschema", f"--builtin-schema={schema}", *sorted(map(str, ROOT.glob(pattern))))
 
 
 @nox.session
@@ -101,12 +114,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build every distribution, and use core with one backend at a time from the wheels alone."""
-    dist = Path(session.create_tmp()) / "dist"
+    """Build every distribution, and use core with one backend at a time from the wheels alone; `-- DIR` keeps them."""
+    dist = Path(session.posargs[0]) if session.posargs else Path(session.create_tmp()) / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     session.run_install("uv", "build", "--quiet", "--all-packages", f"--out-dir={dist}")
     session.run_install("uv", "build", "--quiet", EXAMPLE, f"--out-dir={dist}")
-    session.run("python", "tests/wheels/check_wheels.py", str(dist), *session.posargs)
+    session.run("python", "tests/wheels/check_wheels.py", str(dist))
 
 
 @nox.session
