@@ -279,3 +279,30 @@ def test_the_plugin_of_the_readme_is_the_one_in_the_examples():
     example = DOCS.parent / "examples" / "third_party_jsonl" / "src" / "third_party_jsonl" / "plugin.py"
     _, _, code = example.read_text("utf-8").partition("import json\n")
     assert "import json\n" + code in (DOCS.parent / "README.md").read_text("utf-8")
+
+
+twins = load("markdown_twins")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_twin_of_a_page_is_plain_markdown(name):
+    twin = twins.twin(DOCS / name)
+    assert twin.startswith("# ")
+    assert "```{" not in twin
+    assert not re.search(r"^<!--", twin, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_of_a_twin_lead_to_other_twins(name):
+    here = (DOCS / name).parent
+    targets = re.findall(r"\]\(([^)#:]+\.md)(?:#[\w-]+)?\)", twins.twin(DOCS / name))
+    assert {(here / target).resolve().relative_to(DOCS).as_posix() for target in targets} <= set(PAGES)
+
+
+def test_the_twin_of_the_api_page_has_the_docstrings():
+    assert "#### `FlagEvaluationEvent(timestamp, flag_key, value, reason, " in twins.twin(DOCS / "reference" / "api.md")
+
+
+def test_llms_txt_lists_every_page_once():
+    listed = re.findall(r"^- \[[^\]]+\]\(([\w/-]+\.md)\)", twins.llms_txt(DOCS), re.MULTILINE)
+    assert sorted(listed) == sorted(set(PAGES) - {"index.md"})
