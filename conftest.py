@@ -1,4 +1,7 @@
-"""Runs every example of the documentation, and every README's, as a test.
+"""Settings of every test run, and the examples of the documentation and of every README as tests.
+
+A run of whole directories is spread over all processors; a run of named files stays in one process. Hypothesis tries
+few examples, the same ones each time; ``--hypothesis-profile=deep`` tries many, new ones each time.
 
 - ``python`` blocks run in order, one namespace per document; ``await`` works at the top level, as in
   ``python -m asyncio``.
@@ -15,6 +18,7 @@ import inspect
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,14 +29,53 @@ from typing import Any
 
 import pytest
 from flag_analytics import logs
+from hypothesis import settings
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
+from xdist.scheduler import LoadScopeScheduling
 
 
 @pytest.fixture(autouse=True)
 def _forgotten_log_messages() -> None:
     """Let each test see the messages that an earlier one caused, too."""
     logs.forget()
+
+
+settings.register_profile("suite", max_examples=30, stateful_step_count=20, deadline=None, derandomize=True)
+settings.register_profile("deep", max_examples=1_000, stateful_step_count=50, deadline=None, print_blob=True)
+settings.load_profile("suite")
+
+CHAOS_TIMEOUT_SECONDS = 1_800
+
+
+def pytest_configure() -> None:
+    # A shell that starts the tests in the background has SIGINT ignored, and so would every child process.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return 0 if all(Path(argument.partition("::")[0]).is_file() for argument in config.args) else None
+
+
+class _Scheduler(LoadScopeScheduling):
+    """Keeps the examples of a document together, which share a namespace, and the parameters of a test."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return path if path.endswith(".md") else nodeid.partition("[")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("chaos") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CHAOS_TIMEOUT_SECONDS))
 
 
 _FILE = re.compile(r"^<!-- file: (?P<name>\S+) -->\n+```\w*\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)

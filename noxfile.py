@@ -17,7 +17,7 @@ nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "typing", "docs", "build"]
+nox.options.sessions = ["servers", "lint", "typing", "docs", "build"]
 
 ROOT = Path(__file__).parent
 CORE = "core"
@@ -63,6 +63,13 @@ def tests(session: nox.Session) -> None:
     """Run every test on each CPython there is."""
     _sync(session, "test")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """Run the tests that start a server or talk to one."""
+    _sync(session, "test")
+    session.run("pytest", "-m", "server and not chaos", *session.posargs)
 
 
 @nox.session(name="tests-lowest", python=PYTHONS[0])
@@ -132,9 +139,17 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Run the long fault schedules."""
+    """Run the long fault schedules, and try the laws with many examples."""
     _sync(session, "test")
     session.run("pytest", "-m", "chaos", *session.posargs)
+    session.run(
+        "pytest",
+        "-m",
+        "hypothesis and not chaos and not server",
+        "--hypothesis-profile=deep",
+        "--timeout=1800",
+        *session.posargs,
+    )
 
 
 @nox.session

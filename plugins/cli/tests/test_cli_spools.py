@@ -92,7 +92,8 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "spools"
 
 
-def test_a_spool_that_a_process_left_is_described(directory: Path, capsys):
+def test_a_spool_that_a_process_left_is_described(directory: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "120")
     leave(directory, [event(number) for number in range(7)], "database", "warehouse")
     [spool] = [look(path) for path in spools_in(directory)]
     assert (spool.state, dict(spool.waiting), spool.dead) == ("orphan", {"database": 7, "warehouse": 7}, 0)
