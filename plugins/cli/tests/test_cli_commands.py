@@ -36,7 +36,7 @@ def exposures(tmp_path: Path) -> str:
     return "exposures.csv"
 
 
-def test_without_arguments_it_says_what_it_can_do(capsys):
+def test_without_arguments_its_commands_are_listed(capsys):
     assert main([]) == 0
     output = capsys.readouterr()
     assert "What are our feature flags really doing?" in output.out
@@ -72,7 +72,7 @@ def test_it_knows_its_version(capsys):
     ],
 )
 @pytest.mark.usefixtures("exposures")
-def test_a_wrong_command_line_is_2_and_says_what_is_right(arguments, words, capsys):
+def test_a_wrong_command_line_is_2_and_the_right_one_is_said(arguments, words, capsys):
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -97,7 +97,7 @@ def test_the_help_that_a_wrong_command_line_points_to_is_that_of_its_command(arg
     assert capsys.readouterr().err.endswith(f"`{command} --help` shows what is possible\n")
 
 
-def test_the_usage_names_what_a_command_takes(capsys):
+def test_the_usage_names_the_arguments_of_a_command(capsys):
     assert main(["report", "--help"]) == 0
     assert capsys.readouterr().out.startswith("Usage: flag-analytics report [FLAG ...] [OPTIONS]\n")
 
@@ -171,7 +171,7 @@ def test_csv_has_a_line_for_each_variant(exposures, capsys):
 
 
 def test_a_rate_of_one_instant_is_left_out(capsys):
-    Path("one.jsonl").write_text('{"timestamp": 0, "flag_key": "f", "evaluation_duration_ms": 2}\n' * 3)
+    Path("one.jsonl").write_text('{"timestamp": 1769860800, "flag_key": "f", "evaluation_duration_ms": 2}\n' * 3)
     assert main(["report", "--file", "one.jsonl"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "  3 evaluations by 0 users, all time, no errors"
     assert main(["report", "--file", "one.jsonl", "--format", "json"]) == 0
@@ -183,7 +183,7 @@ def test_a_rate_of_one_instant_is_left_out(capsys):
 @pytest.mark.parametrize("columns", [30, 40, 60, 80])
 def test_tables_can_be_read_on_narrow_terminals(columns, capsys, monkeypatch: pytest.MonkeyPatch):
     lines = [
-        {"timestamp": 0, "flag_key": f"some-flag-{key}", "variant": "treatment-b", "reason": reason}
+        {"timestamp": 1769860800, "flag_key": f"some-flag-{key}", "variant": "treatment-b", "reason": reason}
         for key in range(2)
         for reason in ("ERROR", "TARGETING_MATCH")
     ]
@@ -206,7 +206,9 @@ def test_a_window_ends_now(exposures, capsys):
 
 
 def test_events_of_the_future_are_in_no_window_and_said(capsys):
-    Path("future.jsonl").write_text('{"timestamp": "2999-01-01", "flag_key": "f"}\n{"timestamp": 0, "flag_key": "f"}\n')
+    Path("future.jsonl").write_text(
+        '{"timestamp": "2999-01-01", "flag_key": "f"}\n{"timestamp": 1769860800, "flag_key": "f"}\n'
+    )
     assert main(["report", "--file", "future.jsonl"]) == 0
     output = capsys.readouterr()
     assert "1 evaluation by 0 users" in output.out
@@ -218,10 +220,9 @@ def test_bad_lines_are_named_on_standard_error_and_make_the_exit_code_1(capsys):
     assert main(["report", "--file", "some.csv", "--format", "json"]) == 1
     output = capsys.readouterr()
     assert json.loads(output.out)["flags"][0]["total_evaluations"] == 2
-    assert output.err.splitlines()[:2] == [
-        "some.csv: 1 line is no event",
-        "  line 3: timestamp is neither ISO 8601 nor a number of seconds since 1970",
-    ]
+    _, line, cause = output.err.splitlines()
+    assert line == "some.csv: 1 line is no event"
+    assert cause.startswith("  line 3: timestamp is neither ISO 8601 nor a number of seconds since 1970: describe it")
 
 
 @pytest.mark.parametrize(
@@ -229,21 +230,19 @@ def test_bad_lines_are_named_on_standard_error_and_make_the_exit_code_1(capsys):
     [
         ("empty.csv", b"", [], 1, "flag-analytics: empty.csv: the file is empty: expected a header line"),
         ("empty.jsonl", b"", [], 0, "empty.jsonl: the file is empty"),
-        ("wide.csv", "flag,timestamp\n".encode("utf-16"), [], 1, "wide.csv: the file is in UTF-16 or UTF-32"),
         ("some.csv", b"flag,timestamp\n", ["--encoding", "utf-9"], 1, "some.csv: encoding 'utf-9' is unknown"),
-        ("all.json", b'[{"timestamp": 0, "flag_key": "f"}]', [], 1, "all.json: the file is a JSON array: expected one"),
-        ("all.json", b'\xef\xbb\xbf[\n{"timestamp": 0}]', [], 1, "jq -c '.[]' FILE"),
-        ("dates.csv", b"flag,timestamp\nf,05/01/2026 10:00\n", [], 1, "line 2: timestamp has its day and month in an"),
+        ("book.csv", b"PK\x03\x04", [], 1, "book.csv: the file is a ZIP archive or an Excel workbook"),
+        ("dates.csv", b"flag,timestamp\nf,05/01/2026 10:00\n", [], 1, "line 2: timestamp has day and month in an"),
         (
             "keys.jsonl",
-            b'{"timestamp": 0, "flag_key": "f", "userId": 7, "dead_letter": {}, "plan\\u001b": "x"}',
+            b'{"timestamp": 1769860800, "flag_key": "f", "dead_letter": {}, "plan\\u001b": "x", "a": {"b": 1}}',
             [],
             0,
-            "keys.jsonl: keys left out: plan\\x1b, userId (what is under context_attributes is kept)\n",
+            "keys.jsonl: keys left out: dead_letter, plan\\x1b, a.b (--map context.NAME=KEY keeps one)\n",
         ),
     ],
 )
-def test_what_is_wrong_with_a_file_names_the_file(name, content, options, code, words, capsys):
+def test_a_problem_of_a_file_names_the_file(name, content, options, code, words, capsys):
     Path(name).write_bytes(content)
     assert main(["report", "--file", name, *options]) == code
     assert words in capsys.readouterr().err
@@ -251,7 +250,7 @@ def test_what_is_wrong_with_a_file_names_the_file(name, content, options, code, 
 
 def test_many_unknown_keys_are_not_all_kept(capsys):
     keys = {f"{number}-{'x' * 200}": 1 for number in range(1_000)}
-    Path("keys.jsonl").write_text(json.dumps({"timestamp": 0, "flag_key": "f", **keys}))
+    Path("keys.jsonl").write_text(json.dumps({"timestamp": 1769860800, "flag_key": "f", **keys}))
     assert main(["report", "--file", "keys.jsonl"]) == 0
     assert len(capsys.readouterr().err) < 1_200
 
@@ -271,7 +270,10 @@ HOSTILE = [
 
 @pytest.fixture
 def hostile() -> str:
-    lines = [{"timestamp": 0, "flag_key": key, "variant": key, "reason": key, "targeting_key": key} for key in HOSTILE]
+    lines = [
+        {"timestamp": 1769860800, "flag_key": key, "variant": key, "reason": key, "targeting_key": key}
+        for key in HOSTILE
+    ]
     Path("hostile.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return "hostile.jsonl"
 
@@ -307,7 +309,7 @@ def test_hostile_keys_are_no_formulas_and_steer_nothing_in_csv(hostile, capsys):
 
 
 def test_many_flags_are_one_table_until_some_are_named(capsys):
-    lines = (f'{{"timestamp": {number}, "flag_key": "flag-{number:02d}"}}' for number in range(30))
+    lines = (f'{{"timestamp": {1769860800 + number}, "flag_key": "flag-{number:02d}"}}' for number in range(30))
     Path("many.jsonl").write_text("\n".join(lines))
     assert main(["report", "--file", "many.jsonl"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 30 + 2
@@ -320,7 +322,7 @@ def test_many_flags_are_one_table_until_some_are_named(capsys):
 def test_long_keys_lose_their_middle_and_are_still_told_apart(capsys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
     keys = [f"some-team/some-product/some-really-very-long-flag-name-{number}" for number in range(3)]
-    Path("long.jsonl").write_text("\n".join(f'{{"timestamp": 0, "flag_key": "{key}"}}' for key in keys))
+    Path("long.jsonl").write_text("\n".join(f'{{"timestamp": 1769860800, "flag_key": "{key}"}}' for key in keys))
     assert main(["report", "--file", "long.jsonl"]) == 0
     printed = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in printed[1:4]]
@@ -382,8 +384,12 @@ def test_what_was_imported_is_json_for_other_programs(exposures, capsys):
         assert main(["import", exposures, "--flag-key", "page", "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out) == {
             "file": exposures,
+            "read_as": "a table of exposures",
             "events": 20,
+            "skipped": 0,
+            "skipped_kinds": {},
             "bad_lines": 0,
+            "causes": [],
             "stopped_at_bad_line": False,
             "backends": [{"name": "database", "new": new, "already_stored": 20 - new}],
         }
@@ -395,7 +401,7 @@ def test_what_was_imported_is_json_for_other_programs(exposures, capsys):
 
 def test_the_format_of_a_file_has_the_same_name_for_every_command(capsys):
     pytest.importorskip("flag_analytics_database")
-    Path("events").write_text('{"timestamp": 0, "flag_key": "f"}\n')
+    Path("events").write_text('{"timestamp": 1769860800, "flag_key": "f"}\n')
     for option in ("--file-format", "--format"):
         assert main(["import", "events", option, "jsonl"]) == 0
         assert capsys.readouterr().out.startswith("1 event imported into database: ")

@@ -1,9 +1,8 @@
-"""Nothing of a file is lost on its way to the backends, whatever they do."""
+"""No event of a file is lost on its way to a backend, however it behaves."""
 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import sys
 import threading
@@ -26,10 +25,11 @@ from flag_analytics_cli.importing import (
     MapError,
     parse_map,
     read_file,
-    say_bad_lines,
+    say_left_out,
 )
 from flag_analytics_cli.main import main
-from flag_analytics_cli.reading import LineReader, read_csv
+from flag_analytics_cli.reading import EventReader, ReadOptions
+from flag_analytics_cli.reading.source import Source
 from flag_analytics_cli.settings import keeps_events, patient
 from flag_analytics_cli.storing import NotStoredError, flush_all, patient_recorder
 from flag_analytics_cli.terminal import hush_the_library
@@ -156,7 +156,7 @@ def test_a_backend_that_is_down_from_the_start_is_given_up_soon_and_said(monkeyp
     assert said.count("\n") == 1, "once, not every second"
 
 
-def test_what_waits_for_a_dead_backend_at_the_end_is_said(monkeypatch: pytest.MonkeyPatch):
+def test_events_that_wait_for_a_dead_backend_at_the_end_are_counted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storing, "IMPORT_BLOCK_SECONDS", 0.1)
     monkeypatch.setattr(storing, "_FLUSH_STEP_SECONDS", 0.05)
     sink = Stored(retry_initial_seconds=0.001, retry_max_seconds=0.001, flush_interval_seconds=0.0)
@@ -172,7 +172,7 @@ def test_what_waits_for_a_dead_backend_at_the_end_is_said(monkeypatch: pytest.Mo
     pipeline.close_sync(0.0)
 
 
-def test_what_a_processor_filters_out_is_not_lost():
+def test_events_that_a_processor_filters_out_are_not_lost():
     sink = Stored()
     pipeline = Pipeline(
         Delivery({"kept": sink}), collectors={"kept": sink}, exporters={}, processors=[("none", lambda event: None)]
@@ -184,7 +184,8 @@ def test_what_a_processor_filters_out_is_not_lost():
 
 
 def events(count: int) -> list[FlagEvaluationEvent]:
-    rows = read_csv(LineReader(io.BytesIO(lines_of(count).encode())), {})
+    stream = io.BufferedReader(io.BytesIO(lines_of(count).encode()))  # type: ignore[type-var]
+    rows = EventReader(Source("file.csv", stream, "utf-8", None, stream), ReadOptions())
     return [row for row in rows if isinstance(row, FlagEvaluationEvent)]
 
 
@@ -193,20 +194,34 @@ def record_all(coming: Iterable[FlagEvaluationEvent], record: Callable[[FlagEval
         record(event)
 
 
-def test_bad_lines_are_counted_and_the_first_twenty_named(tmp_path: Path, capsys):
+def test_bad_lines_are_grouped_by_cause_with_the_first_three(tmp_path: Path, capsys):
     file = tmp_path / "events.jsonl"
-    good = json.dumps({"timestamp": 0, "flag_key": "f"})
-    file.write_text("\n".join(good if number % 2 else "{" for number in range(60)))
-    report, recorded = ImportReport(), []
-    read_file(EventFile(str(file)), recorded.append, report)
-    assert (report.events, report.bad_lines, len(recorded)) == (30, 30, 30)
-    say_bad_lines("events.jsonl", report)
+    good = '{"timestamp": 1769860800, "flag_key": "f"}'
+    bad = ["{", "[]", '{"flag_key": "f", "timestamp": true}', "{"]
+    file.write_text("\n".join(line for _ in range(10) for line in (good, *bad)))
+    event_file, report, recorded = EventFile(str(file)), ImportReport(), []
+    read_file(event_file, recorded.append, report)
+    assert (report.events, report.bad_lines, len(recorded)) == (10, 40, 10)
+    say_left_out(event_file, report)
     output = capsys.readouterr()
     assert output.out == ""
-    lines = output.err.splitlines()
-    assert lines[0] == "events.jsonl: 30 lines are no events"
-    assert lines[1:21] == [f"  line {number}: is not JSON" for number in range(1, 41, 2)]
-    assert lines[21:] == ["  and 10 more"]
+    _, lines, *causes = output.err.splitlines()
+    assert lines.endswith("events.jsonl: 40 lines are no events")
+    assert causes[0] == "  20 lines (2, 5, 7, …): is not JSON"
+    assert causes[1] == "  10 lines (3, 8, 13, …): is not a JSON object"
+    assert causes[2].startswith("  10 lines (4, 9, 14, …): timestamp is neither ISO 8601")
+    assert len(causes) == 3
+
+
+def test_causes_are_bounded_in_number(tmp_path: Path, capsys):
+    file = tmp_path / "events.csv"
+    rows = "".join("f" + "," * number + "\n" for number in range(30))
+    file.write_text("flag,timestamp" + ",more" * 40 + "\nf,2026-01-31\n" + rows)
+    event_file, report = EventFile(str(file)), ImportReport()
+    read_file(event_file, print, report)
+    assert report.bad_lines > 20
+    assert len(report.causes) <= 20
+    say_left_out(event_file, report)
 
 
 def test_strict_stops_at_the_first_bad_line(tmp_path: Path):
@@ -218,7 +233,7 @@ def test_strict_stops_at_the_first_bad_line(tmp_path: Path):
 
 
 def test_standard_input_can_be_imported(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"timestamp": 0, "flag_key": "f"}\n')))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"timestamp": 1769860800, "flag_key": "f"}\n')))
     report, recorded = ImportReport(), []
     read_file(EventFile("-"), recorded.append, report)
     assert [event.flag_key for event in recorded] == ["f"]
@@ -230,11 +245,13 @@ def test_memory_alone_keeps_nothing_after_a_command():
 
 
 def unconfigure_logging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away what pytest configures: Python writes warnings to standard error where nobody has."""
+    """Take away what pytest configures: Python writes warnings to standard error by default."""
     monkeypatch.setattr(logging.root, "handlers", [])
 
 
-def test_a_command_says_in_its_own_words_what_was_not_stored(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+def test_a_command_says_in_its_own_words_which_events_were_not_stored(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
     pytest.importorskip("flag_analytics_database")
     unconfigure_logging(monkeypatch)
     monkeypatch.chdir(tmp_path)
@@ -243,7 +260,7 @@ def test_a_command_says_in_its_own_words_what_was_not_stored(tmp_path: Path, cap
     monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__DATABASE__CONNECTION_STRING", "sqlite:///nowhere/flags.db")
     (tmp_path / "events.csv").write_text(lines_of(3))
     assert main(["import", "events.csv"]) == 1
-    [line] = capsys.readouterr().err.splitlines()
+    *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("flag-analytics: 1 event still waits (database: ")
     assert "import the file again when the backend is well" in line
 
@@ -255,16 +272,16 @@ def test_errors_and_what_others_log_still_reach_standard_error(capsys, monkeypat
         logging.getLogger(name).warning("advice for a program")
         logging.getLogger(name).error("something is broken")
     logging.getLogger("flag_analytics.registry").warning("a plugin failed")
-    logging.getLogger("driver").warning("a word of somebody else")
+    logging.getLogger("driver").warning("a driver's word")
     assert capsys.readouterr().err.splitlines() == [
         "something is broken",
         "something is broken",
         "a plugin failed",
-        "a word of somebody else",
+        "a driver's word",
     ]
 
 
-def test_whoever_configures_logging_gets_everything(caplog: pytest.LogCaptureFixture):
+def test_an_application_that_configures_logging_gets_everything(caplog: pytest.LogCaptureFixture):
     hush_the_library()
     logging.getLogger("flag_analytics.delivery").warning("advice for a program")
     assert caplog.messages == ["advice for a program"]

@@ -78,18 +78,18 @@ def test_the_real_ab_test_is_imported_and_found_again_by_another_process(tmp_pat
 
 
 def test_a_hyphen_is_standard_input(tmp_path: Path):
-    line = '{"timestamp": 0, "flag_key": "f"}\n'
+    line = '{"timestamp": 1769860800, "flag_key": "f"}\n'
     done = run("report", "--file", "-", "f", cwd=tmp_path, text=line)
     assert done.returncode == 0, done.stderr
     assert "1 evaluation by 0 users" in done.stdout
     pytest.importorskip("flag_analytics_database")
     done = run("import", "-", "--format", "jsonl", cwd=tmp_path, text=line)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "standard input: read as flag-analytics events\n")
     assert done.stdout.startswith("1 event imported into database")
 
 
-def test_whoever_reads_may_stop_reading(tmp_path: Path):
-    lines = (f'{{"timestamp": {number}, "flag_key": "flag-{number}"}}' for number in range(20_000))
+def test_a_reader_may_stop_reading(tmp_path: Path):
+    lines = (f'{{"timestamp": {1769860800 + number}, "flag_key": "flag-{number}"}}' for number in range(20_000))
     (tmp_path / "many.jsonl").write_text("\n".join(lines))
     with subprocess.Popen(
         [sys.executable, "-m", "flag_analytics_cli", "report", "--file", "many.jsonl", "--format", "csv"],
@@ -101,12 +101,12 @@ def test_whoever_reads_may_stop_reading(tmp_path: Path):
         assert process.stderr is not None
         assert process.stdout.readline().startswith(b"flag_key,variant,")
         process.stdout.close()
-        assert process.stderr.read() == b""
+        assert process.stderr.read().count(b"\n") == 1, "only how the file was read"
         assert process.wait(60) == 1
 
 
 def test_an_output_without_unicode_gets_plain_characters(tmp_path: Path):
-    (tmp_path / "one.jsonl").write_text('{"timestamp": 0, "flag_key": "caf\\u00e9"}')
+    (tmp_path / "one.jsonl").write_text('{"timestamp": 1769860800, "flag_key": "caf\\u00e9"}')
     done = run("report", "--file", "one.jsonl", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
@@ -119,7 +119,7 @@ def test_an_output_without_unicode_gets_plain_characters(tmp_path: Path):
 def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path: Path, no_color: str):
     import pty
 
-    (tmp_path / "one.jsonl").write_text('{"timestamp": 0, "flag_key": "f", "reason": "ERROR"}')
+    (tmp_path / "one.jsonl").write_text('{"timestamp": 1769860800, "flag_key": "f", "reason": "ERROR"}')
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "flag_analytics_cli", "report", "--file", "one.jsonl"],
@@ -158,7 +158,7 @@ def test_an_interrupted_import_says_what_is_stored(tmp_path: Path):
         assert process.stdin is not None
         assert process.stderr is not None
         for number in range(3):
-            process.stdin.write(b'{"timestamp": %d, "flag_key": "f"}\n' % number)
+            process.stdin.write(b'{"timestamp": 176986080%d, "flag_key": "f"}\n' % number)
         process.stdin.flush()
         deadline = time.monotonic() + 30
         while not _events_in(tmp_path / "flag-analytics.db") and time.monotonic() < deadline:
@@ -258,7 +258,9 @@ def appending_plugin(directory: Path) -> Path:
 def test_an_import_promises_nothing_of_a_backend_that_may_append(tmp_path: Path):
     pytest.importorskip("flag_analytics_database")
     lines = {"PYTHONPATH": str(appending_plugin(tmp_path)), "FLAG_ANALYTICS__COLLECTORS__LINES": "true"}
-    (tmp_path / "two.jsonl").write_text('{"timestamp": 0, "flag_key": "f"}\n{"timestamp": 1, "flag_key": "f"}\n')
+    (tmp_path / "two.jsonl").write_text(
+        '{"timestamp": 1769860800, "flag_key": "f"}\n{"timestamp": 1769860801, "flag_key": "f"}\n'
+    )
     unknown = "is not known (a backend that stores each id once, as database does, has none of them twice)"
     for stored in (2, 4):
         done = run("import", "two.jsonl", cwd=tmp_path, **lines)

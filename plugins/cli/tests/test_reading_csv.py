@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from flag_analytics.events import FlagEvaluationEvent
-from flag_analytics_cli.reading import BadLine, FileError, LineReader, read_csv
-from flag_analytics_cli.reading.csv_rows import CsvReader
+from flag_analytics_cli.reading import BadLine, EventReader, FileError, ReadOptions, parse_zone
+from flag_analytics_cli.reading.source import Source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +18,16 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def read(text: str | bytes, columns: dict[str, str] | None = None, flag_key: str | None = None) -> list[Any]:
-    data = text.encode() if isinstance(text, str) else text
-    return list(read_csv(LineReader(io.BytesIO(data)), columns or {}, flag_key))
+    return list(reader_of(text, columns=columns or {}, flag_key=flag_key))
+
+
+def reader_of(text: str | bytes, **options: Any) -> EventReader:
+    stream = io.BufferedReader(io.BytesIO(text.encode() if isinstance(text, str) else text))  # type: ignore[type-var]
+    return EventReader(Source("file.csv", stream, "utf-8", None, stream), ReadOptions(form="csv", **options))
+
+
+def told(bad: BadLine) -> str:
+    return f"line {bad.first}: {bad.problem}"
 
 
 def test_usual_names_of_columns_need_no_mapping():
@@ -81,9 +89,8 @@ def test_every_field_can_come_from_a_column():
     }
 
 
-def test_columns_nobody_asked_for_are_named():
-    reader = CsvReader(LineReader(io.BytesIO(b"timestamp,flag,page_design,subscribed\n")), {})
-    assert reader.columns.unused == ("page_design", "subscribed")
+def test_columns_that_are_left_out_are_named():
+    assert reader_of("timestamp,flag,page_design,subscribed\n").unused == ["page_design", "subscribed"]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -136,6 +143,8 @@ def test_a_value_is_what_its_text_means(cell, value):
         "1769860800000",
         "1769860800000000",
         "1769860800000000000",
+        "2026-01-31 12:00:00 UTC",
+        "2026-01-31 12:00:00.000000 GMT",
     ],
 )
 def test_a_time_is_read_in_every_common_form_and_is_utc_without_a_zone(cell):
@@ -144,16 +153,74 @@ def test_a_time_is_read_in_every_common_form_and_is_utc_without_a_zone(cell):
     assert event.timestamp.tzinfo is UTC
 
 
+def test_milliseconds_that_look_like_a_compact_date_are_milliseconds():
+    [event] = read("flag,timestamp\nf,1712011500123\n")
+    assert event.timestamp == datetime(2024, 4, 1, 22, 45, 0, 123_000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        ("31.01.2026 13:00", {"time_format": "%d.%m.%Y %H:%M", "zone": parse_zone("Europe/Berlin")}),
+        ("2026-01-31T12:00Z", {"zone": parse_zone("Europe/Berlin")}),
+        ("2026-01-31 17:30", {"zone": parse_zone("Asia/Kolkata")}),
+        ("46053.5", {"time_format": "excel"}),
+        ("46053,5", {"time_format": "excel"}),
+        ("46053.54166667", {"time_format": "excel", "zone": parse_zone("Europe/Berlin")}),
+        ("never", {"time": NOON}),
+    ],
+)
+def test_a_time_is_read_as_the_options_say(cell, options):
+    [event] = reader_of(f'flag,timestamp\nf,"{cell}"\n', **options)
+    assert event.timestamp == NOON
+
+
+def test_times_without_a_zone_that_would_be_in_the_future_are_counted():
+    reader = reader_of("flag,timestamp\nf,2999-01-01 00:00\nf,2999-01-01T00:00Z\nf,2026-01-31\n")
+    assert len(list(reader)) == 3
+    assert reader.times.naive_future == 1
+
+
+def test_a_format_that_makes_no_sense_is_refused():
+    with pytest.raises(FileError, match="--timestamp-format '%q' is not understood"):
+        reader_of("flag,timestamp\n", time_format="%q")
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("1,50", 1.5), ("1.234,5", 1234.5), ("1,234.5", 1234.5), ("2.5", 2.5)]
+)
+def test_a_decimal_comma_is_read(text, milliseconds):
+    [event] = read(f"flag;timestamp;latency_ms\nf;2026-01-31;{text}\n")
+    assert event.evaluation_duration_ms == milliseconds
+
+
+def test_the_separator_that_a_spreadsheet_is_told_is_used():
+    [event] = read('sep=|\n\nflag|timestamp|"a;b;c;d"\nf|2026-01-31|x\n')
+    assert event.flag_key == "f"
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ("f,yesterday,,,", "line 2: timestamp is neither ISO 8601 nor a number of seconds since 1970"),
-        ("f,,,,", "line 2: timestamp is neither ISO 8601 nor a number of seconds since 1970"),
-        ("f,nan,,,", "line 2: timestamp is out of range"),
+        (
+            "f,yesterday,,,",
+            "line 2: timestamp is neither ISO 8601 nor a number of seconds since 1970: describe it with --timestamp-",
+        ),
+        (
+            "f,,,,",
+            "line 2: timestamp is neither ISO 8601 nor a number of seconds since 1970: describe it with --timestamp-",
+        ),
+        ("f,nan,,,", "line 2: timestamp is neither ISO 8601 nor a number"),
+        ("f,-1,,,", "line 2: timestamp is a number that is no time between 2000 and tomorrow"),
+        ("f,3,,,", "line 2: timestamp is a number that is no time between 2000 and tomorrow"),
+        ("f,46027.33333333,,,", "line 2: timestamp is a number around 46,000, as a spreadsheet counts days"),
+        ("f,05/01/2026 08:00,,,", "line 2: timestamp has day and month in an order that the file does not tell"),
+        ("f,2026-01-05 08:00 PM,,,", "line 2: timestamp ends in AM or PM"),
+        ("f,2026-01-05 08:00 CET,,,", "line 2: timestamp ends in the abbreviation of a time zone"),
         ("f,1e300,,,", "line 2: timestamp is out of range"),
         ("f,0001-01-01T00:00+10:00,,,", "line 2: timestamp is out of range"),
-        (",2026-01-31,,,", "line 2: flag_key is empty"),
-        ("f", "line 2: has 1 columns where at least 5 are expected"),
+        (",2026-01-31,,,", "line 2: flag_key is missing or empty"),
+        ("f", "line 2: has 1 columns, fewer than the header"),
         ("f,2026-01-31,view,,", "line 2: kind is none of evaluation, exposure, outcome"),
         ("f,2026-01-31,,-1,", "line 2: evaluation_duration_ms is not a number of milliseconds, 0 or more"),
         ("f,2026-01-31,,soon,", "line 2: evaluation_duration_ms is not a number of milliseconds, 0 or more"),
@@ -162,13 +229,13 @@ def test_a_time_is_read_in_every_common_form_and_is_utc_without_a_zone(cell):
 )
 def test_a_row_that_is_no_event_is_named_and_the_next_is_read(row, problem):
     bad, good = read(f"flag,timestamp,kind,evaluation_duration_ms,sample_rate\n{row}\ng,2026-01-31,,,\n")
-    assert str(bad) == problem
+    assert told(bad).startswith(problem)
     assert good.flag_key == "g"
 
 
 def test_a_context_that_is_no_object_is_a_bad_line():
     [bad] = read('flag,timestamp,context_attributes\nf,2026-01-31,"[1]"\n')
-    assert str(bad) == "line 2: context_attributes is not a JSON object"
+    assert told(bad) == "line 2: context_attributes is not a JSON object"
 
 
 def test_a_quote_that_does_not_end_loses_no_more_than_it_must():
@@ -178,7 +245,7 @@ def test_a_quote_that_does_not_end_loses_no_more_than_it_must():
     good = [result for result in results if isinstance(result, FlagEvaluationEvent)]
     assert len(bad) == 1
     assert bad[0].first == 2
-    assert bad[0].count + len(good) == 20_001, "every line is either read or counted"
+    assert bad[0].line_count + len(good) == 20_001, "every line is either read or counted"
     assert good[-1].variant == "v19999"
 
 
@@ -186,7 +253,7 @@ def test_a_row_of_many_quoted_lines_is_bounded_too():
     rows = '"' + 'x","y\n' * 400_000
     results = read(f"flag,timestamp,variant\n{rows}")
     assert all(isinstance(result, BadLine) for result in results)
-    assert "a quoted field does not end" in str(results[0])
+    assert "a quoted field does not end" in told(results[0])
 
 
 def test_a_line_that_cannot_be_decoded_ends_the_row_it_is_in():
@@ -205,9 +272,9 @@ def test_a_line_that_cannot_be_decoded_ends_the_row_it_is_in():
             "timestamp,group\n1,2\n",
             {"variant": "grup"},
             "f",
-            "column 'grup' is not in the header: did you mean 'gr",
+            "column 'grup' is not in the file: did you mean 'gr",
         ),
-        ("timestamp,a,a\n1,2,3\n", {"variant": "a"}, "f", "column 'a' is in the header 2 times"),
+        ("timestamp,a,a\n1,2,3\n", {"variant": "a"}, "f", "column 'a' is there 2 times"),
     ],
 )
 def test_what_is_wrong_with_the_whole_file_is_said_before_the_first_event(text, columns, flag_key, words):
@@ -240,7 +307,7 @@ _cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(_cells, _cells), max_size=6))
-def test_whatever_the_csv_module_writes_comes_back(rows):
+def test_a_row_that_the_csv_module_writes_comes_back(rows):
     file = io.StringIO(newline="")
     writer = csv.writer(file, quoting=csv.QUOTE_ALL)
     writer.writerow(["flag", "timestamp", "variant", "user_id"])

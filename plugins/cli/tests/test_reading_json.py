@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
-from flag_analytics_cli.reading import BadLine, FileError, LineReader, guess_format, read_events
+from flag_analytics_cli.reading import BadLine, ColumnError, EventReader, FileError, ReadOptions, Skipped
+from flag_analytics_cli.reading.source import Source
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+FORMS = [None, "jsonl", "goff", "launchdarkly", "otlp", "posthog", "segment", "datadog", "flagsmith"]
 GOFF = {
     "kind": "feature",
     "contextKind": "anonymousUser",
@@ -28,9 +30,17 @@ GOFF = {
 }
 
 
-def read(text: str | bytes, form: Any = "jsonl", flag_key: str | None = None) -> list[Any]:
-    data = text.encode() if isinstance(text, str) else text
-    return list(read_events(LineReader(io.BytesIO(data)), form, {}, flag_key))
+def read(text: str | bytes, form: Any = "jsonl", flag_key: str | None = None, **options: Any) -> list[Any]:
+    return list(reader_of(text, form=form, flag_key=flag_key, **options))
+
+
+def reader_of(text: str | bytes, name: str = "noname", **options: Any) -> EventReader:
+    stream = io.BufferedReader(io.BytesIO(text.encode() if isinstance(text, str) else text))  # type: ignore[type-var]
+    return EventReader(Source(name, stream, "utf-8", None, stream), ReadOptions(**options))
+
+
+def told(bad: BadLine) -> str:
+    return f"line {bad.first}: {bad.problem}"
 
 
 def test_an_event_written_with_to_dict_is_read_back_whole():
@@ -54,7 +64,7 @@ def test_an_event_written_with_to_dict_is_read_back_whole():
     assert read(json.dumps(event.to_dict())) == [event]
 
 
-def test_what_is_left_out_has_its_default_and_the_id_is_the_line_s():
+def test_missing_fields_have_their_defaults_and_the_id_is_of_the_line():
     text = '{"timestamp": "2026-01-31T12:00:00", "flag_key": "f"}\n'
     [event] = read(text)
     assert (event.timestamp, event.value, event.reason, event.kind) == (NOON, None, "UNKNOWN", "evaluation")
@@ -62,8 +72,11 @@ def test_what_is_left_out_has_its_default_and_the_id_is_the_line_s():
 
 
 def test_a_flag_key_can_be_given_for_those_without():
-    text = '{"timestamp": 0}\n{"timestamp": 0, "flag_key": "own"}\n'
+    text = '{"timestamp": 1769860800}\n{"timestamp": 1769860800, "flag_key": "own"}\n'
     assert [event.flag_key for event in read(text, flag_key="given")] == ["given", "own"]
+
+
+AT = '"timestamp": "2026-01-31"'
 
 
 @pytest.mark.parametrize(
@@ -73,26 +86,75 @@ def test_a_flag_key_can_be_given_for_those_without():
         ("[" * 100_000, "is not JSON"),
         ("[]", "is not a JSON object"),
         ("7", "is not a JSON object"),
-        ('{"flag_key": "f"}', "timestamp is neither ISO 8601 nor a number of seconds since 1970"),
+        ('{"flag_key": "f", "timestamp": null}', "timestamp is neither ISO 8601 nor a number of seconds since 1970"),
         ('{"flag_key": "f", "timestamp": true}', "timestamp is neither ISO 8601 nor a number of seconds since 1970"),
-        ('{"timestamp": 0}', "flag_key is missing or not text"),
-        ('{"timestamp": 0, "flag_key": 7}', "flag_key is missing or not text"),
-        ('{"timestamp": 0, "flag_key": "f", "variant": {}}', "variant is not text"),
-        ('{"timestamp": 0, "flag_key": "f", "reason": 7}', "reason is not text"),
-        ('{"timestamp": 0, "flag_key": "f", "context_attributes": []}', "context_attributes is not a JSON object"),
-        ('{"timestamp": 0, "flag_key": "f", "kind": "view"}', "kind is none of evaluation, exposure, outcome"),
-        ('{"timestamp": 0, "flag_key": "f", "kind": []}', "kind is none of evaluation, exposure, outcome"),
-        ('{"timestamp": 0, "flag_key": "f", "sample_rate": 2}', "sample_rate is not a ratio above 0 and at most 1"),
-        (
-            '{"timestamp": 0, "flag_key": "f", "evaluation_duration_ms": "x"}',
-            "evaluation_duration_ms is not a number of milliseconds, 0 or more",
-        ),
+        ('{"flag_key": "f", "timestamp": 7}', "timestamp is a number that is no time between 2000 and tomorrow"),
+        ('{"flag_key": "f", "timestamp": 46027.5}', "timestamp is a number around 46,000, as a spreadsheet counts"),
+        ('{"flag_key": "f", "timestamp": 1712011500123456789012}', "timestamp is out of range"),
+        (f'{{"flag_key": null, {AT}}}', "flag_key is missing or empty"),
+        (f'{{"flag_key": [7], {AT}}}', "flag_key is not text"),
+        (f'{{"flag_key": "f", {AT}, "variant": {{}}}}', "variant is not text"),
+        (f'{{"flag_key": "f", {AT}, "reason": []}}', "reason is not text"),
+        (f'{{"flag_key": "f", {AT}, "context_attributes": [1]}}', "context_attributes is not a JSON object"),
+        (f'{{"flag_key": "f", {AT}, "kind": "view"}}', "kind is none of evaluation, exposure, outcome"),
+        (f'{{"flag_key": "f", {AT}, "kind": [1]}}', "kind is none of evaluation, exposure, outcome"),
+        (f'{{"flag_key": "f", {AT}, "sample_rate": 2}}', "sample_rate is not a ratio above 0 and at most 1"),
+        (f'{{"flag_key": "f", {AT}, "evaluation_duration_ms": "x"}}', "evaluation_duration_ms is not a number of"),
     ],
 )
 def test_a_line_that_is_no_event_is_named_and_the_next_is_read(line, problem):
-    bad, good = read(f'{line}\n\n{{"timestamp": 0, "flag_key": "g"}}')
-    assert str(bad) == f"line 1: {problem}"
-    assert good.flag_key == "g"
+    good, bad, after = read(f'{{"flag_key": "e", {AT}}}\n{line}\n{{"flag_key": "g", {AT}}}')
+    assert told(bad).startswith(f"line 2: {problem}")
+    assert (good.flag_key, after.flag_key) == ("e", "g")
+
+
+def test_numbers_and_booleans_are_keys():
+    [event] = read(f'{{"flag_key": 7, {AT}, "variant": false, "targeting_key": 0, "flag_version": 1.5}}')
+    assert (event.flag_key, event.variant, event.targeting_key, event.flag_version) == ("7", "false", "0", "1.5")
+
+
+def test_a_value_over_several_lines_is_read():
+    formatted = json.dumps({"flag_key": "f", "timestamp": "2026-01-31", "context_attributes": {"a": [1]}}, indent=2)
+    first, second = read(f"{formatted}\n\n{formatted}\n")
+    assert first.context_attributes == second.context_attributes == {"a": [1]}
+    assert first.event_id != second.event_id
+
+
+def test_a_value_that_does_not_end_loses_no_other():
+    results = read(f'{{\n  "flag_key": "f",\n{{"flag_key": "g", {AT}}}\n{{"flag_key": "h", {AT}}}')
+    assert [getattr(result, "flag_key", result) for result in results] == [BadLine(1, 2, "is not JSON"), "g", "h"]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("count", [1, 3, 3_000])
+def test_an_array_is_read_element_by_element(count, indent):
+    elements = [{"flag_key": "f", "timestamp": "2026-01-31", "targeting_key": number} for number in range(count)]
+    events = read(json.dumps(elements, indent=indent), None)
+    assert [event.targeting_key for event in events] == [str(number) for number in range(count)]
+    assert len({event.event_id for event in events}) == count
+
+
+def test_an_array_that_is_cut_off_is_read_until_there():
+    first, bad = read(f'[{{"flag_key": "f", {AT}}}, {{"flag_key": "g", ', None)
+    assert first.flag_key == "f"
+    assert bad == BadLine(2, 2, "is not JSON, and so the rest of the array cannot be read")
+
+
+def test_objects_are_mapped_by_dotted_paths():
+    text = json.dumps({"at": {"time": "2026-01-31T12:00"}, "exp": {"id": "f", "arm": 1}, "who": {"a.b": "u"}, "x": {}})
+    columns = {"timestamp": "at.time", "flag_key": "exp.id", "variant": "exp.arm", "targeting_key": "who.a.b"}
+    [event] = read(text, None, columns=columns)
+    assert (event.timestamp, event.flag_key, event.variant, event.targeting_key) == (NOON, "f", "1", "u")
+    with pytest.raises(ColumnError, match=r"key 'exp.amr' is not in the file: did you mean 'exp.arm'\?"):
+        read(text, None, columns={**columns, "variant": "exp.amr"})
+
+
+def test_a_member_that_may_be_the_user_is_not_left_out_silently():
+    with pytest.raises(ColumnError, match="--map targeting_key=client_ref"):
+        read(f'{{"flag_key": "f", {AT}, "client_ref": "u"}}')
+    first, second = read(f'{{"flag_key": "f", {AT}}}\n{{"flag_key": "f", {AT}, "client_ref": "u"}}')
+    assert first.flag_key == "f"
+    assert "--map targeting_key=client_ref" in second.problem
 
 
 def test_a_feature_event_of_go_feature_flag_is_an_evaluation():
@@ -138,45 +200,51 @@ def test_a_tracking_event_of_go_feature_flag_is_an_outcome():
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"key": 7}, "key is missing or not text"),
-        ({"key": None}, "key is missing or not text"),
+        ({"key": []}, "flag_key is not text"),
+        ({"key": None}, "flag_key is missing or empty"),
         ({"creationDate": "soon"}, "timestamp is neither ISO 8601 nor a number of seconds since 1970"),
-        ({"variation": []}, "variation is not text"),
+        ({"creationDate": None}, "timestamp is neither ISO 8601 nor a number of seconds since 1970"),
+        ({"variation": []}, "variant is not text"),
         ({"metadata": "x"}, "metadata is not a JSON object"),
     ],
 )
 def test_a_line_of_go_feature_flag_that_is_no_event_is_named(change, problem):
-    assert [str(line) for line in read(json.dumps(GOFF | change), "goff")] == [f"line 1: {problem}"]
+    [bad] = read(json.dumps(GOFF | change), "goff")
+    assert told(bad).startswith(f"line 1: {problem}")
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "form"),
+    ("name", "text", "key"),
     [
-        ("data.csv", "{", "csv"),
-        ("data.TSV", "a\tb", "csv"),
+        ("data.csv", "flag,timestamp", "csv"),
+        ("data.TSV", "flag\ttimestamp", "csv"),
         ("export.json", json.dumps(GOFF), "goff"),
-        ("events.jsonl", '{"timestamp": 0}', "jsonl"),
+        ("export.json", json.dumps([GOFF]), "goff"),
+        ("events.jsonl", f'{{"flag_key": "f", {AT}}}', "jsonl"),
         ("noname", "timestamp,flag", "csv"),
-        ("noname", "{broken", "jsonl"),
-        ("noname", "", "jsonl"),
+        ("noname", '{broken\n\n{"timestamp": "2026-01-31", "flag_key": "f"}', "jsonl"),
     ],
 )
-def test_the_format_is_told_from_the_name_or_the_first_line(name, first, form):
-    lines = LineReader(io.BytesIO(first.encode()))
-    assert guess_format(name, lines) == form
-    assert "".join(getattr(line, "text", "") for line in lines) == first, "nothing of it is lost"
-
-
-def test_columns_are_for_csv_only():
-    with pytest.raises(FileError, match="--map names columns, which a file of format jsonl does not have"):
-        read_events(LineReader(io.BytesIO(b"")), "jsonl", {"variant": "group"})
+def test_the_shape_is_told_by_the_name_or_the_content(name, text, key):
+    reader = reader_of(text, name)
+    list(reader)
+    assert reader.shape is not None
+    assert reader.shape.key == key
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(st.binary(max_size=200), st.sampled_from(["jsonl", "goff"]))
+@given(st.binary(max_size=200), st.sampled_from(FORMS))
 def test_any_bytes_are_read_or_counted(data, form):
-    for result in read(data, form):
-        assert isinstance(result, FlagEvaluationEvent | BadLine)
+    assert_read_or_counted(data, form)
+
+
+def assert_read_or_counted(content: str | bytes, form: Any) -> None:
+    try:
+        results = read(content, form)
+    except FileError:
+        return  # nothing of it was read
+    for result in results:
+        assert isinstance(result, FlagEvaluationEvent | BadLine | Skipped)
 
 
 _json = st.recursive(
@@ -188,7 +256,6 @@ _names = st.sampled_from([*FlagEvaluationEvent.__struct_fields__, *GOFF, "metada
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(st.dictionaries(_names, _json), st.sampled_from(["jsonl", "goff"]))
+@given(st.dictionaries(_names, _json), st.sampled_from(FORMS))
 def test_any_object_is_read_or_counted(fields, form):
-    for result in read(json.dumps(fields), form):
-        assert isinstance(result, FlagEvaluationEvent | BadLine)
+    assert_read_or_counted(json.dumps(fields), form)

@@ -1,4 +1,4 @@
-"""What some options can be set to."""
+"""The values of some options."""
 
 from __future__ import annotations
 
@@ -6,9 +6,23 @@ from typing import Literal
 
 __all__ = ["FileFormat", "ImportFormat", "LettersFormat", "ListFormat", "ReportFormat"]
 
-FileFormat = Literal["csv", "jsonl", "goff"]
+FileFormat = Literal[
+    "csv",
+    "jsonl",
+    "datadog",
+    "eppo",
+    "flagsmith",
+    "goff",
+    "growthbook",
+    "launchdarkly",
+    "otlp",
+    "posthog",
+    "rudderstack",
+    "segment",
+    "statsig",
+]
 ImportFormat = Literal["table", "json", "csv", "jsonl", "goff"]
-"""How to say what was imported; or the file's format, as it was spelled before ``--file-format``."""
+"""The form of the outcome; a file's format is taken for ``--file-format``."""
 LettersFormat = Literal["table", "json", "jsonl"]
 ListFormat = Literal["table", "json"]
 ReportFormat = Literal["table", "json", "csv"]

@@ -1,4 +1,4 @@
-"""What can be wrong with a file as a whole; apart from the readers, which no other command has to import."""
+"""Problems of a file as a whole; apart from the readers, which other commands need not import."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ class FileError(ValueError):
 
 
 class ColumnError(FileError):
-    """The columns of a file are not those that are asked for or needed; the message says which options would help."""
+    """A column that is needed or named is not in a file; the message says which options would help."""

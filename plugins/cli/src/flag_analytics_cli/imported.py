@@ -1,4 +1,4 @@
-"""What an import has done, for people and for other programs."""
+"""The outcome of an import, for people and for other programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Imported:
 
     Attributes:
         file: The file's name, ``-`` for standard input.
-        outcome: What was read.
+        outcome: The outcome of reading it.
         names: Every backend that took the events.
         new: Of each backend that keeps them, how many of them it did not have before; None where that is not known.
         stopped: Whether a bad line ended it.
@@ -40,7 +40,7 @@ class Imported:
 def new_events(
     plan: Plan, events: int, before: Mapping[str, int], after: Mapping[str, int]
 ) -> Mapping[str, int | None]:
-    """Return, by backend, how many of the imported events are new to it, from what it had stored before and after."""
+    """Return, by backend, how many of the imported events are new to it, from its counts before and after."""
     found: dict[str, int | None] = {}
     for name in (sink.name for sink in plan.sinks if is_lasting(sink)):
         count = after[name] - before[name] if name in before and name in after else -1
@@ -74,7 +74,7 @@ def _news(events: int, new: Mapping[str, int | None]) -> str:
 
 
 def import_json(imported: Imported) -> None:
-    """Write the same to standard output as JSON; what is not known is null."""
+    """Write the same to standard output as JSON; a count that is not known is null."""
     events = imported.outcome.events
     backends: list[dict[str, Any]] = [
         {"name": name, "new": count, "already_stored": None if count is None else events - count}
@@ -83,8 +83,7 @@ def import_json(imported: Imported) -> None:
     print_json(
         {
             "file": imported.file,
-            "events": events,
-            "bad_lines": imported.outcome.bad_lines,
+            **imported.outcome.to_dict(),
             "stopped_at_bad_line": imported.stopped,
             "backends": backends,
         }

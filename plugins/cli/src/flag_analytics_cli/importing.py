@@ -1,35 +1,29 @@
-"""Reads a file of events with a progress bar, and says what of it was left out."""
+"""Reads a file of events with a progress bar, and says which parts of it were left out."""
 
 from __future__ import annotations
 
 import difflib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import attrs
 from flag_analytics.events import FlagEvaluationEvent
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from .choices import FileFormat
-from .reading import FIELDS, BadLine, CsvReader, FileError, LineReader, guess_format, read_events
+from .reading import FIELDS, BadLine, EventReader, FileError, ReadOptions, Skipped, Source, open_source
 from .terminal import diagnostics, note
 from .visible import visible
+from .wording import counted
 
-__all__ = [
-    "EventFile",
-    "ImportReport",
-    "MapError",
-    "parse_map",
-    "read_file",
-    "say_bad_lines",
-    "say_left_out",
-]
+__all__ = ["EventFile", "ImportReport", "MapError", "parse_map", "read_file", "say_left_out"]
 
-_MOST_EXAMPLES = 20
+_MOST_CAUSES = 20
+_MOST_KINDS = 10
+_FIRST_LINES = 3
 _PROGRESS_EVERY = 1_000
+_LONGEST_NAME = 80
 
 
 class MapError(ValueError):
@@ -38,32 +32,80 @@ class MapError(ValueError):
 
 @attrs.frozen
 class EventFile:
-    """A file to import and how to read it. ``name`` is a path, or ``-`` for standard input."""
+    """A file of events and how to read it. ``name`` is a path, or ``-`` for standard input."""
 
     name: str
-    form: FileFormat | None = None
-    columns: Mapping[str, str] = attrs.field(factory=dict[str, str])
-    flag_key: str | None = None
+    options: ReadOptions = attrs.field(factory=ReadOptions)
     encoding: str = "utf-8"
+
+    @property
+    def title(self) -> str:
+        return "standard input" if self.name == "-" else self.name
+
+
+@attrs.define
+class Cause:
+    """Lines that are no events for the same reason: how many records and lines, and where the first of them are."""
+
+    records: int = 0
+    count: int = 0
+    places: list[str] = attrs.field(factory=list[str])
+
+    def add(self, line: BadLine) -> None:
+        self.records += 1
+        self.count += line.line_count
+        if len(self.places) < _FIRST_LINES:
+            self.places.append(f"{line.first}" if line.first == line.last else f"{line.first} to {line.last}")
 
 
 @attrs.define
 class ImportReport:
-    """What became of a file: events read, lines that are none (the first of them as examples), and what was left out.
+    """The outcome of reading a file: events, lines that are none by cause, records that were skipped by kind.
 
-    ``unused_keys`` are those of JSON objects that events have no field for, the first fifty of them.
+    Attributes:
+        events: How many events were read.
+        bad_lines: How many lines are no events.
+        causes: The reasons, the first twenty, with the lines of each.
+        skipped: Sound records about no evaluation, by kind.
+        counted: Evaluations that skipped records count without describing them.
+        reader: How the file was read; None if it was not opened.
     """
 
     events: int = 0
     bad_lines: int = 0
-    examples: list[BadLine] = attrs.field(factory=list)
-    unused_columns: tuple[str, ...] = ()
-    unused_keys: set[str] = attrs.field(factory=set[str])
+    causes: dict[str, Cause] = attrs.field(factory=dict[str, Cause])
+    skipped: Counter[str] = attrs.field(factory=Counter[str])
+    counted: int = 0
+    reader: EventReader | None = None
+
+    @property
+    def read_as(self) -> str | None:
+        """The name of the file's shape."""
+        return None if self.reader is None or self.reader.shape is None else self.reader.shape.name
 
     def add_bad(self, line: BadLine) -> None:
-        self.bad_lines += line.count
-        if len(self.examples) < _MOST_EXAMPLES:
-            self.examples.append(line)
+        self.bad_lines += line.line_count
+        if line.problem in self.causes or len(self.causes) < _MOST_CAUSES:
+            self.causes.setdefault(line.problem, Cause()).add(line)
+
+    def add_skipped(self, skipped: Skipped) -> None:
+        self.counted += skipped.counted
+        known = skipped.kind in self.skipped or len(self.skipped) < _MOST_KINDS
+        self.skipped[skipped.kind[:_LONGEST_NAME] if known else "other record"] += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything by name."""
+        return {
+            "read_as": self.read_as,
+            "events": self.events,
+            "skipped": self.skipped.total(),
+            "skipped_kinds": dict(self.skipped),
+            "bad_lines": self.bad_lines,
+            "causes": [
+                {"problem": problem, "lines": cause.count, "first": cause.places}
+                for problem, cause in self.causes.items()
+            ],
+        }
 
 
 def parse_map(mappings: Sequence[str]) -> dict[str, str]:
@@ -94,81 +136,93 @@ def read_file(
     """Give every event of the file to ``record``, and fill in the report as it goes.
 
     Args:
+        file: The file.
+        record: Takes each event.
+        report: Gets the figures.
         strict: Stop at the first line that is no event.
 
     Raises:
         OSError, FileError: the file cannot be read; the message names it.
     """
     try:
-        _read(file, record, report, strict)
+        with open_source(file.name, file.encoding) as source:
+            report.reader = reader = EventReader(source, file.options)
+            _read(source, reader, record, report, strict)
     except FileError as error:
-        name = "standard input" if file.name == "-" else file.name
-        raise type(error)(f"{name}: {error}") from None
+        raise type(error)(f"{file.title}: {error}") from None
 
 
-def _read(file: EventFile, record: Callable[[FlagEvaluationEvent], None], report: ImportReport, strict: bool) -> None:
-    with _opened(file.name) as (stream, size):
-        lines = LineReader(stream, file.encoding)
-        form = file.form or guess_format(file.name, lines)
-        if form == "csv":
-            reader = CsvReader(lines, file.columns, file.flag_key)
-            report.unused_columns = reader.columns.unused
-            results: Iterator[FlagEvaluationEvent | BadLine] = iter(reader)
-        else:
-            if lines.peek() is None:
-                note(f"{visible(file.name)}: the file is empty", "yellow")
-            results = read_events(lines, form, file.columns, file.flag_key, report.unused_keys)
-        with _progress(file.name, size) as advance:
-            for result in results:
-                if isinstance(result, BadLine):
-                    report.add_bad(result)
-                    if strict:
-                        return
-                    continue
+def _read(
+    source: Source,
+    reader: EventReader,
+    record: Callable[[FlagEvaluationEvent], None],
+    report: ImportReport,
+    strict: bool,
+) -> None:
+    with _progress(source) as advance:
+        for result in reader:
+            if isinstance(result, FlagEvaluationEvent):
                 record(result)
                 report.events += 1
                 if report.events % _PROGRESS_EVERY == 0:
-                    advance(lines.bytes_read, report.events)
+                    advance(report.events)
+            elif isinstance(result, Skipped):
+                report.add_skipped(result)
+            else:
+                report.add_bad(result)
+                if strict:
+                    return
 
 
-def say_bad_lines(name: str, report: ImportReport) -> None:
-    """Say on standard error which lines are no events, the first of them one by one."""
-    if not report.bad_lines:
+def say_left_out(file: EventFile, report: ImportReport) -> None:
+    """Say on standard error how a file was read, which lines are no events and why, and what was left out."""
+    reader = report.reader
+    if reader is None:
         return
-    plural = "lines are no events" if report.bad_lines != 1 else "line is no event"
-    note(f"{visible(name)}: {report.bad_lines:,} {plural}", "yellow")
-    for line in report.examples:
-        note(f"  {line}", "none")
-    rest = report.bad_lines - sum(line.count for line in report.examples)
+    name, unit = visible(file.title), reader.unit
+    if report.read_as is None:
+        note(f"{name}: the file is empty" if not report.bad_lines else f"{name}: no events", "yellow")
+    else:
+        note(f"{name}: read as {report.read_as}")
+    if report.bad_lines:
+        are = f"{unit} is no event" if report.bad_lines == 1 else f"{unit}s are no events"
+        note(f"{name}: {report.bad_lines:,} {are}", "yellow")
+    for problem, cause in report.causes.items():
+        note(f"  {_places(cause, unit)}: {visible(problem)}", "none")
+    rest = report.bad_lines - sum(cause.count for cause in report.causes.values())
     if rest:
-        note(f"  and {rest:,} more")
+        note(f"  and {rest:,} more, for other reasons")
+    if report.skipped:
+        kinds = ", ".join(f"{count:,} {visible(kind)}" for kind, count in report.skipped.items())
+        note(f"{name}: skipped, since they are about no evaluation: {kinds}")
+    if report.counted:
+        note(f"{name}: summaries count {counted(report.counted, 'evaluation')}, which are not added", "yellow")
+    _say_unused(name, reader)
+    if reader.times.naive_future:
+        note(
+            f"{name}: {counted(reader.times.naive_future, 'time')} without a zone would be in the future: is the zone "
+            "of the file another (--timezone)?",
+            "yellow",
+        )
 
 
-def say_left_out(name: str, report: ImportReport) -> None:
-    """Say on standard error which columns or keys went nowhere, and how to keep them."""
-    columns = [column for column in report.unused_columns if column]
-    for what, unused, keep in (
-        ("columns", columns, "--map context.NAME=COLUMN keeps one"),
-        ("keys", sorted(report.unused_keys), "what is under context_attributes is kept"),
-    ):
-        if unused:
-            shown = ", ".join(visible(one) for one in unused[:10]) + (", …" if len(unused) > 10 else "")
-            note(f"{visible(name)}: {what} left out: {shown} ({keep})")
+def _places(cause: Cause, unit: str) -> str:
+    places = ", ".join(cause.places)
+    if cause.records > len(cause.places):
+        return f"{cause.count:,} {unit}s ({places}, …)"
+    return f"{unit} {places}" if places.isdigit() else f"{unit}s {places}"
+
+
+def _say_unused(name: str, reader: EventReader) -> None:
+    unused = [column[:_LONGEST_NAME] for column in reader.unused if column]
+    if unused:
+        what, whose = ("keys", "KEY") if reader.is_json else ("columns", "COLUMN")
+        shown = ", ".join(visible(column) for column in unused[:10]) + (", …" if len(unused) > 10 else "")
+        note(f"{name}: {what} left out: {shown} (--map context.NAME={whose} keeps one)")
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """Yield the file and its size in bytes, None where it has no end that could be known."""
-    if name == "-":
-        yield sys.stdin.buffer, None
-        return
-    with Path(name).open("rb") as stream:
-        size = Path(name).stat().st_size
-        yield stream, size or None  # a pipe or device says 0
-
-
-@contextmanager
-def _progress(name: str, size: int | None) -> Iterator[Callable[[int, int], None]]:
+def _progress(source: Source) -> Iterator[Callable[[int], None]]:
     console = diagnostics()
     if not console.is_terminal:
         yield _draw_nothing
@@ -180,11 +234,11 @@ def _progress(name: str, size: int | None) -> Iterator[Callable[[int, int], None
         TextColumn("{task.fields[events]:,} events", style="dim"),
         TimeRemainingColumn(compact=True),
     )
-    # It disappears when done: what counts is said after it, and stays.
+    # It disappears when done: the outcome is said after it, and stays.
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(visible(name), total=size, events=0)
-        yield lambda completed, events: progress.update(task, completed=completed, events=events)
+        task = progress.add_task(visible(source.name), total=source.size, events=0)
+        yield lambda events: progress.update(task, completed=source.bytes_read(), events=events)
 
 
-def _draw_nothing(_completed: int, _events: int) -> None:
+def _draw_nothing(_events: int) -> None:
     pass

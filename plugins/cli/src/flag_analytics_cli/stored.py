@@ -16,7 +16,7 @@ from flag_analytics.registry import default_registry
 from flag_analytics.sources import EventSource, Window
 
 from .figures import Report, gather
-from .importing import EventFile, ImportReport, read_file, say_bad_lines, say_left_out
+from .importing import EventFile, ImportReport, read_file, say_left_out
 from .settings import DATABASE_FILE, chosen_plan, is_embedded, is_lasting, missing_file
 from .tallies import TallySource
 from .terminal import note
@@ -109,8 +109,7 @@ def file_report(
     try:
         read_file(file, source.record, outcome, strict=strict)
     finally:
-        say_bad_lines(file.name, outcome)
-    say_left_out(file.name, outcome)
+        say_left_out(file, outcome)
     return asyncio.run(_ask(source, flags, window_seconds)), outcome.bad_lines
 
 

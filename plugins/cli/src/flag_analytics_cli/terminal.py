@@ -6,15 +6,28 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["can_draw", "diagnostics", "hush_the_library", "note", "prepare_streams", "print_json", "results", "say"]
+__all__ = [
+    "can_draw",
+    "diagnostics",
+    "discard_output",
+    "hush_the_library",
+    "note",
+    "prepare_streams",
+    "print_json",
+    "results",
+    "say",
+]
 
 _PIPE_WIDTH = 120
-"""What fits where there is no terminal to ask for its width, and COLUMNS is not set."""
+"""The width where there is no terminal to ask, and COLUMNS is not set."""
+_LEAST_WIDTH = 20
+"""Narrower terminals, or a COLUMNS of 0, get lines that they wrap themselves."""
 
 
 def results() -> Console:
@@ -38,6 +51,7 @@ def _console(*, stderr: bool) -> Console:
     )
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
         console.width = _PIPE_WIDTH
+    console.width = max(console.width, _LEAST_WIDTH)
     return console
 
 
@@ -47,8 +61,9 @@ def say(console: Console, text: str | Text, style: str = "") -> None:
 
 
 def note(text: str, style: str = "dim") -> None:
-    """Say something that is not a result."""
-    say(diagnostics(), text, style)
+    """Say something that is not a result. Where standard error cannot be written, nothing is said."""
+    with suppress(OSError, ValueError):
+        say(diagnostics(), text, style)
 
 
 def print_json(document: Any) -> None:
@@ -63,25 +78,39 @@ def can_draw(console: Console) -> bool:
 
 
 def prepare_streams() -> None:
-    """Make the standard streams spell out what their encoding has no character for, instead of failing on it."""
+    """Make the standard streams escape characters that their encoding does not have, instead of failing on them.
+
+    One that the parent process closed is replaced by the null device.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 
 
-def hush_the_library() -> None:
-    """Keep what the library logs for applications, short of errors, from standard error, unless logging is configured.
+def discard_output() -> None:
+    """Send the rest of standard output nowhere: its reader has gone or its disk is full, and Python flushes at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):
+        os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
-    Its advice, such as to give ``close`` more time, is for whoever writes a program. A command says in its own words
-    what was lost and what to do.
+
+def hush_the_library() -> None:
+    """Keep the library's log messages for applications, short of errors, from standard error.
+
+    Where logging is configured, nothing changes. The advice, such as to give ``close`` more time, is for authors of
+    programs: a command says itself which events were lost and what to do.
     """
-    # Python writes with it where nobody has configured a handler.
+    # Python's handler where no other is configured.
     if logging.lastResort is not None:
         logging.lastResort.addFilter(_is_for_users)
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
-    # What the registry says about installed plugins is said by no command.
+    # The registry's messages about installed plugins are repeated by no command.
     own = record.name.startswith("flag_analytics") and record.name != "flag_analytics.registry"
     return record.levelno >= logging.ERROR or not own

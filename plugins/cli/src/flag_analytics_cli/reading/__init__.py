@@ -1,26 +1,31 @@
-"""Reads files of events line by line, in flat memory: CSV, our own JSON Lines and GO Feature Flag's exports.
+"""Reads files of events record by record, in flat memory.
 
-A reader yields an event or a ``BadLine`` for each record, in order. What is wrong with the file as a whole (no column
-for the time, an unknown column named) is a ``FileError``, raised before the first event.
+``EventReader`` yields an event, a ``BadLine`` or a ``Skipped`` for each record, in order. A problem of the file as a
+whole (no column for the time, an unknown column named) is a ``FileError``, raised before the first event.
 """
 
 from __future__ import annotations
 
 from ..file_errors import ColumnError, FileError
-from .csv_rows import FIELDS, CsvReader, read_csv
-from .formats import guess_format, read_events
-from .lines import MAX_LINE_BYTES, BadLine, Line, LineReader
+from .events import EventReader, ReadOptions
+from .fields import FIELDS
+from .lines import BadLine
+from .shapes import Shape
+from .skipping import Skipped
+from .source import Source, open_source
+from .times import parse_time, parse_zone
 
 __all__ = [
     "FIELDS",
-    "MAX_LINE_BYTES",
     "BadLine",
     "ColumnError",
-    "CsvReader",
+    "EventReader",
     "FileError",
-    "Line",
-    "LineReader",
-    "guess_format",
-    "read_csv",
-    "read_events",
+    "ReadOptions",
+    "Shape",
+    "Skipped",
+    "Source",
+    "open_source",
+    "parse_time",
+    "parse_zone",
 ]

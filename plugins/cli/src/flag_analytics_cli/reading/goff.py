@@ -1,4 +1,4 @@
-"""GO Feature Flag's exports in JSON Lines (its file, S3, … exporters with ``format: json``).
+"""GO Feature Flag's exports: JSON Lines, CSV without a header, Parquet, and the body of its webhook.
 
 ===================  =============================================================================================
 GO Feature Flag      event
@@ -22,98 +22,49 @@ A line of kind ``tracking`` is an ``outcome``: its value is ``trackingEventDetai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from .fields import FieldError, object_of
 
-from .fields import FieldError, event_id_of, timestamp_of
-from .json_lines import Fields, keep_unused, read_objects
-from .lines import BadLine, Line, LineReader
+__all__ = ["CSV_HEADER", "PROVIDER", "adapt", "header_of", "unpack"]
 
-__all__ = ["looks_like_goff", "read_goff"]
+PROVIDER = "GO Feature Flag"
+CSV_HEADER = ("kind", "contextKind", "userKey", "creationDate", "key", "variation", "value", "default", "source")
+"""The columns of its default CSV template; releases before 1.0 write no source."""
 
-_PROVIDER = "GO Feature Flag"
-_KNOWN = frozenset(
-    {
-        *("key", "variation", "value", "userKey", "creationDate", "default", "source", "version", "contextKind"),
-        *("metadata", "kind", "trackingEventDetails", "evaluationContext"),
+
+def header_of(cells: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names of the columns where a first row is one of its CSV, which has no header."""
+    if len(cells) in {8, 9} and cells[0] in {"feature", "tracking"} and cells[3].isdigit():
+        return CSV_HEADER[: len(cells)]
+    return None
+
+
+def unpack(document: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """Return the events in the body of a webhook."""
+    events = document["events"]
+    if not isinstance(events, list) or not all(isinstance(event, Mapping) for event in events):
+        raise FieldError("events is not a list of JSON objects")
+    return events
+
+
+def adapt(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an event."""
+    tracking = record.get("kind") == "tracking"
+    failed = record.get("default") is True or record.get("default") == "true"
+    context = object_of("metadata", record.get("evaluationContext" if tracking else "metadata"))
+    context |= {name: record[name] for name in ("contextKind", "source") if record.get(name)}
+    cached = record.get("source") == "PROVIDER_CACHE"
+    return {
+        "timestamp": record.get("creationDate"),
+        "flag_key": record.get("key"),
+        "value": record.get("trackingEventDetails" if tracking else "value"),
+        "reason": "ERROR" if failed else "CACHED" if cached else None,
+        "variant": record.get("variation"),
+        "targeting_key": record.get("userKey"),
+        "context_attributes": context,
+        "error_type": "GENERAL" if failed else None,
+        "flag_version": record.get("version"),
+        "kind": "outcome" if tracking else "evaluation",
     }
-)
-
-
-def looks_like_goff(fields: Any) -> bool:
-    """Return whether a decoded line has the fields that only GO Feature Flag's have."""
-    return isinstance(fields, dict) and "creationDate" in fields and "key" in fields and "userKey" in fields
-
-
-def read_goff(
-    lines: LineReader, flag_key: str | None = None, unused_keys: set[str] | None = None
-) -> Iterator[FlagEvaluationEvent | BadLine]:
-    """Return the events of an export; ``flag_key`` is for lines that have none.
-
-    Args:
-        unused_keys: Takes the keys that are not among those above.
-    """
-
-    def event_of(line: Line, fields: Fields) -> FlagEvaluationEvent:
-        if unused_keys is not None:
-            keep_unused(fields, _KNOWN, unused_keys)
-        return _event_of(line, fields, flag_key)
-
-    return read_objects(lines, event_of)
-
-
-def _event_of(line: Line, fields: Fields, flag_key: str | None) -> FlagEvaluationEvent:
-    key = fields.get("key") or flag_key
-    if not isinstance(key, str) or not key:
-        raise FieldError("key is missing or not text")
-    if "creationDate" not in fields:
-        raise FieldError("creationDate is missing")
-    timestamp = timestamp_of(fields["creationDate"])
-    tracking = fields.get("kind") == "tracking"
-    failed = fields.get("default") is True
-    attributes = {
-        **_object(fields, "evaluationContext" if tracking else "metadata"),
-        **{name: fields[name] for name in ("contextKind", "source") if fields.get(name)},
-    }
-    return FlagEvaluationEvent(
-        timestamp,
-        key,
-        fields.get("trackingEventDetails") if tracking else fields.get("value"),
-        _reason(fields, failed),
-        _text(fields, "variation"),
-        _text(fields, "userKey"),
-        attributes,
-        event_id=event_id_of(timestamp, line.number, line.text, key),
-        error_type="GENERAL" if failed else None,
-        flag_version=_text(fields, "version"),
-        provider_name=_PROVIDER,
-        kind="outcome" if tracking else "evaluation",
-    )
-
-
-def _reason(fields: Fields, failed: bool) -> EvaluationReason:
-    if failed:
-        return EvaluationReason.ERROR
-    return EvaluationReason.CACHED if fields.get("source") == "PROVIDER_CACHE" else EvaluationReason.UNKNOWN
-
-
-def _text(fields: Fields, name: str) -> str | None:
-    value = fields.get(name)
-    if value is None or value == "":
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)  # versions and user keys are numbers in some exports
-    if not isinstance(value, str):
-        raise FieldError(f"{name} is not text")
-    return value
-
-
-def _object(fields: Fields, name: str) -> dict[str, Any]:
-    value = fields.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise FieldError(f"{name} is not a JSON object")
-    return value

@@ -1,68 +1,73 @@
-"""Numbered lines of a file of any size: no line, however long, takes more than ``MAX_LINE_BYTES`` of memory."""
+"""Numbered lines of a file of any size, each within a bound of memory."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-import attrs
-
-from ..file_errors import FileError
-
-__all__ = ["MAX_LINE_BYTES", "BadLine", "Line", "LineReader"]
+__all__ = ["MAX_JSON_BYTES", "MAX_LINE_BYTES", "BadLine", "Line", "LineReader", "Row"]
 
 MAX_LINE_BYTES = 2**20
+"""The longest line or row of a table."""
+MAX_JSON_BYTES = 2**25
+"""The longest JSON value: a collector writes a whole request into one line."""
 
 
-@attrs.frozen
-class Line:
+class Line(NamedTuple):
     """One line, without its end, and its number counted from 1."""
 
     number: int
     text: str
 
 
-@attrs.frozen
-class BadLine:
-    """What could not be read: the first and last line of it, and why (never its content)."""
+class Row(NamedTuple):
+    """One record of a file.
+
+    Attributes:
+        number: Its number, or number and index within a document, which is part of its event's id.
+        first: The number of its first line, row or element.
+        last: The number of its last.
+        data: The cells of a table's row in order, or the members of an object by name.
+        text: Its content as it is in the file.
+    """
+
+    number: int | str
+    first: int
+    last: int
+    data: Any
+    text: str
+
+
+class BadLine(NamedTuple):
+    """A part of a file that is no event: its first and last line, and the reason, without its content."""
 
     first: int
     last: int
     problem: str
 
-    def __str__(self) -> str:
-        where = f"line {self.first}" if self.first == self.last else f"lines {self.first} to {self.last}"
-        return f"{where}: {self.problem}"
-
     @property
-    def count(self) -> int:
+    def line_count(self) -> int:
         return self.last - self.first + 1
 
 
 class LineReader:
-    """Iterates over the lines of a binary file, decoded; what is too long or cannot be decoded is a ``BadLine``.
+    """Iterates over the lines of a binary file, decoded; one that is too long or cannot be decoded is a ``BadLine``.
 
-    Lines end with LF or CRLF; a byte order mark is taken off. ``bytes_read`` says how far the reader has come.
+    Lines end with LF or CRLF; a byte order mark is taken off.
 
-    Raises:
-        FileError: the encoding is unknown or not a superset of ASCII, or the file is UTF-16 or UTF-32.
+    Args:
+        file: The file, in an encoding that extends ASCII.
+        encoding: The encoding's name.
+        limit: The most bytes of a line.
     """
 
-    def __init__(self, file: BinaryIO, encoding: str = "utf-8") -> None:
-        try:
-            codec = codecs.lookup(encoding)
-            ascii_based = "a,\n{".encode(codec.name) == b"a,\n{"
-        except (LookupError, UnicodeError):
-            raise FileError(f"encoding {encoding!r} is unknown: expected for example utf-8 or cp1252") from None
-        if not ascii_based:
-            raise FileError(f"encoding {encoding!r} is not supported: convert the file to UTF-8 first")
+    def __init__(self, file: BinaryIO, encoding: str = "utf-8", limit: int = MAX_LINE_BYTES) -> None:
         self._file = file
-        self._encoding = codec.name
-        self._name = "UTF-8" if codec.name == "utf-8" else codec.name
+        self._encoding = encoding
+        self._limit = limit
         self._number = 0
         self._pending: list[Line | BadLine] = []
-        self.bytes_read = 0
 
     def __iter__(self) -> Iterator[Line | BadLine]:
         return self
@@ -70,40 +75,36 @@ class LineReader:
     def __next__(self) -> Line | BadLine:
         if self._pending:
             return self._pending.pop()
-        raw = self._file.readline(MAX_LINE_BYTES + 1)
+        raw = self._file.readline(self._limit + 1)
         if not raw:
             raise StopIteration
-        self.bytes_read += len(raw)
         self._number += 1
         if self._number == 1:
-            raw = _without_mark(raw)
-        if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if len(raw) > self._limit and not raw.endswith(b"\n"):
             self._skip_rest()
-            return BadLine(self._number, self._number, f"is longer than {MAX_LINE_BYTES:,} bytes")
+            return BadLine(self._number, self._number, f"is longer than {self._limit:,} bytes")
         try:
             text = raw.decode(self._encoding)
         except UnicodeError:
-            return BadLine(self._number, self._number, f"is not {self._name} (--encoding NAME reads other encodings)")
+            name = self._encoding.upper()
+            return BadLine(self._number, self._number, f"is not {name} (--encoding NAME reads other encodings)")
         return Line(self._number, text.removesuffix("\n").removesuffix("\r"))
 
-    def peek(self) -> Line | BadLine | None:
-        """Return what comes next without taking it; None at the end of the file."""
-        if not self._pending:
-            try:
-                self._pending.append(next(self))
-            except StopIteration:
-                return None
-        return self._pending[-1]
+    def push_back(self, line: Line | BadLine) -> None:
+        """Let a line come again, before those that are still to come."""
+        self._pending.append(line)
+
+    def first_content(self) -> Line | BadLine | None:
+        """Return the first line that is not blank without taking it, and skip the blank ones; None at the end."""
+        for line in self:
+            if isinstance(line, BadLine) or not (not line.text or line.text.isspace()):
+                self.push_back(line)
+                return line
+        return None
 
     def _skip_rest(self) -> None:
         while True:
-            raw = self._file.readline(MAX_LINE_BYTES)
-            self.bytes_read += len(raw)
+            raw = self._file.readline(self._limit)
             if not raw or raw.endswith(b"\n"):
                 return
-
-
-def _without_mark(raw: bytes) -> bytes:
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
-        raise FileError("the file is in UTF-16 or UTF-32: convert it to UTF-8 first")
-    return raw.removeprefix(codecs.BOM_UTF8)

@@ -1,0 +1,107 @@
+"""``demo``, ``plugins`` and ``check``: see it work, and see what is installed and configured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from flag_analytics.errors import ConfigError
+
+from ..choices import ListFormat
+from ..parameters import OK, PROBLEM, Config, Switch, UsageError
+from ..terminal import diagnostics, note, results
+
+__all__ = ["check", "demo", "plugins"]
+
+_INTERRUPTED = 130
+DemoConfig = Annotated[Path | None, Parameter(name="--config")]
+"""Without the environment variable: made-up events go to configured backends only where an option says so."""
+
+
+def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: DemoConfig = None) -> int:
+    """Evaluate real flags for simulated users, and show what was recorded.
+
+    The made-up events go to flag-analytics.db in this directory, never to the backends that are configured here.
+
+    Args:
+        events: How many evaluations.
+        seed: The same seed brings the same users to the same flags.
+        once: No live table: evaluate as fast as possible and print the result, for scripts.
+        config: Send the made-up events to the backends of this configuration file instead.
+    """
+    if events < 1:
+        raise UsageError(f"--events {events} is too few: expected at least 1")
+    from ..demo import run_demo
+    from ..settings import DATABASE_FILE, demo_plan, is_configured, is_embedded, keeps_events
+
+    plan = demo_plan(config)
+    finished = run_demo(plan, events=events, seed=seed, live=not once and results().is_terminal)
+    if is_embedded(plan) and keeps_events(plan):
+        again = "apart from the backends that are configured" if is_configured() else "`flag-analytics report` shows it"
+        note(f"\nKept in {DATABASE_FILE}: {again}.")
+    if not finished:
+        note("interrupted: these are the evaluations until then")
+    return OK if finished else _INTERRUPTED
+
+
+def plugins(
+    *,
+    probe: Switch = False,
+    format: ListFormat = "table",  # noqa: A002 - it is the option's name
+    config: Config = None,
+) -> int:
+    """List plugins: installed, selected, broken and why.
+
+    Args:
+        probe: Import those that are not selected, too, to see whether they work.
+        format: A table for people, or json.
+        config: A configuration file.
+    """
+    from flag_analytics.registry import default_registry
+
+    from ..plugins_command import find_plugins, plugins_json, print_plugins
+    from ..settings import chosen_plugins
+
+    lines = find_plugins(default_registry(), chosen_plugins(config), probe=probe)
+    if format == "json":
+        plugins_json(lines)
+    else:
+        print_plugins(results(), lines)
+    return PROBLEM if any(line.bad for line in lines) else OK
+
+
+def check(
+    file: Path | None = None,
+    /,
+    *,
+    format: ListFormat = "table",  # noqa: A002 - it is the option's name
+    config: Config = None,
+) -> int:
+    """Check a configuration, and list all its problems at once.
+
+    Connects to nothing, creates no file, and shows no value that may be secret.
+
+    Args:
+        file: The configuration file; by default the one that the other commands would use.
+        format: Lines for people, or json.
+        config: Another way to name the file.
+    """
+    from ..check import check_json, print_plan, print_problems
+    from ..foreseen import foreseen_problems
+    from ..settings import chosen_plan
+
+    plan = problem = None
+    try:
+        plan = chosen_plan(file if file is not None else config)
+        problems = foreseen_problems(plan)
+        problem = ConfigError(problems, plan.label) if problems else None
+    except ConfigError as error:
+        problem = error
+    if format == "json":
+        check_json(plan, problem)
+    elif problem is not None:
+        print_problems(diagnostics(), problem)
+    elif plan is not None:
+        print_plan(results(), plan)
+    return OK if problem is None else PROBLEM
