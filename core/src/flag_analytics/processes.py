@@ -146,8 +146,10 @@ def renew_after_fork(renew: Callable[[], None]) -> None:
     if owner is None or isinstance(renew, BuiltinMethodType):
         _renewals[id(renew)] = lambda: renew
         return
-    key = id(owner)
-    _renewals[key] = weakref.WeakMethod(renew, lambda _: _renewals.pop(key, None))
+    # No WeakMethod: with a callback, one that is alive at the end of the process prints an AttributeError.
+    key, method = id(owner), renew.__func__  # type: ignore[attr-defined]
+    reference = weakref.ref(owner, lambda _: _renewals.pop(key, None))
+    _renewals[key] = lambda: None if (found := reference()) is None else method.__get__(found)
 
 
 def keep_inherited(*objects: object) -> None:
