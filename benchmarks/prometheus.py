@@ -1,4 +1,4 @@
-"""What the Prometheus exporter costs its caller, and what hostile labels do to a scrape."""
+"""The cost of the Prometheus exporter for its caller, and of a scrape with hostile labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An application under test, for several worker processes: records what it is asked to, and shows the metrics.
+"""An application under test, for several worker processes: records evaluations on request, and shows the metrics.
 
 ``/record?flag=a&first=0&count=10&errors=1`` records evaluations for users ``user-0`` to ``user-9``; with ``meet=1`` it
 waits until four workers are at it. Every answer but the metrics is the worker's process id.

@@ -108,6 +108,65 @@ def test_unique_users_and_the_error_rate_are_those_observed(exporter, registry):
     assert registry.get_sample_value("feature_flag_error_rate", {"flag_key": "checkout"}) == pytest.approx(1 / 6)
 
 
+@pytest.mark.parametrize("reason", ["DEFAULT", "STATIC", "ERROR"])
+def test_an_event_with_an_error_type_is_an_error_with_any_reason(exporter, registry, reason):
+    for error_type in ("PROVIDER_NOT_READY", None, ""):
+        exporter.record_nowait(an_event(reason=reason, error_type=error_type))
+    expected = 3 if reason == "ERROR" else 1
+    labels = {"flag_key": "checkout"}
+    assert evaluations(registry, reason=reason) == 3
+    assert registry.get_sample_value("flag_analytics_evaluation_errors_total", labels) == expected
+    assert registry.get_sample_value("feature_flag_error_rate", labels) == pytest.approx(expected / 3)
+
+
+@pytest.mark.parametrize("form", ["ours", "frozen", "foreign"])
+def test_a_sampled_event_counts_one_through_its_rate_but_once_in_the_histogram(exporter, registry, form):
+    for reason, rate in (("SPLIT", 0.1), ("SPLIT", 0.25), ("SPLIT", 1.0), ("ERROR", 1.0)):
+        event = an_event(reason=reason, sample_rate=rate)
+        if form == "frozen":
+            event = Freezer().freeze(event)
+        elif form == "foreign":
+            event = SimpleNamespace(**{name: getattr(event, name) for name in event.__struct_fields__})
+        exporter.record_nowait(event)
+    labels = {"flag_key": "checkout"}
+    assert evaluations(registry) == pytest.approx(10 + 4 + 1)
+    assert registry.get_sample_value("feature_flag_evaluation_duration_seconds_count", labels) == 4
+    assert registry.get_sample_value("feature_flag_error_rate", labels) == pytest.approx(1 / 16)
+    assert "a sampled event counts 1 / sample_rate" in generate_latest(registry).decode()
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, 2.0, float("nan"), "half", None])
+def test_a_sample_rate_that_is_none_counts_once(exporter, registry, rate):
+    assert exporter.record_nowait(an_event(sample_rate=rate))
+    assert evaluations(registry) == 1
+
+
+def test_a_finaliser_that_records_while_a_scrape_adds_up_is_counted_and_does_not_wait(exporter, registry):
+    flag = exporter.exposition._series.cell("checkout", "SPLIT", "a")._flag
+    with flag.lock:  # as when a finaliser interrupts the code that adds up
+        for _ in range(100):
+            assert exporter.record_nowait(an_event())
+    assert evaluations(registry) == 100
+    assert registry.get_sample_value("feature_flag_unique_users", {"flag_key": "checkout"}) == 1
+
+
+def test_a_module_that_is_imported_anew_finds_its_metrics_again(exporter, registry):
+    import importlib
+
+    import flag_analytics_prometheus as package
+
+    exporter.record_nowait(an_event())
+    names = [name for name in sys.modules if name.partition(".")[0] == "flag_analytics_prometheus"]
+    before = {name: sys.modules.pop(name) for name in names}
+    try:
+        again = importlib.import_module("flag_analytics_prometheus").PrometheusExporter(registry)
+        assert type(again) is not package.PrometheusExporter
+        again.record_nowait(an_event())
+    finally:
+        sys.modules.update(before)
+    assert evaluations(registry) == 2
+
+
 def test_an_outcome_is_not_an_evaluation(exporter, registry):
     exporter.record_nowait(an_event())
     assert exporter.record_nowait(an_event(kind="outcome")) is RecordResult.ACCEPTED
@@ -184,7 +243,7 @@ def shown(registry):
 
 
 class Hostile:
-    """Raises whatever is done with it."""
+    """Raises at every use."""
 
     def _refuse(self, *_):
         raise RuntimeError("no")
@@ -313,7 +372,7 @@ def test_the_child_of_a_fork_starts_at_zero_and_is_not_blocked_by_a_lock_held_at
     exposition = exporter.exposition
 
     def hold():
-        with exposition._lock, exposition._series.cell("checkout", "SPLIT", "a").flag.lock:
+        with exposition._lock, exposition._series.cell("checkout", "SPLIT", "a")._flag.lock:
             held.set()
             release.wait(10)
 

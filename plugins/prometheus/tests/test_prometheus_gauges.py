@@ -38,7 +38,7 @@ async def aggregator():
 
 
 def scraped(exporter):
-    """Return what a real scrape over HTTP shows: gauge name and flag key to value."""
+    """Return the gauges of a real scrape over HTTP: gauge name and flag key to value."""
     server = exporter.serve(0)
     with urllib.request.urlopen(server.url, timeout=10) as response:
         families = text_string_to_metric_families(response.read().decode())

@@ -1,4 +1,4 @@
-"""What the exporter and the delivery engine say of themselves."""
+"""The reports of the exporter and the delivery engine on themselves."""
 
 from __future__ import annotations
 

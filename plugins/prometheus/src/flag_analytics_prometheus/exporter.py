@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.frozen import FrozenEvent
 from flag_analytics.protocols import RecordResult
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -17,6 +19,11 @@ from .serving import MetricsServer, serve
 
 __all__ = ["PrometheusExporter"]
 
+_ACCEPTED = RecordResult.ACCEPTED
+_INFINITE = math.inf
+_EVALUATION = "evaluation"
+_OUR_EVENTS = frozenset({FlagEvaluationEvent, FrozenEvent})
+
 
 class PrometheusExporter:
     """Counts evaluations by flag key, reason and variant, their durations, distinct users and errors.
@@ -26,11 +33,11 @@ class PrometheusExporter:
 
     Args:
         registry: Where the metrics are registered; the default is prometheus_client's own ``REGISTRY``.
-        prefix: What metric names start with: ``myapp`` gives ``myapp_feature_flag_evaluations_total``.
+        prefix: The start of metric names: ``myapp`` gives ``myapp_feature_flag_evaluations_total``.
         duration_buckets: Upper bounds of the duration histogram, in seconds.
         caps: The most label values there can be.
-        aggregator: Where the two gauges are read from whenever a scrape comes; without one they show what this
-            exporter has observed, or what ``update_from_…`` last set.
+        aggregator: Where the two gauges are read from at each scrape; without one they show the events that this
+            exporter has counted, or the values that ``update_from_…`` last set.
         flag_keys: The flags to read from the aggregator; None means those with the most evaluations.
         window_seconds: The aggregator's window, up to the scrape.
         timeout_seconds: The longest a scrape waits for the aggregator.
@@ -59,7 +66,7 @@ class PrometheusExporter:
         self._closed = False
         self._query: ScrapeQuery | None = None
         self.server: MetricsServer | None = None
-        """What ``serve`` started."""
+        """The server that ``serve`` started."""
         if aggregator is not None:
             self.read_gauges_from(aggregator, flag_keys, window_seconds=window_seconds, timeout_seconds=timeout_seconds)
 
@@ -75,35 +82,38 @@ class PrometheusExporter:
 
     @property
     def exposition(self) -> Exposition:
-        """What scrapes see, shared by all exporters of this registry and prefix."""
+        """The metrics that scrapes see, shared by all exporters of this registry and prefix."""
         return self._exposition
+
+    def scrape_registry(self) -> CollectorRegistry:
+        """Return the registry to scrape: ``registry`` or, in multi-process mode, one that merges all processes."""
+        return self._exposition.scrape_registry(self.registry)
 
     def record_nowait(self, event: Any) -> RecordResult:
         """Count one event, which may be any object with an event's attributes; never raises, never waits."""
-        # The straight line: labels that are known exactly as they are. Whatever is odd about an event, in its types
-        # or in what it raises when it is read, misses it and is taken apart with care.
-        cell: Cell | None = None
-        seconds = 0.0
-        targeting_key = None
+        # The straight line: an event that needs no check beyond these, and has labels that are known as they are.
         try:
             reason = event.reason
-            if reason.__class__ is EvaluationReason:
+            if type(reason) is EvaluationReason:
                 reason = reason._value_
             cell = self._cells.get((event.flag_key, reason, event.variant))
-            seconds = event.evaluation_duration_ms / 1000.0
+            milliseconds = event.evaluation_duration_ms
             targeting_key = event.targeting_key
             if (
-                seconds.__class__ is not float
-                or not (targeting_key is None or targeting_key.__class__ is str)
-                or getattr(event, "kind", "evaluation") == "outcome"
+                cell is None
+                or type(event) not in _OUR_EVENTS
+                or type(milliseconds) is not float
+                or not 0.0 <= milliseconds < _INFINITE
+                or not (targeting_key is None or type(targeting_key) is str)
+                or event.error_type is not None
+                or event.sample_rate != 1.0
+                or event.kind is not _EVALUATION
             ):
-                cell = None
+                return self._record_with_care(event)
         except Exception:
-            cell = None
-        if cell is None:
             return self._record_with_care(event)
-        cell.add(seconds, targeting_key)
-        return RecordResult.ACCEPTED
+        cell.add(milliseconds / 1000.0, targeting_key)
+        return _ACCEPTED
 
     def _record_with_care(self, event: Any) -> RecordResult:
         if self._closed:
@@ -112,7 +122,7 @@ class PrometheusExporter:
             self._exposition.add(event)
         except Exception:
             return RecordResult.ERROR
-        return RecordResult.ACCEPTED
+        return _ACCEPTED
 
     async def record(self, event: FlagEvaluationEvent) -> None:
         """Count one event; never raises, never suspends."""
@@ -126,7 +136,7 @@ class PrometheusExporter:
     def update_from_metrics(self, flag_key: str, metrics: Any) -> None:
         """Show this flag's unique users and error rate from ``FlagMetrics``, or from a dict with its names.
 
-        The gauges of the flag show these values until the next update, and no longer what was observed of it.
+        The gauges of the flag show these values until the next update, in place of the observed ones.
         ``error_rate`` is a percentage, 0 to 100; the gauge is a ratio, 0.0 to 1.0.
 
         Raises:
@@ -141,7 +151,7 @@ class PrometheusExporter:
         """Show the gauges of these flags from an ``AnalyticsAggregator``, asked once for all of them.
 
         Raises:
-            Exception: whatever the aggregator raises; the gauges stay as they were.
+            Exception: any that the aggregator raises; the gauges stay as they were.
         """
         answer = await ask(aggregator, list(flag_keys), window_seconds)
         for flag_key, metrics in answer.items():
@@ -155,7 +165,7 @@ class PrometheusExporter:
         window_seconds: float = 3600,
         timeout_seconds: float = 1.0,
     ) -> None:
-        """Read the gauges from an ``AnalyticsAggregator`` whenever a scrape comes, from now on.
+        """Read the gauges from an ``AnalyticsAggregator`` at each scrape, from now on.
 
         A scrape waits for it up to ``timeout_seconds``; failures are counted, and the last values stand for five
         minutes. The aggregator is asked in a thread and an event loop of its own.
@@ -193,8 +203,15 @@ class PrometheusExporter:
     async def flush(self) -> None:
         """Return at once: every event is counted when it is recorded."""
 
+    def flush_sync(self) -> None:
+        """Return at once, as ``flush`` does."""
+
     async def close(self) -> None:
-        """Refuse further events, stop serving and asking the aggregator; what was counted stays in the registry."""
+        """Refuse further events, stop serving and asking the aggregator; the counts stay in the registry."""
+        self.close_sync()
+
+    def close_sync(self) -> None:
+        """``close`` for callers without an event loop."""
         self._closed = True
         self._cells = dict[CellKey, Cell]()
         if self.server is not None:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.events import EvaluationReason
 from flag_analytics.freezer import Freezer
+from flag_analytics.processes import renew_after_fork
 from flag_analytics.reports import DeliveryStats
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from .forking import renew_after_fork
 from .labels import OTHER, LabelCaps, LabelGate, label_text
-from .multiprocess import SharedDirectory, SharedSeries, shared_directory
+from .multiprocess import SharedSeries
+from .reading import Seen, read_event
 from .scrape import ScrapeQuery
 from .self_metrics import Ledgers, SelfReport, self_metrics
-from .series import Cell, FlagSeries, Gauges, LocalSeries, MetricNames, gauge_metrics
+from .series import Cell, FlagSeries, Gauges, LocalSeries, MetricNames, error_rates, flag_metrics, gauge_metrics
+from .shared_directory import shared_directory
 
 __all__ = ["CellKey", "Exposition", "MetricsConflictError", "exposition_of"]
 
 CellKey = tuple[Any, Any, Any]
-
-_TEXT_OR_NONE = (str, type(None))
-_PLAIN = frozenset((str, str, variant, user, float, str) for variant in _TEXT_OR_NONE for user in _TEXT_OR_NONE)
-"""The types of what is read of an event, where they need no care."""
 
 
 class MetricsConflictError(FlagAnalyticsError, ValueError):
@@ -38,8 +35,8 @@ class MetricsConflictError(FlagAnalyticsError, ValueError):
 class Exposition:
     """A collector in prometheus_client's sense; exporters with the same registry and prefix share one.
 
-    ``cells`` maps flag key, reason and variant exactly as events have them to where they are counted. Only what needs
-    no change to be a label is in it, so that it is as bounded as the labels are.
+    ``cells`` maps flag key, reason and variant exactly as events have them to where they are counted. Only texts that
+    are labels as they are get into it, so that it is as bounded as the labels are.
     """
 
     def __init__(self, prefix: str, buckets: tuple[float, ...], caps: LabelCaps) -> None:
@@ -54,17 +51,17 @@ class Exposition:
         self._gate = LabelGate(caps)
         self._freezer = Freezer()
         self._synced = Gauges()
-        self._directory: SharedDirectory | None = shared_directory()
         self._shared: SharedSeries | None = None
         self._series: FlagSeries
-        if self._directory is None:
+        directory = shared_directory()
+        if directory is None:
             self._series = LocalSeries(self.names, buckets)
         else:
-            self._series = self._shared = SharedSeries(self.names, buckets, caps, self._directory)
-        renew_after_fork(self)
+            self._series = self._shared = SharedSeries(self.names, buckets, caps, directory)
+        renew_after_fork(self.after_fork_in_child)
 
     def after_fork_in_child(self) -> None:
-        """Start at zero: what the parent counted, the parent reports."""
+        """Start at zero: the parent reports its own counts."""
         self._lock = threading.Lock()
         self.cells.clear()
         self._gate.clear()
@@ -76,32 +73,40 @@ class Exposition:
             self.query.after_fork_in_child()
 
     def add(self, event: Any) -> None:
-        """Count an event that has no cell yet, or whose labels are not its own texts."""
-        flag_key, reason, variant, targeting_key, seconds, kind = self._read(event)
-        if kind == "outcome":
+        """Count an event that has no cell yet, or that is not plain in every field."""
+        seen = read_event(event, self._freezer)
+        if seen.kind == "outcome":
             return
+        cell = self.cells.get((seen.flag_key, seen.reason, seen.variant)) or self._admit(seen)
+        if seen.sample_rate == 1.0 and not seen.error_type:
+            cell.add(seen.seconds, seen.targeting_key)
+        else:
+            failed = bool(seen.error_type) and seen.reason != EvaluationReason.ERROR
+            cell.add_weighted(seen.seconds, seen.targeting_key, 1.0 / seen.sample_rate, failed=failed)
+
+    def _admit(self, seen: Seen) -> Cell:
         with self._lock:
-            labels = self._gate.admit(flag_key, reason, variant or "")
+            labels = self._gate.admit(seen.flag_key, seen.reason, seen.variant or "")
             cell = self._series.cell(*labels)
-            if labels == (flag_key, reason, variant or ""):
-                self.cells[flag_key, reason, variant] = cell
+            if labels == (seen.flag_key, seen.reason, seen.variant or ""):
+                self.cells[seen.flag_key, seen.reason, seen.variant] = cell
         if self._shared is not None:
             self._shared.publish(self.report)
-        cell.add(seconds, targeting_key)
+        return cell
 
     def set_gauges(self, flag_key: str, unique_users: float, error_rate: float) -> None:
-        """Show these values for a flag from now on, in place of what was observed of it."""
+        """Show these values for a flag from now on, in place of the observed ones."""
         with self._lock:
             key = self._gate.admit_flag_key(flag_key)
             if key == OTHER:
-                return  # the values of one of many flags would say nothing of the others; the gate has counted it
+                return  # the values of one of many flags do not describe the others; the gate has counted it
             self._synced.unique_users[key] = unique_users
             self._synced.error_rates[key] = error_rate
-        if self._shared is not None:
-            self._shared.set_gauges(key, unique_users, error_rate)
+            if self._shared is not None:
+                self._shared.set_gauges(key, unique_users, error_rate)
 
     def report(self) -> SelfReport:
-        """Return what this process has to say of itself."""
+        """Return this process's report about itself."""
         query = self.query
         with self._lock:
             sanitised = self._freezer.changes()
@@ -119,16 +124,16 @@ class Exposition:
 
     def describe(self) -> Iterator[Metric]:
         """Yield the metrics without samples, which is how a registry finds names that clash."""
-        yield Metric(self.names.evaluations, MetricNames.EVALUATIONS_HELP, "counter")
-        yield Metric(self.names.duration, MetricNames.DURATION_HELP, "histogram")
+        yield from flag_metrics(self.names)
         yield from gauge_metrics(self.names, Gauges())
-        yield from self_metrics(
-            self.prefix, SelfReport(scrape_success=0.0, ledger=DeliveryStats(0, 0, {}, {}, {}, future_events=0))
-        )
+        ledger = DeliveryStats(0, 0, {}, {}, {}, future_events=0)
+        yield from self_metrics(self.prefix, SelfReport(scrape_success=0.0, ledger=ledger, files_skipped=0))
 
     def collect(self) -> Iterator[Metric]:
         """Yield this process's metrics."""
-        yield from self._series.collect(self._gauges())
+        evaluations, durations, errors = self._series.collect()
+        yield from (evaluations, durations, errors)
+        yield from gauge_metrics(self.names, self._gauges(evaluations, errors))
         yield from self_metrics(self.prefix, self.report())
 
     def collect_merged(self) -> Iterator[Metric]:
@@ -136,18 +141,21 @@ class Exposition:
         if self._shared is None:
             yield from self.collect()
             return
-        self._shared.publish(self.report, now=True)
         gauges = None if self.query is None else _fit_to_show(self.query.read())
         yield from self._shared.collect_merged(gauges)
-        yield from self_metrics(self.prefix, self._shared.merged_report())
+        self._shared.publish(self.report, now=True)
+        yield from self_metrics(self.prefix, self._shared.merged_report(self.report()))
 
-    @property
-    def shared(self) -> bool:
-        """Whether several processes share the metrics."""
-        return self._shared is not None
+    def scrape_registry(self, registry: CollectorRegistry) -> CollectorRegistry:
+        """Return ``registry`` or, in multi-process mode, one that merges all processes."""
+        if self._shared is None:
+            return registry
+        merged = CollectorRegistry()
+        merged.register(_Merged(self))
+        return merged
 
     def forget(self, query: ScrapeQuery) -> None:
-        """Ask no more, unless another exporter has brought a question of its own since."""
+        """Stop asking, unless another exporter has set a query of its own since."""
         if self.query is query:
             self.query = None
         query.close()
@@ -166,40 +174,12 @@ class Exposition:
                 else:
                     values.pop(label_text(flag_key), None)
 
-    def _gauges(self) -> Gauges:
+    def _gauges(self, evaluations: Metric, errors: Metric) -> Gauges:
         if self.query is not None:
             return _fit_to_show(self.query.read())
         with self._lock:
             users, rates = dict(self._synced.unique_users), dict(self._synced.error_rates)
-        return Gauges({**self._series.users(), **users}, {**self._series.error_rates(), **rates})
-
-    def _read(self, event: Any) -> tuple[str, str, str | None, str | None, float, str]:
-        """Return flag key, reason, variant, targeting key, duration in seconds and kind, as plain texts and a float."""
-        try:
-            reason = event.reason
-            if reason.__class__ is EvaluationReason:
-                reason = reason.value
-            read = (
-                event.flag_key,
-                reason,
-                event.variant,
-                event.targeting_key,
-                event.evaluation_duration_ms / 1000.0,
-                getattr(event, "kind", "evaluation"),
-            )
-        except Exception:
-            read = None  # read again below, with care
-        if read is not None and tuple(map(type, read)) in _PLAIN:
-            return read
-        frozen = self._freezer.freeze(event)
-        return (
-            frozen.flag_key,
-            frozen.reason,
-            frozen.variant,
-            frozen.targeting_key,
-            frozen.evaluation_duration_ms / 1000.0,
-            frozen.kind,
-        )
+        return Gauges({**self._series.users(), **users}, {**error_rates(evaluations, errors), **rates})
 
 
 def _fit_to_show(gauges: Gauges) -> Gauges:
@@ -209,17 +189,21 @@ def _fit_to_show(gauges: Gauges) -> Gauges:
     )
 
 
-_known: weakref.WeakKeyDictionary[CollectorRegistry, dict[str, Exposition]] = weakref.WeakKeyDictionary()
-_known_lock = threading.Lock()
+class _Merged:
+    """All processes' metrics as a collector; its names are this process's, so that a scrape can choose among them."""
+
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+
+    def describe(self) -> Iterator[Metric]:
+        return self._exposition.describe()
+
+    def collect(self) -> Iterator[Metric]:
+        return self._exposition.collect_merged()
 
 
-def _renew_known_lock() -> None:
-    global _known_lock  # noqa: PLW0603 - another thread may have held it at the fork
-    _known_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_known_lock)
+_EXPOSITIONS = "_flag_analytics_expositions"
+"""The attribute of a registry that holds its expositions by prefix: a module that is imported anew finds them there."""
 
 
 def exposition_of(registry: CollectorRegistry, prefix: str, buckets: tuple[float, ...], caps: LabelCaps) -> Exposition:
@@ -228,23 +212,27 @@ def exposition_of(registry: CollectorRegistry, prefix: str, buckets: tuple[float
     Raises:
         MetricsConflictError: it exists with other buckets or caps, or something else has taken the names.
     """
-    with _known_lock:
-        expositions = _known.setdefault(registry, {})
-        existing = expositions.get(prefix)
-        if existing is not None:
-            if (existing.buckets, existing.caps) != (buckets, caps):
-                raise MetricsConflictError(
-                    f"an exporter with prefix {prefix!r} is already on this registry with other duration_buckets or "
-                    "label caps: give both the same options, or one of them another prefix or registry"
-                )
-            return existing
+    known: dict[str, Exposition] = vars(registry).setdefault(_EXPOSITIONS, {})
+    existing = known.get(prefix)
+    if existing is None:
         exposition = Exposition(prefix, buckets, caps)
-        try:
-            registry.register(exposition)
-        except ValueError:
-            raise MetricsConflictError(
-                f"the registry already has metrics named {exposition.names.evaluations}_total or alike, from something "
-                "other than this exporter: give the exporter a prefix or a registry of its own"
-            ) from None
-        expositions[prefix] = exposition
-        return exposition
+        existing = known.setdefault(prefix, exposition)  # one step: of two threads one registers
+        if existing is exposition:
+            _register(registry, exposition, known)
+    if (existing.buckets, attrs.astuple(existing.caps)) != (buckets, attrs.astuple(caps)):
+        raise MetricsConflictError(
+            f"an exporter with prefix {prefix!r} is already on this registry with other duration_buckets or "
+            "label caps: give both the same options, or one of them another prefix or registry"
+        )
+    return existing
+
+
+def _register(registry: CollectorRegistry, exposition: Exposition, known: dict[str, Exposition]) -> None:
+    try:
+        registry.register(exposition)
+    except ValueError:
+        del known[exposition.prefix]
+        raise MetricsConflictError(
+            f"the registry already has metrics named {exposition.names.evaluations}_total or alike, from something "
+            "other than this exporter: give the exporter a prefix or a registry of its own"
+        ) from None

@@ -1,4 +1,4 @@
-"""Decides what may become a label: clean text, closed reasons, bounded numbers; the rest is ``__other__``, counted."""
+"""Decides which texts become labels: clean ones, known reasons, bounded numbers; the rest is ``__other__``, counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["OTHER", "LabelCaps", "LabelGate", "label_text"]
 OTHER = "__other__"
 """The value of a label whose own value there is no room for."""
 
-# Control characters, line separators, surrogates, and what reverses the direction of the text around it.
+# Control characters, line separators, surrogates, and characters that reverse the direction of text.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 MAX_LABEL_BYTES = 100
@@ -44,7 +44,7 @@ class LabelCaps:
 
 
 def label_text(text: str) -> str:
-    """Return ``text`` as a label: a normal key without what could deceive a reader, and not too long.
+    """Return ``text`` as a label: canonical, without characters that deceive a reader, and not too long.
 
     Longer text is cut, and ends on ``~`` and 16 hexadecimal digits of its SHA-256, as long keys do.
     """
@@ -72,7 +72,7 @@ def _written(text: str) -> bytes:
 
 
 class LabelGate:
-    """Admits label values up to their caps, for ever: a series that has started goes on. Its owner has the lock."""
+    """Admits label values up to their caps; a series that has started goes on. Its owner has the lock."""
 
     def __init__(self, caps: LabelCaps) -> None:
         self.caps = caps

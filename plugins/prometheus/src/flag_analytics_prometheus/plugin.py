@@ -1,14 +1,14 @@
-"""The entry point: what this distribution offers to flag-analytics."""
+"""The entry point: the exporter as a plugin of flag-analytics."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import attrs
 from flag_analytics.errors import PluginError, SourceError
 from flag_analytics.hookspecs import hookimpl
+from flag_analytics.logs import get_logger
 from flag_analytics.protocols import Backend
 
 from .exporter import PrometheusExporter
@@ -24,7 +24,7 @@ __all__ = [
     "flag_analytics_register_exporters",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _at_least_one = attrs.validators.ge(1)
 _above_zero = attrs.validators.gt(0.0)
@@ -32,10 +32,10 @@ _above_zero = attrs.validators.gt(0.0)
 
 @attrs.frozen(kw_only=True)
 class PrometheusOptions:
-    """What ``[exporters.prometheus]`` can say. Times are in seconds.
+    """The options of ``[exporters.prometheus]``. Times are in seconds.
 
     Attributes:
-        prefix: What metric names start with.
+        prefix: The start of metric names.
         duration_buckets: Upper bounds of the duration histogram.
         max_flag_keys: The most flag keys with labels of their own.
         max_variants: The most variants of one flag with labels of their own.
@@ -84,7 +84,7 @@ class _ConfiguredExporter(PrometheusExporter):
         )
         super().__init__(None, options.prefix, options.duration_buckets, caps=caps)
         self._options = options
-        # Here and not once the pipeline runs: a port that is taken must fail where its owner sees it.
+        # Here and not once the pipeline runs: a port that is taken is an error of the configuration.
         if options.port is not None:
             try:
                 self.serve(options.port, options.address)
@@ -104,7 +104,7 @@ class _ConfiguredExporter(PrometheusExporter):
                     "exporters.prometheus.gauges is 'aggregator', but no collector of the pipeline keeps events: "
                     "the gauges stay empty. Add one, for example [collectors.memory]"
                 )
-                aggregator = None  # every scrape counts a failure, so that it is seen there too
+                aggregator = None  # every scrape counts a failure, so that it is visible there, too
             self.read_gauges_from(
                 aggregator,
                 options.gauge_flag_keys or None,

@@ -1,4 +1,4 @@
-"""Asks an aggregator for the values of the gauges: on request, or whenever a scrape comes, within a bounded time."""
+"""Asks an aggregator for the values of the gauges: on request, or at each scrape, within a bounded time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
+
+from flag_analytics.processes import start_thread
 
 from .series import Gauges
 
@@ -94,13 +96,15 @@ class ScrapeQuery:
         self._renew()
 
     def read(self) -> Gauges:
-        """Return the values of now or, failing that, the last ones; never raises for what the aggregator does."""
-        question = self._ask_now()
+        """Return the values of now or, failing that, the last ones; never raises for an error of the aggregator."""
+        question: Future[Gauges] | None = None
         try:
+            question = self._ask_now()
             self._values = question.result(self._timeout_seconds)
         except Exception:
-            # The aggregator's own words may quote a query or an address: the count says what there is to know.
-            self.failures["error" if question.done() else "timeout"] += 1
+            # The text of the error may quote a query or an address, so there is the count alone.
+            timed_out = question is not None and not question.done()
+            self.failures["timeout" if timed_out else "error"] += 1
         else:
             self._answered_at = time.monotonic()
             self.last_success = time.time()
@@ -123,11 +127,7 @@ class ScrapeQuery:
             if self._question is not None and not self._question.done():
                 return self._question
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                thread = threading.Thread(
-                    target=_run, args=(self._loop,), name="flag-analytics-prometheus-gauges", daemon=True
-                )
-                thread.start()
+                self._loop = _start_loop()
             self._question = asyncio.run_coroutine_threadsafe(self._answer(), self._loop)
             return self._question
 
@@ -144,6 +144,19 @@ class ScrapeQuery:
                 for flag_key, metrics in answer.items():
                     gauges.unique_users[flag_key], gauges.error_rates[flag_key] = read_metrics(metrics)
             return gauges
+
+
+def _start_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop that runs in a thread of its own.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    loop = asyncio.new_event_loop()
+    if start_thread(_run, loop, name="prometheus-gauges") is None:
+        loop.close()
+        raise RuntimeError("no thread can be started to ask the aggregator")
+    return loop
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

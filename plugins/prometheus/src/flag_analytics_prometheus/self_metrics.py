@@ -1,4 +1,4 @@
-"""What the exporter and the delivery engine say of themselves, as ``flag_analytics_*`` metrics."""
+"""The reports of the exporter and the delivery engine on themselves, as ``flag_analytics_*`` metrics."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _BREAKER_STATES = ("closed", "half_open", "open")
 
 @attrs.frozen
 class SelfReport:
-    """What one process has to say.
+    """The report of one process, or the sum of several.
 
     Attributes:
         overflow: Events with ``__other__`` in a label, by label.
-        sanitised: Changes to what events held, by kind; ``label``: text that was not fit to be a label.
+        sanitised: Changes to the fields of events, by kind; ``label``: text that was not fit to be a label.
         flag_keys: Flag keys with labels of their own.
         scrape_failures: Scrapes that the aggregator had no answer for, by cause.
         scrape_success: When the aggregator last answered, in seconds since the Unix epoch.
         ledger: The delivery engine's ledger.
+        files_skipped: How many times a scrape skipped a file of the directory; None where there is no directory.
     """
 
     overflow: dict[str, int] = attrs.field(factory=dict[str, int])
@@ -41,6 +42,33 @@ class SelfReport:
     scrape_failures: dict[str, int] = attrs.field(factory=dict[str, int])
     scrape_success: float | None = None
     ledger: DeliveryStats | None = None
+    files_skipped: int | None = None
+
+    def of_the_dead(self) -> SelfReport:
+        """Return the report of a dead process: it has no backlog, and no open breaker."""
+        if self.ledger is None:
+            return self
+        sinks = {
+            name: attrs.evolve(
+                sink, queued=0, in_flight=0, spooled=0, backlog_bytes=0, backlog_age_seconds=None, breaker="closed"
+            )
+            for name, sink in self.ledger.sinks.items()
+        }
+        ledger: DeliveryStats = attrs.evolve(self.ledger, sinks=sinks)
+        return attrs.evolve(self, ledger=ledger)
+
+
+def combine_reports(reports: Sequence[SelfReport]) -> SelfReport:
+    """Return the sum of several reports: counters added up, of other figures the largest."""
+    return SelfReport(
+        add_up([report.overflow for report in reports]),
+        add_up([report.sanitised for report in reports]),
+        max((report.flag_keys for report in reports), default=0),
+        add_up([report.scrape_failures for report in reports]),
+        max((report.scrape_success for report in reports if report.scrape_success is not None), default=None),
+        combine([report.ledger for report in reports if report.ledger is not None]),
+        sum(report.files_skipped or 0 for report in reports),
+    )
 
 
 class LedgerOwner(Protocol):
@@ -154,7 +182,10 @@ def self_metrics(prefix: str, report: SelfReport) -> Iterator[Metric]:
         f"{stem}prometheus_label_overflow", "Events that had __other__ in a label.", ("label",), report.overflow
     )
     yield _counter(
-        f"{stem}prometheus_sanitised", "Changes that events needed to be shown.", ("kind",), report.sanitised
+        f"{stem}prometheus_sanitised",
+        "Changes to fields of events, and numbers that are not shared.",
+        ("kind",),
+        report.sanitised,
     )
     flag_keys = GaugeMetricFamily(f"{stem}prometheus_flag_keys", "Flag keys that have labels of their own.")
     flag_keys.add_metric((), report.flag_keys)
@@ -171,6 +202,9 @@ def self_metrics(prefix: str, report: SelfReport) -> Iterator[Metric]:
         )
         answered.add_metric((), report.scrape_success)
         yield answered
+    if report.files_skipped is not None:
+        text = "Files of the shared directory that a scrape skipped: foreign, broken, links, or not readable."
+        yield _counter(f"{stem}scrape_files_skipped", text, (), {"": report.files_skipped})
     if report.ledger is not None:
         yield from _ledger_metrics(stem, report.ledger)
 
@@ -189,7 +223,7 @@ def _ledger_metrics(stem: str, ledger: DeliveryStats) -> Iterator[Metric]:
     sinks = {label_text(name): sink for name, sink in ledger.sinks.items()}
     for name, text in (
         ("accepted", "Events taken for this sink."),
-        ("recovered", "Events taken over from the spools of processes that are gone."),
+        ("recovered", "Events taken over from the spools of dead processes."),
         ("delivered", "Events this sink has stored."),
         ("dead", "Events this sink refused for good."),
         ("retries", "Write attempts after the first one of a batch."),
@@ -205,7 +239,7 @@ def _ledger_metrics(stem: str, ledger: DeliveryStats) -> Iterator[Metric]:
         f"{stem}sink_breaker_state", "1 for the state this sink's breaker is in.", labels=("sink", "state")
     )
     backlog_bytes = GaugeMetricFamily(
-        f"{stem}sink_backlog_bytes", "What waits in memory for this sink, in bytes.", labels=("sink",)
+        f"{stem}sink_backlog_bytes", "Events that wait in memory for this sink, in bytes.", labels=("sink",)
     )
     backlog_age = GaugeMetricFamily(
         f"{stem}sink_backlog_age_seconds", "How long the oldest waiting event has been waiting.", labels=("sink",)

@@ -1,98 +1,67 @@
-"""Serves metrics to those without a web framework, and as an ASGI or WSGI application to those with one."""
+"""Serves metrics over HTTP from threads of its own, and as an ASGI or WSGI application for web frameworks."""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
+import io
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from socketserver import TCPServer
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from typing import Any, Protocol, cast
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import ThreadingWSGIServer, choose_encoder
-from prometheus_client.metrics_core import Metric
-
-if TYPE_CHECKING:
-    from .exporter import PrometheusExporter
-    from .exposition import Exposition
+from flag_analytics.logs import get_logger, warn
+from flag_analytics.processes import renew_after_fork, start_thread
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 __all__ = ["MetricsServer", "asgi_app", "metrics_registry", "serve", "wsgi_app"]
 
+MAX_CONNECTIONS = 64
+MAX_REQUEST_SECONDS = 10.0
+"""How long a client may take to send its request."""
+MAX_ANSWER_SECONDS = 30.0
+"""How long it may take from there to the end of the answer."""
+_POLL_SECONDS = 0.05
+
+logger = get_logger(__name__)
+
 Headers = list[tuple[str, str]]
-WsgiApp = Callable[[Mapping[str, Any], Callable[..., Any]], Iterable[bytes]]
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 AsgiApp = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[dict[str, Any]], Awaitable[None]]],
     Awaitable[None],
 ]
 
 
-class _Merged:
-    """All processes' metrics as a collector; its names are this process's, so that a scrape can choose among them."""
+class Scraped(Protocol):
+    """An exporter, as far as scrapes go."""
 
-    def __init__(self, exposition: Exposition) -> None:
-        self._exposition = exposition
-
-    def describe(self) -> Iterator[Metric]:
-        return self._exposition.describe()
-
-    def collect(self) -> Iterator[Metric]:
-        return self._exposition.collect_merged()
+    def scrape_registry(self) -> CollectorRegistry:
+        """Return the registry that a scrape reads."""
+        ...
 
 
-def metrics_registry(exporter: PrometheusExporter) -> CollectorRegistry:
-    """Return the registry to scrape: the exporter's own or, in multi-process mode, one that merges all processes."""
-    if not exporter.exposition.shared:
-        return exporter.registry
-    registry = CollectorRegistry()
-    registry.register(_Merged(exporter.exposition))
-    return registry
+def metrics_registry(source: Scraped | CollectorRegistry) -> CollectorRegistry:
+    """Return the registry to scrape: an exporter's own or, in multi-process mode, one that merges all processes."""
+    return source if isinstance(source, CollectorRegistry) else source.scrape_registry()
 
 
-def _respond(
-    registry: CollectorRegistry, method: str, query: str, accept: str, accept_encoding: str
-) -> tuple[int, Headers, bytes]:
-    if method not in {"GET", "HEAD"}:
-        return 405, [("Allow", "GET, HEAD")], b""
-    names = parse_qs(query).get("name[]")
-    encode, content_type = choose_encoder(accept)
-    body = encode(registry.restricted_registry(names) if names else registry)
-    headers = [("Content-Type", content_type)]
-    if "gzip" in accept_encoding.lower():
-        body = gzip.compress(body, compresslevel=1)
-        headers.append(("Content-Encoding", "gzip"))
-    return 200, [*headers, ("Content-Length", str(len(body)))], b"" if method == "HEAD" else body
+def wsgi_app(source: Scraped | CollectorRegistry) -> WsgiApp:
+    """Return a WSGI application (PEP 3333) that answers any path with the metrics, as prometheus_client's does."""
+    return cast("WsgiApp", make_wsgi_app(metrics_registry(source)))
 
 
-def wsgi_app(exporter: PrometheusExporter) -> WsgiApp:
-    """Return a WSGI application that answers any path with the metrics (PEP 3333)."""
-    registry = metrics_registry(exporter)
+def asgi_app(source: Scraped | CollectorRegistry) -> AsgiApp:
+    """Return an ASGI application that answers as ``wsgi_app`` does.
 
-    def application(environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        status, headers, body = _respond(
-            registry,
-            environ.get("REQUEST_METHOD", "GET"),
-            environ.get("QUERY_STRING", ""),
-            environ.get("HTTP_ACCEPT", ""),
-            environ.get("HTTP_ACCEPT_ENCODING", ""),
-        )
-        start_response("200 OK" if status == 200 else "405 Method Not Allowed", headers)
-        return [body]
-
-    return application
-
-
-def asgi_app(exporter: PrometheusExporter) -> AsgiApp:
-    """Return an ASGI application that answers any path with the metrics.
-
-    They are collected in a thread, so that a scrape holds up no other request of the event loop.
+    It collects in a thread, so that a scrape delays no other request of the event loop.
     """
-    registry = metrics_registry(exporter)
+    application = wsgi_app(source)
 
-    async def application(
+    async def asgi_application(
         scope: MutableMapping[str, Any],
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[dict[str, Any]], Awaitable[None]],
@@ -102,20 +71,34 @@ def asgi_app(exporter: PrometheusExporter) -> AsgiApp:
             return
         if scope["type"] != "http":
             raise ValueError(f"metrics are served over HTTP only, not over {scope['type']}")
-        headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        status, answer_headers, body = await asyncio.to_thread(
-            _respond,
-            registry,
-            scope["method"],
-            scope.get("query_string", b"").decode("latin-1"),
-            headers.get("accept", ""),
-            headers.get("accept-encoding", ""),
-        )
-        encoded = [(name.lower().encode(), value.encode()) for name, value in answer_headers]
+        status, headers, body = await asyncio.to_thread(_respond, application, _environ(scope))
+        encoded = [(name.lower().encode(), value.encode()) for name, value in headers]
+        encoded.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": encoded})
         await send({"type": "http.response.body", "body": body})
 
-    return application
+    return asgi_application
+
+
+def _environ(scope: MutableMapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a request that the library's application reads."""
+    environ = {
+        "REQUEST_METHOD": scope["method"],
+        "PATH_INFO": scope["path"],
+        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
+    }
+    for name, value in scope["headers"]:
+        key = f"HTTP_{name.decode('latin-1').upper().replace('-', '_')}"
+        text = value.decode("latin-1")
+        environ[key] = f"{environ[key]},{text}" if key in environ else text
+    return environ
+
+
+def _respond(application: WsgiApp, environ: dict[str, Any]) -> tuple[int, Headers, bytes]:
+    started: list[tuple[str, Headers]] = []
+    body = b"".join(application(environ, lambda status, headers: started.append((status, headers))))
+    status, headers = started[0]
+    return int(status.split()[0]), headers, body
 
 
 async def _follow_lifespan(
@@ -129,53 +112,154 @@ async def _follow_lifespan(
 
 
 class MetricsServer:
-    """A small HTTP server in threads of its own; ``close`` it, or leave it to the end of the process."""
+    """A small HTTP server in threads of its own; ``close`` it, or leave it to the end of the process.
 
-    def __init__(self, application: WsgiApp, port: int, address: str) -> None:
+    It holds at most 64 connections; a client has 10 seconds for its request, and 30 for the answer. When all are taken,
+    a new one replaces the oldest without a request, so that idle clients keep no scrape out. The child of a fork does
+    not serve.
+
+    Raises:
+        OSError: the port is taken, or not allowed.
+    """
+
+    def __init__(self, source: Scraped | CollectorRegistry, port: int, address: str) -> None:
         server = _Server6 if ":" in address else _Server
-        self._http = make_server(address, port, application, server, _QuietHandler)
+        self._http = make_server(address, port, _reporting(wsgi_app(source)), server, _Handler)
         self.address = address
         self.port: int = self._http.server_port
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, args=(0.1,), name="flag-analytics-prometheus-http", daemon=True
+        self._thread: threading.Thread | None = start_thread(
+            self._http.serve_forever, _POLL_SECONDS, name="prometheus-http"
         )
-        self._thread.start()
+        if self._thread is None:
+            self._http.server_close()
+            raise OSError("no thread can be started to serve metrics")
+        renew_after_fork(self.after_fork_in_child)
 
     @property
     def url(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"http://{host}:{self.port}/metrics"
 
+    def after_fork_in_child(self) -> None:
+        """Leave the port to the parent, whose thread serves it."""
+        self._thread = None
+        self._http.socket.close()
+
     def close(self) -> None:
         """Stop answering and free the port."""
+        if self._thread is None:
+            return
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+        self._thread = None
+
+
+class _Connection:
+    def __init__(self) -> None:
+        self.ends_at = time.monotonic() + MAX_REQUEST_SECONDS
+        self.has_request = False
+
+    def take_request(self) -> None:
+        self.ends_at = time.monotonic() + MAX_ANSWER_SECONDS
+        self.has_request = True
 
 
 class _Server(ThreadingWSGIServer):
+    request_queue_size = 128
+
+    def __init__(self, *args: Any) -> None:
+        self._connections: dict[socket.socket, _Connection] = {}
+        super().__init__(*args)
+
     def server_bind(self) -> None:
         # The standard library asks DNS for a name of the address here, which can take many seconds and is not needed.
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._make_room():
+            self.shutdown_request(request)
+            return
+        self._connections[request] = _Connection()
+        if start_thread(self.process_request_thread, request, client_address, name="prometheus-connection") is None:
+            self.shutdown_request(request)
+
+    def _make_room(self) -> bool:
+        if len(self._connections) < MAX_CONNECTIONS:
+            return True
+        for request, connection in list(self._connections.items()):
+            if not connection.has_request:
+                self._cut(request)
+                return True
+        return False
+
+    def service_actions(self) -> None:
+        """End connections that are overdue; the standard library calls this after each poll."""
+        now = time.monotonic()
+        for request, connection in list(self._connections.items()):
+            if now > connection.ends_at:
+                self._cut(request)
+
+    def request_arrived(self, request: socket.socket) -> None:
+        connection = self._connections.get(request)
+        if connection is not None:
+            connection.take_request()
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing: a slow client is no error of the application."""
+
+    def _cut(self, request: socket.socket) -> None:
+        self._connections.pop(request, None)
+        try:
+            request.shutdown(socket.SHUT_RDWR)  # the thread that waits for the client goes on, and closes it
+        except OSError:
+            pass  # the client has closed it
+
 
 class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-class _QuietHandler(WSGIRequestHandler):
-    timeout = 10.0  # a client that stays silent holds a thread no longer
+class _Handler(WSGIRequestHandler):
+    timeout = MAX_ANSWER_SECONDS
+
+    def get_environ(self) -> dict[str, Any]:
+        cast("_Server", self.server).request_arrived(self.connection)
+        return super().get_environ()
+
+    def get_stderr(self) -> io.StringIO:
+        """Discard the tracebacks of the standard library about clients that close early."""
+        return io.StringIO()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - named so in the standard library
-        """Log nothing: a line for each scrape tells nobody anything."""
+        """Log nothing: scrapes are frequent, and Prometheus reports those that fail."""
 
 
-def serve(exporter: PrometheusExporter, port: int, address: str = "127.0.0.1") -> MetricsServer:
+def _reporting(application: WsgiApp) -> WsgiApp:
+    """Return an application that logs the error of a collector, and answers 500."""
+
+    def reporting(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            return application(environ, start_response)
+        except Exception as error:
+            # The class alone: the text of an error in a foreign collector may quote anything.
+            warn(logger, "a scrape failed: a collector of the registry raised %s", type(error).__name__)
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
+            return [b"a collector of the registry failed\n"]
+
+    return reporting
+
+
+def serve(source: Scraped | CollectorRegistry, port: int, address: str = "127.0.0.1") -> MetricsServer:
     """Serve the metrics over HTTP from now on; port 0 means any that is free.
 
     Raises:
         OSError: the port is taken, or not allowed.
     """
-    return MetricsServer(wsgi_app(exporter), port, address)
+    return MetricsServer(source, port, address)

@@ -1,6 +1,6 @@
 """Counts distinct users in 16,000 bytes: exactly up to 1,000 of them, then as a HyperLogLog estimate.
 
-Keys are hashed to 64 bits with a keyed function, so that nobody who can choose targeting keys can steer the estimate.
+Keys are hashed to 64 bits with a keyed function: a client that chooses targeting keys cannot steer the estimate.
 Counts can be merged (a union) when they were made with the same hash function.
 """
 
@@ -24,6 +24,7 @@ STANDARD_ERROR = 1.04 / math.sqrt(REGISTERS)
 """0.82 % (Flajolet, Fusy, Gandouet and Meunier 2007, "HyperLogLog"); 997 of 1,000 estimates are within 2.5 %."""
 
 _RANK_BITS = 32
+_MAX_RANK = _RANK_BITS + 1
 _LOW = 2**32 - 1
 _ALL = 2**64 - 1
 _ALPHA = 1 / (2 * math.log(2))
@@ -32,16 +33,15 @@ _BYTES = int.from_bytes(b"\xff" * REGISTERS, "little")
 
 
 class IntBuffer(Protocol):
-    """What a table or registers can be: an array, a bytearray, or a view of a file in memory."""
+    """A table or registers: an array, a bytearray, or a view of a file in memory."""
 
     def __getitem__(self, index: int, /) -> int: ...
 
     def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
-def process_hash(key: str) -> int:
-    """Return Python's own hash of ``key``: keyed anew in each process, and the quickest there is."""
-    return hash(key)
+process_hash: Callable[[str], int] = hash
+"""Python's own hash: keyed anew in each process, and the quickest there is."""
 
 
 def keyed_hash(secret: bytes) -> Callable[[str], int]:
@@ -84,33 +84,43 @@ class UniqueUsers:
 
     def add(self, key: str) -> None:
         """Count ``key``, if it was not counted before."""
-        hashed = self._hash(key) & _ALL or 1
-        table = self._table
-        if table is None:
-            self._rank(hashed)
-            return
-        slot = hashed % SLOTS
-        while (found := table[slot]) != hashed:
-            if not found:
-                self._insert(table, slot, hashed)
-                return
-            slot = slot + 1 if slot < SLOTS - 1 else 0
+        self.merge_hashes((self._hash(key) & _ALL or 1,))
+
+    def add_all(self, keys: Iterable[str]) -> None:
+        """Count each of ``keys`` that was not counted before."""
+        hash_key = self._hash
+        self.merge_hashes([hash_key(key) & _ALL or 1 for key in keys])
 
     def merge_hashes(self, hashes: Iterable[int]) -> None:
-        """Add the hashes of an exact count."""
-        for hashed in hashes:
-            table = self._table
-            if table is None:
-                self._rank(hashed)
-                continue
-            slot = hashed % SLOTS
-            while table[slot] not in (0, hashed):
-                slot = slot + 1 if slot < SLOTS - 1 else 0
-            if not table[slot]:
-                self._insert(table, slot, hashed)
+        """Add hashes of keys, such as those of an exact count."""
+        remaining = iter(hashes)
+        table = self._table
+        if table is not None:
+            for hashed in remaining:
+                slot = hashed % SLOTS
+                while (found := table[slot]) != hashed:
+                    if not found:
+                        if self._size >= EXACT_USERS:
+                            self._estimate_from_now_on()
+                            self._rank((hashed,))
+                            break
+                        table[slot] = hashed
+                        self._size += 1
+                        break
+                    slot = slot + 1 if slot < SLOTS - 1 else 0
+                if self._table is None:
+                    break
+        if self._table is None:
+            self._rank(remaining)
 
     def merge_registers(self, registers: bytes | bytearray) -> None:
-        """Add the registers of an estimate."""
+        """Add the registers of an estimate.
+
+        Raises:
+            ValueError: they are not those of an estimate.
+        """
+        if len(registers) != REGISTERS or max(registers) > _MAX_RANK:
+            raise ValueError("the registers are broken")
         if self._table is not None:
             self._estimate_from_now_on()
         mine = bytes(self._registers)  # type: ignore[call-overload]  # every buffer is a bytes-like object
@@ -125,45 +135,40 @@ class UniqueUsers:
         else:
             self.merge_registers(bytes(other._registers))  # type: ignore[call-overload]
 
+    def state(self) -> tuple[bool, bytes]:
+        """Return whether the count is exact, and the bytes of its table or registers."""
+        kept = self._registers if self._table is None else self._table
+        return self._table is not None, bytes(kept)  # type: ignore[call-overload]  # every buffer is a bytes-like object
+
     def count(self) -> int:
         """Return the number of users: exact up to ``EXACT_USERS``, else within ``STANDARD_ERROR`` (one sigma)."""
         if self._levels is None:
             return self._size
         return round(_estimate(self._levels))
 
-    def _insert(self, table: IntBuffer, slot: int, hashed: int) -> None:
-        if self._size >= EXACT_USERS:
-            self._estimate_from_now_on()
-            self._rank(hashed)
-            return
-        table[slot] = hashed
-        self._size += 1
-
     def _estimate_from_now_on(self) -> None:
-        table = self._table
+        table, self._table = self._table, None
         registers = bytearray(REGISTERS)
         self._levels = _count_levels(registers)
         self._registers = registers
-        for slot in range(SLOTS):
-            if table is not None and (hashed := table[slot]):
-                self._rank(hashed)
+        if table is not None:
+            self._rank([hashed for slot in range(SLOTS) if (hashed := table[slot])])
         if self._place is not None:
             self._registers = self._place(registers)
-        self._table = None
 
-    def _rank(self, hashed: int) -> None:
-        # One half of the hash chooses the register, the other gives the rank: 1 + its leading zeros.
-        register = ((hashed & _LOW) * REGISTERS) >> 32
-        rank = _RANK_BITS + 1 - (hashed >> 32).bit_length()
-        registers = self._registers
+    def _rank(self, hashes: Iterable[int]) -> None:
+        registers, levels = self._registers, self._levels
         assert registers is not None
-        before = registers[register]
-        if rank > before:
-            registers[register] = rank
-            levels = self._levels
-            assert levels is not None
-            levels[before] -= 1
-            levels[rank] += 1
+        assert levels is not None
+        for hashed in hashes:
+            # One half of the hash chooses the register, the other gives the rank: 1 + its leading zeros.
+            register = ((hashed & _LOW) * REGISTERS) >> 32
+            rank = _RANK_BITS + 1 - (hashed >> 32).bit_length()
+            before = registers[register]
+            if rank > before:
+                registers[register] = rank
+                levels[before] -= 1
+                levels[rank] += 1
 
 
 def _count_levels(registers: bytes | bytearray) -> array[int]:

@@ -2,7 +2,7 @@
 
 The file has a place for each flag: a header of 1,024 bytes, the table of the exact count and the registers of the
 estimate (see ``unique_users``). A crash loses nothing, and no lock is needed: a table only grows, and the registers
-are complete before the header says that they are what counts.
+are complete before the header names them.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import mmap
 import os
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
+from .library_files import open_regular
 from .unique_users import REGISTERS, IntBuffer, UniqueUsers
 
-__all__ = ["UsersFile", "read_users"]
+__all__ = ["UsersFile", "read_users", "write_users"]
 
 _HEADER = 1_024
 _PLACE = _HEADER + 2 * REGISTERS
-_STATE = struct.Struct("<4sH")  # what counts, and how long the flag key is in bytes
-_EXACT, _ESTIMATE = b"FAx1", b"FAe1"
+_STATE = struct.Struct("<4sH")  # table or registers, and the length of the flag key in bytes
+_EXACT, _ESTIMATE, _UNUSED = b"FAx1", b"FAe1", bytes(4)
 
 
 class UsersFile:
-    """The file of one process, with room for ``places`` flags; only what is used takes space on disk."""
+    """The file of one process, with room for ``places`` flags; only used places take space on disk."""
 
     def __init__(self, path: Path, places: int) -> None:
+        self.path = path
         self._file: IO[bytes] = path.open("x+b")
         self._file.truncate(places * _PLACE)
         self._map = mmap.mmap(self._file.fileno(), places * _PLACE)
@@ -56,7 +58,7 @@ class UsersFile:
             try:
                 self._reserve(begin, REGISTERS)
             except OSError:
-                return registers  # the others go on with what the table holds; the disk is full
+                return registers  # the disk is full: other processes see the table alone
             self._map[begin : begin + REGISTERS] = bytes(registers)
             self._map[start : start + _STATE.size] = _STATE.pack(_ESTIMATE, len(name))
             return view[begin : begin + REGISTERS]
@@ -70,33 +72,54 @@ class UsersFile:
             os.posix_fallocate(self._file.fileno(), start, size)
 
 
+def write_users(path: Path, flags: Mapping[str, UniqueUsers]) -> None:
+    """Write a file of these counts.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as file:
+        for index, (flag_key, users) in enumerate(flags.items()):
+            exact, payload = users.state()
+            name = flag_key.encode()
+            file.seek(index * _PLACE)
+            file.write(_STATE.pack(_EXACT if exact else _ESTIMATE, len(name)) + name)
+            file.seek(index * _PLACE + _HEADER + (0 if exact else REGISTERS))
+            file.write(payload)
+        file.truncate(len(flags) * _PLACE)
+
+
 def read_users(path: Path, hash_key: Callable[[str], int], flags: dict[str, UniqueUsers]) -> None:
-    """Add to ``flags`` what a file holds; a file that is gone or damaged adds what can be read of it."""
-    try:
-        data = path.read_bytes() if os.name == "nt" else _mapped(path)
-    except (OSError, ValueError):
-        return
-    for name, exact, payload in _places(data):
-        users = flags.get(name)
-        if users is None:
-            users = flags[name] = UniqueUsers(hash_key)
-        if exact:
-            table = array("Q", payload)
-            users.merge_hashes(hashed for hashed in table if hashed)
-        else:
-            users.merge_registers(payload)
+    """Add the counts in a file to ``flags``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is broken; the counts before the broken place are added.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size or size % _PLACE:
+            raise ValueError("the file is cut off")
+        for start in range(0, size, _PLACE):
+            file.seek(start)
+            header = file.read(_HEADER)
+            if header.startswith(_UNUSED):
+                return
+            flag_key, exact = _read_header(header)
+            users = flags.get(flag_key)
+            if users is None:
+                users = flags[flag_key] = UniqueUsers(hash_key)
+            file.seek(start + _HEADER + (0 if exact else REGISTERS))
+            payload = file.read(REGISTERS)
+            if exact:
+                users.merge_hashes(hashed for hashed in array("Q", payload) if hashed)
+            else:
+                users.merge_registers(payload)
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _places(data: bytes | mmap.mmap) -> Iterator[tuple[str, bool, bytes]]:
-    for start in range(0, len(data) - _PLACE + 1, _PLACE):
-        state, length = _STATE.unpack(data[start : start + _STATE.size])
-        if state not in {_EXACT, _ESTIMATE} or length > _HEADER - _STATE.size:
-            return
-        name = data[start + _STATE.size : start + _STATE.size + length].decode("utf-8", "replace")
-        begin = start + _HEADER + (0 if state == _EXACT else REGISTERS)
-        yield name, state == _EXACT, data[begin : begin + REGISTERS]
+def _read_header(header: bytes) -> tuple[str, bool]:
+    """Return the flag key, and whether its count is exact."""
+    state, length = _STATE.unpack_from(header)
+    if state not in {_EXACT, _ESTIMATE} or length > _HEADER - _STATE.size:
+        raise ValueError("the file is broken")
+    return header[_STATE.size : _STATE.size + length].decode("utf-8", "replace"), state == _EXACT
