@@ -88,7 +88,7 @@ def test_warn_survives_a_broken_filter_and_a_broken_handler(logger):
             remove(broken)
 
 
-def test_of_many_threads_onepasses(logger, now, caplog):
+def test_of_many_threads_one_passes(logger, now, caplog):
     for minute in range(20):
         now[0] = 1_000.0 + minute * 60
         barrier = threading.Barrier(8)
