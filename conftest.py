@@ -95,7 +95,7 @@ async def _awaited(code: Any, namespace: dict[str, Any]) -> None:
 
 
 def _read_toml(example: Example) -> None:
-    from flag_analytics.config.plan import read_config
+    from flag_analytics.config.reading import read_config
 
     table = tomllib.loads(example.parsed)
     if "project" not in table and "tool" not in table:

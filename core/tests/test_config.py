@@ -12,7 +12,8 @@ from pathlib import Path
 
 import attrs
 import pytest
-from flag_analytics.config.plan import Plan, read_config, selected_plugins
+from flag_analytics.config.plan import Plan
+from flag_analytics.config.reading import read_config, selected_plugins
 from flag_analytics.errors import ConfigError, PluginError
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.processors import HashTargetingKey, Redact, Sample
@@ -25,7 +26,7 @@ STORE = """
     from typing import Any, Literal
 
     import attrs
-    from flag_analytics import Backend, hookimpl
+    from flag_analytics import Backend, ProcessorFactory, hookimpl
 
     @attrs.frozen(kw_only=True)
     class Options:
@@ -72,7 +73,7 @@ STORE = """
 
     @hookimpl
     def flag_analytics_register_processors():
-        return [Backend("upper", NoOptions, lambda options: lambda event: event)]
+        return [ProcessorFactory("upper", NoOptions, lambda options: lambda event: event)]
 """
 CANARY = "xK9-canary_pw"
 
@@ -357,16 +358,15 @@ def test_ten_processors_from_the_environment_come_in_the_order_of_their_numbers(
 @pytest.mark.parametrize(
     ("variable", "text", "expected"),
     [
-        ("FLAG_ANALYTICS__COLECTORS__STORE__SIZE", "1", "sections are collectors, exporters"),
+        ("FLAG_ANALYTICS__COLECTORS__STORE__SIZE", "1", "with a section of collectors, exporters"),
         ("FLAG_ANALYTICS__COLLECTORS", "store", "expected FLAG_ANALYTICS__SECTION__NAME__OPTION"),
         ("FLAG_ANALYTICS__COLLECTORS____SIZE", "1", "expected FLAG_ANALYTICS__SECTION__NAME__OPTION"),
         ("FLAG_ANALYTICS__PLUGINS__A", "1", "expected FLAG_ANALYTICS__SECTION__NAME__OPTION"),
         ("FLAG_ANALYTICS__COLLECTORS__STORE", "big", "expected true, to add this backend with its defaults"),
-        ("FLAG_ANALYTICS__COLLECTORS__STORE_SIZE", "5", "did you mean FLAG_ANALYTICS__COLLECTORS__STORE__SIZE?"),
-        ("FLAG_ANALYTICS__COLLECTORS_STORE_SIZE", "5", "did you mean FLAG_ANALYTICS__COLLECTORS__STORE__SIZE?"),
+        ("FLAG_ANALYTICS__COLLECTORS__STORE_SIZE", "5", "expected true, to add this backend with its defaults"),
+        ("FLAG_ANALYTICS__COLLECTORS_STORE_SIZE", "5", "expected FLAG_ANALYTICS__SECTION__NAME__OPTION"),
         ("FLAG_ANALYTICS__PROCESSORS__5__TYPE", "sample", "expected a number from 0 to 0 in place of 5"),
         ("FLAG_ANALYTICS__COLLECTORS__STORE__SIZE__DEEPER", "1", "there is no table to set deeper in"),
-        ("FLAG_ANALYTICS__COLLECTORS__STORE_A_B__SIZE", "1", "means each of 'store/a-b', 'store/a_b'"),
     ],
 )
 def test_a_variable_that_leads_nowhere_is_a_problem(store, variable, text, expected):
@@ -419,22 +419,17 @@ def test_a_name_that_is_wrong_in_the_file_is_not_blamed_on_the_environment(store
 
 
 @pytest.mark.parametrize(
-    ("variable", "meant"),
+    "variable",
     [
-        ("FLAG_ANALYTICS_COLLECTORS__STORE__SIZE", "FLAG_ANALYTICS__COLLECTORS__STORE__SIZE"),
-        ("FLAG_ANALYTICS_COLLECTORS_STORE_SIZE", "FLAG_ANALYTICS__COLLECTORS__STORE__SIZE"),
-        ("FLAG_ANALYTICS_COLLECTORS_STORE_A_MAX_SIZE", "FLAG_ANALYTICS__COLLECTORS__STORE_A__MAX_SIZE"),
-        ("FLAG_ANALYTICS_COLLECTORS_STORE", "FLAG_ANALYTICS__COLLECTORS__STORE"),
-        ("FLAG_ANALYTICS_EXPORTERS_PROMETHEUS_PREFIX", "FLAG_ANALYTICS__EXPORTERS__PROMETHEUS__PREFIX"),
-        ("FLAG_ANALYTICS_DELIVERY_BATCH_SIZE", "FLAG_ANALYTICS__DELIVERY__BATCH_SIZE"),
-        ("FLAG_ANALYTICS_PROCESSORS_0_FLAG_KEYS", "FLAG_ANALYTICS__PROCESSORS__0__FLAG_KEYS"),
-        ("FLAG_ANALYTICS_PLUGINS", "FLAG_ANALYTICS__PLUGINS"),
+        "FLAG_ANALYTICS_COLLECTORS__STORE__SIZE",
+        "FLAG_ANALYTICS_COLLECTORS_STORE_SIZE",
+        "FLAG_ANALYTICS_DELIVERY_BATCH_SIZE",
+        "FLAG_ANALYTICS_PLUGINS",
     ],
 )
-def test_a_variable_with_one_underscore_for_two_is_a_problem_that_spells_it_right(store, variable, meant):
-    source = {"collectors": {"store": {}, "store/a": {}}}
-    message = problems_of(store, source, {variable: CANARY})[variable]
-    assert message == f"is not read: two underscores stand between the names, {meant}"
+def test_a_variable_with_one_underscore_for_two_is_a_problem(store, variable):
+    message = problems_of(store, {"collectors": {"store": {}}}, {variable: CANARY})[variable]
+    assert message.startswith("is not read, since two underscores stand between the names: expected FLAG_ANALYTICS__")
 
 
 # --- what is checked
@@ -454,8 +449,8 @@ def test_a_variable_with_one_underscore_for_two_is_a_problem_that_spells_it_righ
         ({"prefix": 5}, "prefix", "expected text, got 5"),
         ({"path": 5}, "path", "expected a path, got 5"),
         ({"mode": "apend"}, "mode", "expected one of 'append', 'replace', got 'apend' (did you mean 'append'?)"),
-        ({"buckets": [1, "x"]}, "buckets[1]", "expected an array of numbers, got 'x'"),
-        ({"buckets": "0.1"}, "buckets", "expected an array of numbers, got '0.1'"),
+        ({"buckets": [1, "x"]}, "buckets[1]", "expected a number, got 'x'"),
+        ({"buckets": "0.1"}, "buckets", "expected an array of items: a number, got '0.1'"),
         ({"arguments": "a=b"}, "arguments", "expected a table, got 'a=b'"),
         ({"limit": "x"}, "limit", "expected an integer, got 'x'"),
         ({"prefix": {"a": 1}}, "prefix", "expected text, got a table"),
@@ -513,11 +508,6 @@ def test_a_wrong_option_is_a_problem_with_its_path(store, table, path, expected)
             "expected a salt of at least 16 characters: make one with",
         ),
         ({"processors": [{"type": "redact"}]}, "processors[0]", "it would remove nothing: expected attributes"),
-        (
-            {"collectors": {"store": {"second": {"size": 5}}}},
-            "collectors.store.second",
-            'a second backend of this type is the table [collectors."store/second"]',
-        ),
         ({"processors": [{"type": "nothing_like_it"}]}, "processors[0].type", "offers a plugin 'nothing_like_it'"),
         ({"delivery": {"policy": "drop"}}, "delivery.policy", "expected one of 'drop_newest', 'drop_oldest', 'block'"),
         ({"delivery": []}, "delivery", "expected a table"),
@@ -745,7 +735,8 @@ def test_a_secret_is_in_no_word_of_a_create_that_fails(site, create, caplog, cap
     table = {"url": f"postgresql://user:{CANARY}@host/db", "password": "${PW}", "prefix": "${PW}"}
     with caplog.at_level(logging.DEBUG), pytest.raises(PluginError) as caught:
         open_pipeline({"collectors": {"store": table}}, environ={"PW": CANARY}, registry=site.registry())
-    assert "collectors.store could not be created: " in str(caught.value)
+    assert "create of collectors.store failed: " in str(caught.value)
+    assert "acme_store.py:" in str(caught.value)
     assert CANARY not in every_word_of(caught.value) + caplog.text + "".join(capfd.readouterr())
 
 
@@ -756,7 +747,7 @@ def test_a_piece_of_a_url_without_its_host_is_in_no_word_of_a_create_that_fails(
         open_pipeline(
             {"collectors": {"store": {"url": f"sqlite://user:{CANARY}"}}}, environ={}, registry=site.registry()
         )
-    assert "invalid literal for int() with base 10: '***'" in str(caught.value)
+    assert "create of collectors.store failed: ValueError (" in str(caught.value)
     assert CANARY not in every_word_of(caught.value)
 
 
@@ -798,10 +789,3 @@ def test_any_configuration_gives_a_plan_or_one_error_with_problems(store, source
         assert all(problem.message and "\n" not in problem.path for problem in problems)
     else:
         assert plan.sinks
-
-
-def test_a_configuration_that_contains_itself_is_a_problem(store):
-    table = {}
-    table["arguments"] = table
-    (message,) = problems_of(store, {"collectors": {"store": table}}).values()
-    assert "nested deeper than 32 tables" in message

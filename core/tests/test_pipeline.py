@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 from flag_analytics.aggregator import AnalyticsAggregator
-from flag_analytics.config.plan import read_config
+from flag_analytics.config.reading import read_config
 from flag_analytics.errors import ConfigError, PluginError, SourceError
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.pipeline import Pipeline, open_pipeline
@@ -27,7 +27,9 @@ from hypothesis import strategies as st
 
 PLUGIN = """
     import attrs
-    from flag_analytics import Backend, BadBatch, DeliveryOptions, FlagEvaluationEvent, RecordResult, hookimpl
+    from flag_analytics import (
+        Backend, BadBatch, DeliveryOptions, FlagEvaluationEvent, ProcessorFactory, RecordResult, hookimpl
+    )
 
     made = []       # what was created, in order
     heard = []      # which hooks were called
@@ -108,16 +110,17 @@ PLUGIN = """
     @hookimpl
     def flag_analytics_register_processors():
         replace = __import__("msgspec").structs.replace
+        def mark(event): return replace(event, variant=(event.variant or "") + "!")
         return [
-            Backend("mark", Options, lambda options: lambda event: replace(event, variant=(event.variant or "") + "!")),
-            Backend("drop", Options, lambda options: lambda event: None),
-            Backend("boom", Options, lambda options: lambda event: 1 / 0),
-            Backend("quit", Options, lambda options: lambda event: exit(3)),
-            Backend("rubbish", Options, lambda options: lambda event: {"flag_key": "x"}),
-            Backend("late", Options, lambda options: lambda event: slow(event)),
-            Backend("async", Options, lambda options: slow),
-            Backend("async_object", Options, lambda options: AsyncProcessor()),
-            Backend("no_callable", Options, lambda options: 5),
+            ProcessorFactory("mark", Options, lambda options: mark),
+            ProcessorFactory("drop", Options, lambda options: lambda event: None),
+            ProcessorFactory("boom", Options, lambda options: lambda event: 1 / 0),
+            ProcessorFactory("quit", Options, lambda options: lambda event: exit(3)),
+            ProcessorFactory("rubbish", Options, lambda options: lambda event: {"flag_key": "x"}),
+            ProcessorFactory("late", Options, lambda options: lambda event: slow(event)),
+            ProcessorFactory("async", Options, lambda options: slow),
+            ProcessorFactory("async_object", Options, lambda options: AsyncProcessor()),
+            ProcessorFactory("no_callable", Options, lambda options: 5),
         ]
 
     @hookimpl
@@ -242,10 +245,10 @@ def test_a_pipeline_shows_its_backends_and_nothing_else(plugins):
 @pytest.mark.parametrize(
     ("name", "table", "expected"),
     [
-        ("plain", {"fail": "create"}, "collectors.plain could not be created: ValueError: no room for it"),
-        ("exits", {}, "collectors.exits could not be created: SystemExit: 5"),
-        ("none", {}, "collectors.none: create of backend 'none' returned NoneType, expected an object with write"),
-        ("awaitable", {}, "collectors.awaitable: create of backend 'awaitable' returned an awaitable"),
+        ("plain", {"fail": "create"}, "create of collectors.plain failed: ValueError: no room for it ("),
+        ("exits", {}, "create of collectors.exits failed: SystemExit: 5"),
+        ("none", {}, "create of collectors.none returned None, expected an object with write"),
+        ("awaitable", {}, "create of collectors.awaitable returned coroutine, expected an object"),
     ],
 )
 def test_a_backend_that_cannot_be_created_is_named_and_the_others_are_closed(plugins, name, table, expected):
@@ -272,9 +275,9 @@ def test_one_that_cannot_even_be_closed_does_not_hide_why(plugins):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("async", "processor async is async; processors are plain functions"),
-        ("async_object", "processor async_object is async"),
-        ("no_callable", "create returned int, expected a callable"),
+        ("async", "create of processor async returned an async callable, expected a plain one"),
+        ("async_object", "returned an async callable"),
+        ("no_callable", "create of processor no_callable returned int, expected a callable"),
     ],
 )
 def test_a_processor_that_cannot_be_called_plainly_is_refused(plugins, name, expected):

@@ -10,7 +10,6 @@ import threading
 from textwrap import dedent
 
 import pytest
-from flag_analytics.config.plan import read_config
 from flag_analytics.errors import PluginError, PluginNotInstalledError, SourceError
 from flag_analytics.registry import Registry
 
@@ -186,11 +185,11 @@ def test_a_plugin_that_prints_when_imported_does_not_spoil_standard_output(site,
 def test_a_plugin_that_hangs_is_given_up_and_standard_output_comes_back(site, capsys):
     module = "import threading; threading.current_thread().gate = gate = threading.Event(); gate.wait(30)"
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
-    message = error_of(site.registry(import_timeout_seconds=0.05), "files")
+    message = error_of(site.registry(timeout_seconds=0.05), "files")
     assert "has not ended after 0.05 seconds" in message
     sys.stdout.write("still here\n")
     assert capsys.readouterr().out == "still here\n"
-    (thread,) = (thread for thread in threading.enumerate() if thread.name.endswith("acme_files"))
+    (thread,) = (thread for thread in threading.enumerate() if hasattr(thread, "gate"))
     thread.gate.set()
     thread.join()
 
@@ -201,7 +200,7 @@ def test_an_application_may_open_its_pipeline_while_its_own_package_is_still_bei
     (package / "__init__.py").write_text(
         dedent(f"""
         from flag_analytics.registry import Registry
-        Registry([{str(site.path)!r}], import_timeout_seconds=5).load("own")
+        Registry([{str(site.path)!r}], timeout_seconds=5).load("own")
         """)
     )
     (package / "plugin.py").write_text(dedent(COLLECTOR))
@@ -221,7 +220,7 @@ def test_an_application_may_open_its_pipeline_while_its_own_package_is_still_bei
             "mean flag_analytics_register_collectors?",
         ),
         ("@hookimpl\ndef flag_analytics_xyz(): pass", "there is no hook flag_analytics_xyz"),
-        ("@hookimpl\ndef quite_another_thing(): pass", "known are flag_analytics_cli"),
+        ("@hookimpl\ndef quite_another_thing(): pass", "known are flag_analytics_register_collectors"),
         ("@hookimpl\nasync def flag_analytics_register_collectors(): pass", "is async; hooks are plain functions"),
         ("@hookimpl\ndef flag_analytics_register_collectors(extra): pass", "extra"),
         ("@hookimpl(wrapper=True)\ndef flag_analytics_register_collectors(): yield", "is a wrapper"),
@@ -282,19 +281,23 @@ def test_a_backend_is_found_by_the_name_of_its_entry_point(site):
 
 def test_a_collector_that_is_named_as_an_exporter_is_told_its_table(site):
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
-    with pytest.raises(PluginError, match=r"is no exporter but a collector: use \[collectors\.files\]"):
+    with pytest.raises(PluginError, match=r"is a collector, not an exporter: use \[collectors\.files\]"):
         site.registry().backend("exporter", "files")
 
 
 @pytest.mark.parametrize(
     ("returned", "expected"),
     [
-        ("None", "returned NoneType, expected a sequence of Backend"),
+        ("None", "offers no collector"),
+        ("5", "returned int, expected a sequence of Backend"),
         ("['files']", "expected a sequence of Backend"),
-        ("[Backend('files', dict, print)]", "whose options are not an attrs class"),
-        ("[Backend('files', Options, 5)]", "whose create is not a plain function"),
-        ("[Backend('files', Options, create)]", "whose create is not a plain function"),
-        ("create(None)", "returned an awaitable"),
+        ("[Backend('files', dict, print)]", "expected an attrs class"),
+        ("[Backend('files', Options, 5)]", "expected a plain function create(options)"),
+        ("[Backend('files', Options, create)]", "expected a plain function create(options)"),
+        ("[Backend('files', Options, lambda: None)]", "expected a plain function create(options), and it has ()"),
+        ("[Backend('files', Mutable, print)]", "write attrs.field(factory=list)"),
+        ("[ProcessorFactory('files', Options, print)]", "returned list, expected a sequence of Backend"),
+        ("create(None)", "returned coroutine, expected a sequence of Backend"),
         ("1 / 0", "ZeroDivisionError"),
         ("exit(4)", "SystemExit"),
         ("[Backend('a', Options, print), Backend('b', Options, print)]", "offers the collectors 'a', 'b' and none"),
@@ -304,10 +307,14 @@ def test_a_collector_that_is_named_as_an_exporter_is_told_its_table(site):
 def test_a_hook_that_returns_rubbish_is_refused_with_what_was_expected(site, returned, expected):
     module = f"""
         import attrs
-        from flag_analytics import Backend, hookimpl
+        from flag_analytics import Backend, ProcessorFactory, hookimpl
 
         @attrs.frozen
         class Options: pass
+
+        @attrs.frozen
+        class Mutable:
+            names: list = []
 
         async def create(options): pass
 
@@ -368,7 +375,7 @@ def test_a_plugin_that_raises_in_a_hook_does_not_silence_the_others(site, caplog
         registry.pipeline_started("pipeline", ["a", "b", "c"])
         registry.delivery_failed("memory", "ValueError", [], ["a", "b", "c"])
     assert registry.load("a").heard == registry.load("c").heard == ["pipeline", ("memory", "ValueError")]
-    assert "plugin 'b' failed in flag_analytics_pipeline_started" in caplog.text
+    assert "plugin 'b' of acme-b 1.2: flag_analytics_pipeline_started failed: ValueError" in caplog.text
     assert "acme_b.py:5" in caplog.text
     assert "CANARY" not in caplog.text
 
@@ -405,7 +412,7 @@ def test_a_module_under_two_names_hears_everything_once(site):
     registry.pipeline_started("pipeline", ["a", "b"])
     assert registry.load("a").heard == ["pipeline"]
     commands = []
-    assert registry.add_commands(commands) == ()
+    assert registry.add_commands(commands, registry.installed(), print) == ()
     assert commands == ["acme_a"]
 
 
@@ -418,9 +425,8 @@ def test_commands_get_the_way_to_read_the_plan(site):
     """
     site.add("acme", points={"a": "acme_a"}, modules={"acme_a": module})
     commands = []
-    assert site.registry().add_commands(commands) == ()
     assert site.registry().add_commands(commands, ["a"], print) == ()
-    assert commands == [read_config, print]
+    assert commands == [print]
 
 
 def test_commands_of_healthy_plugins_are_added_though_another_one_is_broken(site):
@@ -432,7 +438,7 @@ def test_commands_of_healthy_plugins_are_added_though_another_one_is_broken(site
     """
     site.add("acme", points={"a": "acme_a", "b": "acme_b"}, modules={"acme_a": module, "acme_b": BROKEN})
     commands = []
-    (problem,) = site.registry().add_commands(commands)
+    (problem,) = site.registry().add_commands(commands, ["a", "b"], print)
     assert commands == ["acme_a"]
     assert "plugin 'b' of acme 1.2" in str(problem)
 
@@ -493,43 +499,23 @@ def test_a_database_session_without_the_database_plugin_is_told_what_to_install(
 
 def test_a_broken_plugin_that_should_have_known_the_object_is_named(site):
     site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": BROKEN}, requires=("acme-db",))
-    with pytest.raises(SourceError, match=r"plugin 'reader' of acme-reader 1\.2 cannot be imported"):
+    with pytest.raises(SourceError, match=r"plugin 'reader' of acme-reader 1\.2: import failed"):
         site.registry().event_source_for(session_of("acme_db"))
 
 
-# --- the list
+# --- roles
 
 
-def test_the_list_says_what_is_installed_selected_and_loaded_without_importing_anything(site):
-    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
-    site.add("acme-bad", points={"bad": "acme_bad"}, modules={"acme_bad": BROKEN})
-    registry = site.registry()
-    assert [(line.name, line.state, line.selected, line.roles) for line in registry.status({"bad"})] == [
-        ("bad", "installed", True, ()),
-        ("files", "installed", False, ()),
-    ]
-    registry.load("files")
-    assert registry.status()[1].state == "ok"
-    assert registry.status()[1].roles == ("collector",)
-
-
-def test_probing_finds_the_broken_ones_and_why(site):
+def test_the_roles_of_a_plugin_are_the_hooks_that_it_implements(site):
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR + READER})
-    site.add("acme-bad", points={"bad": "acme_bad"}, modules={"acme_bad": BROKEN})
-    site.add("other-bad", points={"twice": "one"})
-    site.add("third-bad", points={"twice": "two"})
-    bad, files, *twice = site.registry().status(probe=True)
-    assert (bad.state, bad.distribution) == ("broken", "acme-bad")
-    assert "libacme" in bad.problem
-    assert (files.state, files.roles, files.problem) == ("ok", ("collector", "event source"), None)
-    assert [line.distribution for line in twice] == ["other-bad", "third-bad"]
-    assert all(line.state == "broken" for line in twice)
+    assert site.registry().roles("files") == ("collector", "event source")
 
 
-def test_two_distributions_with_one_name_are_broken_in_the_list_without_probing(site):
-    site.add("other-bad", points={"twice": "one"})
-    site.add("third-bad", points={"twice": "two"})
-    assert {line.state for line in site.registry().status()} == {"broken"}
+def test_asking_for_roles_finds_a_plugin_whose_offers_are_broken(site):
+    module = COLLECTOR.replace("return [Backend", "return 5, [Backend")
+    site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
+    with pytest.raises(PluginError, match="expected a sequence of Backend"):
+        site.registry().roles("files")
 
 
 # --- the process

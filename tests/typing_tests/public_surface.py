@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, assert_type
 
+import attrs
 from flag_analytics import (
     AnalyticsAggregator,
     AnalyticsCollector,
@@ -21,6 +22,8 @@ from flag_analytics import (
     FlagEvaluationEvent,
     FlagMetrics,
     Pipeline,
+    Processor,
+    ProcessorFactory,
     RecordResult,
     Window,
     hookimpl,
@@ -91,11 +94,21 @@ def collectors_are_what_the_protocol_says(
     return [memory, database], [prometheus, otel], memory
 
 
+@attrs.frozen
+class LinesOptions:
+    path: str = "events.jsonl"
+
+
+@attrs.frozen
+class OtherOptions:
+    size: int = 5
+
+
 class Lines:
     """A sink as a plugin would write it."""
 
-    def __init__(self, options: Mapping[str, str]) -> None:
-        self.path = options["path"]
+    def __init__(self, options: LinesOptions) -> None:
+        self.path = options.path
 
     async def write(self, batch: Batch) -> None:
         for frozen in batch:
@@ -106,12 +119,34 @@ class Lines:
         pass
 
 
-sink: BatchSink = Lines({"path": "events.jsonl"})
+def keep_all(options: OtherOptions) -> Processor:
+    def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
+        return event if options.size else None
+
+    return process
+
+
+def keep_none(options: OtherOptions) -> int:
+    return options.size
+
+
+sink: BatchSink = Lines(LinesOptions())
 
 
 @hookimpl
-def flag_analytics_register_collectors() -> Sequence[Backend]:
-    return [Backend("lines", dict, Lines)]
+def flag_analytics_register_collectors() -> Sequence[Backend[LinesOptions]]:
+    return [Backend("lines", LinesOptions, Lines)]
+
+
+@hookimpl
+def flag_analytics_register_processors() -> Sequence[ProcessorFactory[OtherOptions]]:
+    return [ProcessorFactory("keep_all", OtherOptions, keep_all)]
+
+
+Backend("lines", OtherOptions, Lines)  # type: ignore[arg-type]
+Backend("lines", OtherOptions, keep_none)  # type: ignore[arg-type]
+ProcessorFactory("keep_all", LinesOptions, keep_all)  # type: ignore[arg-type]
+ProcessorFactory("keep_none", OtherOptions, keep_none)  # type: ignore[arg-type]
 
 
 window = Window(None, datetime.now(UTC))

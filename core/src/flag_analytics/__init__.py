@@ -43,6 +43,7 @@ _CORE = {
     "PluginError": "errors",
     "PluginNotInstalledError": "errors",
     "Processor": "protocols",
+    "ProcessorFactory": "protocols",
     "RecordResult": "protocols",
     "SinkStats": "reports",
     "SinkUnavailable": "errors",
@@ -53,7 +54,7 @@ _CORE = {
     "hookimpl": "hookspecs",
     "install_signal_handlers": "processes",
     "open_pipeline": "pipeline",
-    "read_config": "config.plan",
+    "read_config": "config.reading",
 }
 _BACKENDS = {
     "AnalyticsHook": "openfeature",
@@ -98,6 +99,7 @@ __all__ = [
     "PluginError",
     "PluginNotInstalledError",
     "Processor",
+    "ProcessorFactory",
     "RecordResult",
     "SinkStats",
     "SinkUnavailable",

@@ -11,7 +11,7 @@ from .aggregator import AnalyticsAggregator as AnalyticsAggregator
 from .aggregator import FlagMetrics as FlagMetrics
 from .canonical import canonical_key as canonical_key
 from .config.plan import Plan as Plan
-from .config.plan import read_config as read_config
+from .config.reading import read_config as read_config
 from .errors import BadBatch as BadBatch
 from .errors import CommitUnknown as CommitUnknown
 from .errors import ConfigError as ConfigError
@@ -37,6 +37,7 @@ from .protocols import Batch as Batch
 from .protocols import BatchSink as BatchSink
 from .protocols import InlineSink as InlineSink
 from .protocols import Processor as Processor
+from .protocols import ProcessorFactory as ProcessorFactory
 from .protocols import RecordResult as RecordResult
 from .reports import DeadLetter as DeadLetter
 from .reports import DeliveryOptions as DeliveryOptions

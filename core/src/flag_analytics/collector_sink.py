@@ -1,15 +1,21 @@
-"""Lets a plain ``AnalyticsCollector`` of a third party stand behind the delivery engine, as a ``BatchSink``."""
+"""What a backend created, as a sink: the object itself, or a plain ``AnalyticsCollector`` as a ``BatchSink``."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from .errors import CommitUnknown
-from .protocols import Batch
+from .plugin_calls import kind_of
+from .protocols import Batch, BatchSink, InlineSink
 from .reports import DeliveryReport
 
-__all__ = ["CollectorSink"]
+__all__ = ["CollectorSink", "as_sink"]
+
+_OPTIONAL = ("after_fork_in_child", "close", "flush", "open", "ping", "traceparent", "write_dead_letters")
+_NEAR = 0.85
+"""How alike the names are that are taken for a mistake: ``pings`` and ``ping`` are, ``reopen`` and ``open`` are not."""
 
 
 class CollectorSink:
@@ -40,6 +46,27 @@ class CollectorSink:
     async def close(self) -> None:
         """Close the collector."""
         await _waited(self.collector.close())
+
+
+def as_sink(created: Any) -> BatchSink | InlineSink:
+    """Return what events are delivered to.
+
+    Raises:
+        TypeError: it is no sink and no collector, or a method is misspelled; the message begins with what it is.
+    """
+    if isinstance(created, type):
+        raise TypeError(f"the class {created.__name__}, expected an instance of it")
+    methods = [name for name in dir(created) if name[0] != "_" and callable(getattr(type(created), name, None))]
+    is_sink = any(callable(getattr(created, method, None)) for method in ("write", "record_nowait"))
+    for method in _OPTIONAL if is_sink else ("write",):
+        close = [] if method in methods else difflib.get_close_matches(method, methods, n=1, cutoff=_NEAR)
+        if close:
+            raise TypeError(f"{kind_of(created)} with {close[0]}: did you mean {method}?")
+    if is_sink:
+        return cast("BatchSink | InlineSink", created)
+    if all(callable(getattr(created, method, None)) for method in ("record", "flush", "close")):
+        return CollectorSink(created)
+    raise TypeError(f"{kind_of(created)}, expected an object with write, or with record, flush and close")
 
 
 async def _waited(result: Any) -> Any:

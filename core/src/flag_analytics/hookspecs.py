@@ -10,12 +10,14 @@ import pluggy
 
 if TYPE_CHECKING:
     from .config.plan import Plan
-    from .pipeline import Pipeline
-    from .protocols import Backend
+    from .protocols import Backend, ProcessorFactory
     from .reports import DeadLetter
     from .sources import EventSource
 
-__all__ = ["hookimpl", "hookspec"]
+__all__ = ["PLUGIN_API", "hookimpl", "hookspec"]
+
+PLUGIN_API = 1
+"""The version of the hooks and protocols; a plugin module that needs a later one says so by this name."""
 
 hookspec = pluggy.HookspecMarker("flag_analytics")
 hookimpl = pluggy.HookimplMarker("flag_analytics")
@@ -23,17 +25,17 @@ hookimpl = pluggy.HookimplMarker("flag_analytics")
 
 
 @hookspec
-def flag_analytics_register_collectors() -> Sequence[Backend]:  # type: ignore[empty-body]
+def flag_analytics_register_collectors() -> Sequence[Backend[Any]]:  # type: ignore[empty-body]
     """Return the collectors this plugin offers; called when configuration first names the plugin."""
 
 
 @hookspec
-def flag_analytics_register_exporters() -> Sequence[Backend]:  # type: ignore[empty-body]
+def flag_analytics_register_exporters() -> Sequence[Backend[Any]]:  # type: ignore[empty-body]
     """Return the exporters this plugin offers; called when configuration first names the plugin."""
 
 
 @hookspec
-def flag_analytics_register_processors() -> Sequence[Backend]:  # type: ignore[empty-body]
+def flag_analytics_register_processors() -> Sequence[ProcessorFactory[Any]]:  # type: ignore[empty-body]
     """Return the event processors this plugin offers; called at composition."""
 
 
@@ -43,18 +45,18 @@ def flag_analytics_event_source(source: Any) -> EventSource | None:
 
 
 @hookspec
-def flag_analytics_pipeline_started(pipeline: Pipeline) -> None:
-    """Do something once a pipeline is composed and open."""
+def flag_analytics_pipeline_started(pipeline: Any) -> None:
+    """Do something once a ``Pipeline`` is composed and open."""
 
 
 @hookspec
-def flag_analytics_pipeline_closing(pipeline: Pipeline) -> None:
-    """Do something just before a pipeline flushes and closes."""
+def flag_analytics_pipeline_closing(pipeline: Any) -> None:
+    """Do something just before a ``Pipeline`` flushes and closes."""
 
 
 @hookspec
 def flag_analytics_delivery_failed(sink: str, error: str, events: Sequence[DeadLetter]) -> None:
-    """Hear of events that a sink refused for good; called from the sink's delivery thread."""
+    """Handle events that a sink refused for good; called from the sink's delivery thread."""
 
 
 @hookspec

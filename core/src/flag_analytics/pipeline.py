@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from .collector_sink import CollectorSink
-from .config.plan import Plan, PlannedProcessor, PlannedSink, Source, read_config
-from .config.secrets import masked_cause, message_of
-from .errors import PluginError, SourceError
+from .collector_sink import as_sink
+from .config.plan import Plan
+from .config.reading import Source, read_config
+from .errors import SourceError
 from .processing import Processing
-from .protocols import BatchSink, InlineSink, Processor, RecordResult
+from .protocols import InlineSink, Processor, RecordResult
 from .registry import Registry, default_registry
 from .reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
 from .sources import EventSource
@@ -226,9 +226,9 @@ def open_pipeline(
     created: dict[str, Any] = {}
     try:
         for planned in plan.sinks:
-            created[planned.name] = _create(planned, f"{planned.role}s.{planned.name}", plan.secrets)
-        sinks = {planned.name: _as_sink(planned, created[planned.name]) for planned in plan.sinks}
-        processors = [(planned.name, _create_processor(planned, plan.secrets)) for planned in plan.processors]
+            created[planned.name] = planned.create()
+        sinks = {planned.name: as_sink(created[planned.name]) for planned in plan.sinks}
+        processors = [(planned.name, planned.create()) for planned in plan.processors]
         delivery = Delivery(
             sinks,
             plan.delivery_options(),
@@ -251,49 +251,6 @@ def open_pipeline(
     )
     registry.pipeline_started(pipeline, plan.plugins)
     return pipeline
-
-
-def _create(planned: PlannedSink | PlannedProcessor, path: str, secrets: frozenset[str]) -> Any:
-    problem: BaseException | None = None
-    result: Any = None
-    try:
-        result = planned.backend.create(planned.options)
-    except (Exception, SystemExit) as error:
-        problem = error
-    if problem is not None:
-        # Raised out here, so that the words of the backend, which may quote a secret, are not in the chain.
-        raise PluginError(f"{path} could not be created: {message_of(problem, secrets)}") from masked_cause(
-            problem, secrets
-        )
-    if inspect.isawaitable(result):
-        close = getattr(result, "close", None)
-        if callable(close):
-            close()
-        raise PluginError(f"{path}: create of backend {planned.backend.name!r} returned an awaitable, expected a value")
-    return result
-
-
-def _create_processor(planned: PlannedProcessor, secrets: frozenset[str]) -> Processor:
-    processor = _create(planned, f"processor {planned.name}", secrets)
-    if not callable(processor):
-        raise PluginError(f"processor {planned.name}: create returned {type(processor).__name__}, expected a callable")
-    call = type(processor).__call__ if not inspect.isroutine(processor) else processor
-    if inspect.iscoroutinefunction(call):
-        raise PluginError(f"processor {planned.name} is async; processors are plain functions: write `def`")
-    return cast("Processor", processor)
-
-
-def _as_sink(planned: PlannedSink, created: Any) -> BatchSink | InlineSink:
-    if callable(getattr(created, "write", None)):
-        return cast("BatchSink", created)
-    if callable(getattr(created, "record_nowait", None)):
-        return cast("InlineSink", created)
-    if all(callable(getattr(created, method, None)) for method in ("record", "flush", "close")):
-        return CollectorSink(created)
-    raise PluginError(
-        f"{planned.role}s.{planned.name}: create of backend {planned.backend.name!r} returned "
-        f"{type(created).__name__}, expected an object with write and close, or with record, flush and close"
-    )
 
 
 def _wish(sink: Any) -> DeliveryOptions | None:

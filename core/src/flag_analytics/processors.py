@@ -15,7 +15,7 @@ import msgspec
 
 from .canonical import MAX_DEPTH, canonical_key, canonical_member_name
 from .events import FlagEvaluationEvent
-from .protocols import Backend, Processor
+from .protocols import Processor, ProcessorFactory
 
 __all__ = ["BUILT_IN", "HashTargetingKey", "Redact", "Sample", "hash_targeting_key", "redact", "sample"]
 
@@ -155,10 +155,10 @@ def sample(options: Sample) -> Processor:
     return process
 
 
-BUILT_IN: Mapping[str, Backend] = {
-    "hash_targeting_key": Backend("hash_targeting_key", HashTargetingKey, hash_targeting_key),
-    "redact": Backend("redact", Redact, redact),
-    "sample": Backend("sample", Sample, sample),
+BUILT_IN: Mapping[str, ProcessorFactory[Any]] = {
+    "hash_targeting_key": ProcessorFactory("hash_targeting_key", HashTargetingKey, hash_targeting_key),
+    "redact": ProcessorFactory("redact", Redact, redact),
+    "sample": ProcessorFactory("sample", Sample, sample),
 }
 """The processors that need no plugin, by their ``type``."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import attrs
 
@@ -19,8 +20,12 @@ __all__ = [
     "BatchSink",
     "InlineSink",
     "Processor",
+    "ProcessorFactory",
     "RecordResult",
 ]
+
+Options = TypeVar("Options")
+"""The attrs class of a backend's options."""
 
 
 class RecordResult(Enum):
@@ -143,15 +148,55 @@ class Processor(Protocol):
         ...
 
 
-@attrs.frozen
-class Backend:
-    """What a plugin registers: a name for messages, an attrs class of options, and how to create it from them.
+def _check_options(factory: Any, _: attrs.Attribute[Any], options: Any) -> None:
+    if not (isinstance(options, type) and attrs.has(options)):
+        raise TypeError(f"options of {factory.name!r} is {options!r}: expected an attrs class")
+    for field in attrs.fields(options):
+        if type(field.default).__hash__ is None:
+            raise TypeError(
+                f"{options.__name__}.{field.name} has a mutable default, which all instances would share: "
+                f"write attrs.field(factory={type(field.default).__name__})"
+            )
 
-    ``create(options)`` does no I/O: it returns a ``BatchSink``, an ``InlineSink`` or a plain ``AnalyticsCollector``.
-    Options fields whose metadata has ``secret=True`` are never shown. One that is a setting of the delivery engine
-    under another name says so with ``delivery="flush_interval_seconds"``: a configuration that sets it means it.
+
+def _check_create(factory: Any, _: attrs.Attribute[Any], create: Any) -> None:
+    expected = f"create of {factory.name!r} is wrong: expected a plain function create(options)"
+    if not callable(create) or inspect.iscoroutinefunction(create):
+        raise TypeError(expected)
+    try:
+        signature = inspect.signature(create)
+    except ValueError:
+        return  # built in: it does not say what it takes
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(f"{expected}, and it has {signature} ({error})") from None
+
+
+@attrs.frozen
+class Backend(Generic[Options]):
+    """A collector or exporter that a plugin offers: its name, an attrs class of options, and its factory.
+
+    ``create(options)`` does no I/O and returns a ``BatchSink``, an ``InlineSink`` or a plain ``AnalyticsCollector``. It
+    runs in a thread without an event loop, for at most 60 seconds. Fields of the options whose metadata has
+    ``secret=True`` are never shown. One that is a setting of the delivery engine under another name says so with
+    ``delivery="flush_interval_seconds"``.
+
+    Raises:
+        TypeError: the options are no attrs class or have a mutable default, or ``create`` does not take options.
     """
 
     name: str
-    options: type[Any]
-    create: Any = attrs.field(repr=False)
+    options: type[Options] = attrs.field(validator=_check_options)
+    create: Callable[[Options], BatchSink | InlineSink | AnalyticsCollector] = attrs.field(
+        repr=False, validator=_check_create
+    )
+
+
+@attrs.frozen
+class ProcessorFactory(Generic[Options]):
+    """A processor that a plugin offers, as ``Backend`` is a sink: ``create(options)`` returns a ``Processor``."""
+
+    name: str
+    options: type[Options] = attrs.field(validator=_check_options)
+    create: Callable[[Options], Processor] = attrs.field(repr=False, validator=_check_create)

@@ -1,8 +1,8 @@
 """Finds plugins by entry point, loads those that are named, calls their hooks; the only module that touches pluggy.
 
 A plugin is a module with ``@hookimpl`` functions that a distribution names in its entry-point group ``flag_analytics``;
-the entry point's name is the name of the backend in configuration. Finding reads metadata only. What is imported is
-what somebody named, so that a broken plugin that nobody named costs nothing. Every way to fail has its own sentence.
+the entry point's name is the name of the backend in configuration. Finding reads metadata only. A plugin is imported
+when it is named, so that a broken one that is not named costs nothing. Each failure has its own message.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import logging
-import os
-import re
-import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import importlib_metadata
 import pluggy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from . import hookspecs
-from .config.secrets import masked_cause, message_of, place
 from .errors import PluginError, PluginNotInstalledError, SourceError
-from .plugin_import import import_plugin
-from .protocols import Backend
+from .logs import get_logger, warn
+from .plugin_calls import TIMEOUT_SECONDS, call_plugin, import_plugin, kind_of
+from .processes import renew_after_fork
+from .protocols import Backend, ProcessorFactory
 from .sources import EventSource
 
 if TYPE_CHECKING:
@@ -34,61 +34,41 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from .config.plan import Plan
-    from .pipeline import Pipeline
     from .reports import DeadLetter
 
-__all__ = ["GROUP", "InstalledPlugin", "PluginStatus", "Registry", "Role", "default_registry", "install_line"]
+__all__ = ["GROUP", "InstalledPlugin", "Registry", "Role", "default_registry", "install_line"]
 
 GROUP = "flag_analytics"
 """The entry-point group."""
 
 Role = Literal["collector", "exporter", "processor"]
 
-KNOWN_PLUGINS: Mapping[str, str] = {
-    name: f"flag-analytics-{name}" for name in ("database", "memory", "otel", "prometheus")
-}
-"""The distribution of each backend of this project, to say what to install."""
+KNOWN_PLUGINS = ("database", "memory", "otel", "prometheus")
+"""The backends of this project, to say what to install."""
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("flag_analytics_"))
+_REGISTER = "flag_analytics_register_"
 
-_IMPORT_TIMEOUT_SECONDS = 60.0
-_REGISTER_HOOKS: Mapping[Role, str] = {
-    "collector": "flag_analytics_register_collectors",
-    "exporter": "flag_analytics_register_exporters",
-    "processor": "flag_analytics_register_processors",
-}
-_ROLES_BY_HOOK: Mapping[str, str] = {
-    **{hook: role for role, hook in _REGISTER_HOOKS.items()},
-    "flag_analytics_event_source": "event source",
-    "flag_analytics_pipeline_started": "life cycle",
-    "flag_analytics_pipeline_closing": "life cycle",
-    "flag_analytics_delivery_failed": "failure listener",
-    "flag_analytics_cli": "commands",
-}
-
-logger = logging.getLogger("flag_analytics.registry")
-
+logger = get_logger("flag_analytics.registry")
 _lock = threading.RLock()
-"""One for all registries: importing redirects the process's standard output, and modules are process-wide anyway."""
 
 
-def _after_fork_in_child() -> None:
-    global _lock  # noqa: PLW0603 — the parent's lock may be held by a thread that does not exist here
+def _renew() -> None:
+    global _lock  # noqa: PLW0603 — another thread of the parent may hold it
     _lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+renew_after_fork(_renew)
 
 
 @attrs.frozen
 class InstalledPlugin:
-    """What the metadata of a distribution says of one entry point; nothing of it has been imported."""
+    """An entry point, as the metadata of its distribution has it; nothing of it has been imported."""
 
     name: str
     module: str
     distribution: str
     version: str
-    requires: frozenset[str] = attrs.field(default=frozenset(), repr=False)
-    """The distributions it depends on, extras included, by normalised name."""
+    requires: tuple[Requirement, ...] = attrs.field(default=(), repr=False)
 
     def __str__(self) -> str:
         return f"plugin {self.name!r} of {self.origin}"
@@ -98,52 +78,28 @@ class InstalledPlugin:
         return f"{self.distribution} {self.version}"
 
 
-@attrs.frozen
-class PluginStatus:
-    """One line of the list of plugins.
-
-    Attributes:
-        roles: What it offers: ``collector``, ``exporter``, ``processor``, …; empty until it is loaded.
-        selected: Whether configuration names it.
-        state: ``installed`` (not loaded, so nothing is known), ``ok`` or ``broken``.
-        problem: Why it is broken, else None.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    module: str
-    roles: tuple[str, ...] = ()
-    selected: bool = False
-    state: Literal["installed", "ok", "broken"] = "installed"
-    problem: str | None = None
-
-
 class Registry:
     """The plugins of this Python environment. Every method is safe from any thread.
 
     Args:
         path: Where to look for distributions, as ``sys.path``, which is the default.
-        import_timeout_seconds: How long the import of one plugin may take.
+        timeout_seconds: How long the import of a plugin, or one hook of it, may take.
     """
 
-    def __init__(
-        self, path: Sequence[str] | None = None, *, import_timeout_seconds: float = _IMPORT_TIMEOUT_SECONDS
-    ) -> None:
-        self._path = path
-        self._import_timeout_seconds = import_timeout_seconds
-        self._plugins = pluggy.PluginManager("flag_analytics")
-        self._plugins.add_hookspecs(hookspecs)
+    def __init__(self, path: Sequence[str] | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._where: dict[str, Any] = {} if path is None else {"path": list(path)}
+        self._timeout_seconds = timeout_seconds
+        self._manager = pluggy.PluginManager("flag_analytics")
+        self._manager.add_hookspecs(hookspecs)
         self._found: Mapping[str, tuple[InstalledPlugin, ...]] | None = None
         self._loaded: dict[str, ModuleType] = {}
-        self._offers: dict[tuple[Role, str], tuple[Backend, ...]] = {}
+        self._offers: dict[tuple[str, str], tuple[Any, ...]] = {}
 
     def installed(self) -> Mapping[str, tuple[InstalledPlugin, ...]]:
         """Return every entry point by name, sorted; more than one under a name is an error once it is named."""
-        with _lock:
-            if self._found is None:
-                self._found = _scan(self._path)
-            return self._found
+        if self._found is None:
+            self._found = _scan(self._where)
+        return self._found
 
     def load(self, name: str) -> ModuleType:
         """Return the module of the plugin of this name, imported and registered.
@@ -152,31 +108,42 @@ class Registry:
             PluginNotInstalledError: no distribution has it; the message says what to install, or what was meant.
             PluginError: it is there but cannot be used; the message names its distribution and the reason.
         """
-        with _lock:
-            if name not in self._loaded:
-                self._loaded[name] = self._load(self._find(name))
-            return self._loaded[name]
+        if name not in self._loaded:
+            plugin = self._find(name)
+            _refuse_to_import(plugin)
+            module = import_plugin(str(plugin), plugin.module, self._timeout_seconds)
+            with _lock:
+                if not self._manager.is_registered(module):
+                    self._register(plugin, module)
+                self._loaded[name] = module
+        return self._loaded[name]
 
-    def backend(self, role: Role, name: str) -> Backend:
-        """Return what the plugin of this name offers in this role; a processor may also come from a loaded plugin.
+    def backend(self, role: Role, name: str) -> Any:
+        """Return the ``Backend`` that the plugin of this name offers in a role, or the ``ProcessorFactory``.
+
+        A processor may also have a name of its own and come from a plugin that is loaded.
 
         Raises:
             PluginNotInstalledError, PluginError: as ``load``; or it offers nothing of this name in this role.
         """
-        with _lock:
-            if role == "processor" and name not in self.installed():
-                for loaded in tuple(self._loaded):
-                    for backend in self._offered(role, loaded):
-                        if backend.name == name:
-                            return backend
-            offered = self._offered(role, name)
-            for backend in offered:
-                if backend.name == name or len(offered) == 1:
-                    return backend
-            raise PluginError(self._no_such_role(role, name, offered))
+        own = role == "processor" and name not in self.installed()
+        for plugin in tuple(self._loaded) if own else ():
+            for factory in self._offered(role, plugin):
+                if factory.name == name:
+                    return factory
+        offered = self._offered(role, name)
+        for backend in offered:
+            if backend.name == name or len(offered) == 1:
+                return backend
+        raise PluginError(self._no_such_role(role, name, offered))
+
+    def origin(self, backend: Any) -> str:
+        """Return which plugin offers a backend, and its distribution, for messages."""
+        owners = (name for (_, name), offered in tuple(self._offers.items()) if backend in offered)
+        return next((str(self._find(name)) for name in owners), "flag-analytics")
 
     def event_source_for(self, source: Any) -> EventSource:
-        """Return what answers questions about the events behind ``source``.
+        """Return the event source for the events behind ``source``.
 
         Asked in this order, until one answers: the object itself (it is an ``EventSource``, or has one as its
         ``event_source``), the plugins that are loaded, and those whose distribution depends on the package that the
@@ -185,25 +152,30 @@ class Registry:
         Raises:
             SourceError: nothing can read from it.
         """
-        if isinstance(source, EventSource):
-            return source
-        own = getattr(source, "event_source", None)
-        if isinstance(own, EventSource):
-            return own
-        with _lock:
-            problems: list[str] = []
-            for candidates in (tuple(self._loaded), self._readers(source)):
-                for name in candidates:
-                    found = self._ask_for_source(name, source, problems)
-                    if found is not None:
-                        return found
-        raise SourceError(self._no_source(source, problems))
+        for own in (source, getattr(source, "event_source", None)):
+            if isinstance(own, EventSource):
+                return own
+        problems: dict[str, PluginError] = {}
+        for names in (tuple(self._loaded), self._readers(source)):
+            for name, answer in self._ask("flag_analytics_event_source", names, problems, source=source):
+                if isinstance(answer, EventSource):
+                    return answer
+                if answer is not None:
+                    problems[name] = PluginError(f"{self._find(name)} answered with {kind_of(answer)}")
+        kind = f"{type(source).__module__}.{type(source).__qualname__}"
+        hint = ""
+        if kind.startswith("sqlalchemy.") and "database" not in self.installed():
+            hint = f"; for a database session run `{install_line('database')}`"
+        raise SourceError(
+            f"cannot read events from {kind}: expected a collector that keeps events, an EventSource, or an object "
+            f"that an installed plugin knows{hint}{''.join(f'; {problem}' for problem in problems.values())}"
+        )
 
-    def pipeline_started(self, pipeline: Pipeline, plugins: Collection[str]) -> None:
+    def pipeline_started(self, pipeline: Any, plugins: Collection[str]) -> None:
         """Tell the named plugins that a pipeline is open."""
         self._tell("flag_analytics_pipeline_started", plugins, pipeline=pipeline)
 
-    def pipeline_closing(self, pipeline: Pipeline, plugins: Collection[str]) -> None:
+    def pipeline_closing(self, pipeline: Any, plugins: Collection[str]) -> None:
         """Tell the named plugins that a pipeline is about to flush and close."""
         self._tell("flag_analytics_pipeline_closing", plugins, pipeline=pipeline)
 
@@ -212,48 +184,35 @@ class Registry:
         self._tell("flag_analytics_delivery_failed", plugins, sink=sink, error=error, events=events)
 
     def add_commands(
-        self,
-        app: Any,
-        plugins: Iterable[str] | None = None,
-        read_plan: Callable[[Path | None], Plan] | None = None,
+        self, app: Any, plugins: Iterable[str], read_plan: Callable[[Path | None], Plan]
     ) -> tuple[PluginError, ...]:
-        """Let plugins, by default all that are installed, add their commands; return what went wrong with some.
+        """Let plugins add their commands, which read their configuration by ``read_plan``; return what went wrong."""
+        problems: dict[str, PluginError] = {}
+        for _ in self._ask("flag_analytics_cli", plugins, problems, app=app, read_plan=read_plan):
+            pass
+        return tuple(problems.values())
 
-        ``read_plan`` is how their commands read the configuration, by default ``read_config``.
+    def roles(self, name: str) -> tuple[str, ...]:
+        """Return what the plugin of this name offers: ``collector``, ``exporter``, …, ``event source``, ``cli``.
+
+        Raises:
+            PluginNotInstalledError, PluginError: as ``load`` and ``backend``.
         """
-        names = self.installed() if plugins is None else plugins
-        if read_plan is None:
-            from .config.plan import read_config as read_plan
-        return tuple(self._call_each("flag_analytics_cli", names, app=app, read_plan=read_plan).values())
-
-    def status(self, selected: Collection[str] = (), *, probe: bool = False) -> tuple[PluginStatus, ...]:
-        """Return every plugin with its state, sorted by name; ``probe`` imports all of them to find the broken ones."""
-        lines = []
-        for name, plugins in self.installed().items():
-            for plugin in plugins:
-                line = PluginStatus(name, plugin.distribution, plugin.version, plugin.module, selected=name in selected)
-                lines.append(self._examine(line) if probe or name in self._loaded or len(plugins) > 1 else line)
-        return tuple(lines)
-
-    def _examine(self, line: PluginStatus) -> PluginStatus:
-        try:
-            module = self.load(line.name)
-            hooks = [name for name, impl in self._implementations() if impl.plugin is module]
-            for role, hook in _REGISTER_HOOKS.items():
-                if hook in hooks:
-                    self._offered(role, line.name)
-        except PluginError as problem:
-            return attrs.evolve(line, state="broken", problem=str(problem))
-        roles = tuple(dict.fromkeys(_ROLES_BY_HOOK[hook] for hook in hooks))
-        return attrs.evolve(line, state="ok", roles=roles)
+        module = self.load(name)
+        hooks = [hook for hook in HOOKS if module in self._implementers(hook)]
+        for hook in hooks:
+            if hook.startswith(_REGISTER):
+                self._offered(hook.removeprefix(_REGISTER)[:-1], name)
+        words = (hook.removeprefix(_REGISTER).removeprefix("flag_analytics_").replace("_", " ") for hook in hooks)
+        return tuple(word.removesuffix("s") for word in words)
 
     def _find(self, name: str) -> InstalledPlugin:
         if name not in self.installed():
             # It may have been installed while this process was running, in a notebook for example.
             importlib.invalidate_caches()
-            self._found = _scan(self._path)
+            self._found = _scan(self._where)
         plugins = self.installed().get(name)
-        if plugins is None:
+        if not plugins:
             raise PluginNotInstalledError(self._not_installed(name), name=name)
         plugin, *others = plugins
         if others:
@@ -264,199 +223,117 @@ class Registry:
     def _not_installed(self, name: str) -> str:
         if name in KNOWN_PLUGINS:
             return f"plugin {name!r} is not installed: run `{install_line(name)}`"
-        present = self.installed()
-        close = difflib.get_close_matches(name, {**present, **KNOWN_PLUGINS}, n=1)
-        meant = ""
-        if close:
-            missing = "" if close[0] in present else f": `{install_line(close[0])}`"
-            meant = f" (did you mean {close[0]!r}?{missing})"
-        names = ", ".join(present) or "none"
+        close = difflib.get_close_matches(name, {*self.installed(), *KNOWN_PLUGINS}, n=1)
+        install = f": `{install_line(close[0])}`" if close and close[0] not in self.installed() else ""
+        meant = f" (did you mean {close[0]!r}?{install})" if close else ""
+        names = ", ".join(self.installed()) or "none"
         return f"no installed distribution offers a plugin {name!r}{meant}; installed are: {names}"
 
-    def _load(self, plugin: InstalledPlugin) -> ModuleType:
-        problem: BaseException
-        module_name, _, attribute = plugin.module.partition(":")
-        if attribute:
+    def _register(self, plugin: InstalledPlugin, module: ModuleType) -> None:
+        """Register a module, after checks of each implementation, since pluggy's own names no remedy."""
+        implemented = False
+        for attribute in dir(module):
+            options = self._manager.parse_hookimpl_opts(module, attribute)
+            if options is not None:
+                hook = options.get("specname") or attribute
+                implemented |= hook in HOOKS
+                problem = _problem_of(hook, getattr(module, attribute), options)
+                if problem:
+                    raise PluginError(f"{plugin} is broken: {problem}")
+        api = getattr(module, "PLUGIN_API", hookspecs.PLUGIN_API)
+        if api > hookspecs.PLUGIN_API:
+            present = f"flag-analytics {importlib_metadata.version('flag-analytics')} has {hookspecs.PLUGIN_API}"
+            raise PluginError(f"{plugin} is for version {api} of the plugin API, and {present}: upgrade flag-analytics")
+        if not implemented:
+            names = ", ".join(HOOKS)
             raise PluginError(
-                f"{plugin} is broken: its entry point must name a module, and names {plugin.module!r}; "
-                "report this to its authors"
+                f"{plugin} is broken: {module.__name__} has no function marked with @hookimpl; expected one of {names}"
             )
-        try:
-            module = import_plugin(module_name, self._import_timeout_seconds)
-            return self._register(plugin, module)
-        except PluginError:
-            raise
-        except (Exception, SystemExit) as error:
-            problem = error
-        # Raised out here, so that only the masked words of the plugin's exception are in the chain.
-        raise PluginError(
-            f"{plugin} cannot be imported: {message_of(problem)}; repair it, or take it out of the configuration"
-        ) from masked_cause(problem)
+        self._manager.register(module, name=plugin.name)
 
-    def _register(self, plugin: InstalledPlugin, module: ModuleType) -> ModuleType:
-        if module in self._loaded.values():  # one module under two names
-            return module
-        try:
-            self._plugins.register(module, name=plugin.name)
-            self._plugins.check_pending()
-            problem = self._refusal(module)
-        except pluggy.PluginValidationError as error:
-            problem = self._explain(" ".join(str(error).split()))
-        if problem:
-            if self._plugins.has_plugin(plugin.name):
-                self._plugins.unregister(name=plugin.name)
-            raise PluginError(f"{plugin} is broken: {problem}")
-        return module
+    def _implementers(self, hook: str) -> Iterable[Any]:
+        """Return the modules that implement a hook, in the order in which pluggy calls them."""
+        return dict.fromkeys(impl.plugin for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()))
 
-    def _refusal(self, module: ModuleType) -> str | None:
-        implementations = [(name, impl) for name, impl in self._implementations() if impl.plugin is module]
-        if not implementations:
-            names = ", ".join(sorted(_ROLES_BY_HOOK))
-            return f"{module.__name__} has no function marked with @hookimpl; expected at least one of {names}"
-        for name, impl in implementations:
-            if inspect.iscoroutinefunction(impl.function) or inspect.isasyncgenfunction(impl.function):
-                return f"its {name} is async; hooks are plain functions: write `def`"
-            if impl.wrapper or impl.hookwrapper:
-                return f"its {name} is a wrapper; hooks are called one by one and cannot be wrapped"
-        return None
+    def _ask(
+        self, hook: str, names: Iterable[str], problems: dict[str, PluginError], *, quote: bool = True, **arguments: Any
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield the answers of the named plugins to a hook, in pluggy's order; errors are added to ``problems``.
 
-    def _explain(self, words: str) -> str:
-        unknown = re.search(r"unknown hook '(\w+)'", words)
-        if not unknown:
-            return words
-        close = difflib.get_close_matches(unknown[1], _ROLES_BY_HOOK, n=1)
-        meant = f" (did you mean {close[0]}?)" if close else f"; known are {', '.join(sorted(_ROLES_BY_HOOK))}"
-        return f"there is no hook {unknown[1]}{meant}"
-
-    def _implementations(self) -> Iterator[tuple[str, pluggy.HookImpl]]:
-        for hook in _ROLES_BY_HOOK:
-            # Last registered first, as pluggy itself calls them.
-            for impl in reversed(getattr(self._plugins.hook, hook).get_hookimpls()):
-                yield hook, impl
-
-    def _call(self, hook: str, name: str, arguments: Mapping[str, Any]) -> list[Any]:
-        """Return what one plugin's implementations of a hook return; async results are closed, not leaked."""
-        with _lock:
-            module = self.load(name)
-            functions = [impl for known, impl in self._implementations() if known == hook and impl.plugin is module]
-        results = []
-        for impl in functions:
-            problem: BaseException | None = None
-            result = None
+        pluggy calls one plugin at a time, so that one that raises does not silence the others. Each answer is a list,
+        but one value for a hook with ``firstresult``.
+        """
+        modules: dict[Any, str] = {}
+        for name in tuple(names):
             try:
-                result = impl.function(*(arguments[argument] for argument in impl.argnames))
-            except (Exception, SystemExit) as error:
-                problem = error
-            if problem is not None:
-                raise PluginError(
-                    f"{self._find(name)} failed in {hook}: {message_of(problem)} at {place(problem)}"
-                ) from masked_cause(problem)
-            if inspect.isawaitable(result):
-                _close_quietly(result)
-                raise PluginError(f"{self._find(name)} is broken: its {hook} returned an awaitable, expected a value")
-            results.append(result)
-        return results
-
-    def _call_each(self, hook: str, plugins: Iterable[str], **arguments: Any) -> dict[str, PluginError]:
-        """Call a hook of each plugin, once for a module of several names; return what went wrong, by plugin."""
-        problems: dict[str, PluginError] = {}
-        called: list[ModuleType] = []
-        for name in tuple(plugins):
-            try:
-                module = self.load(name)
-                if module not in called:
-                    called.append(module)
-                    self._call(hook, name, arguments)
+                modules.setdefault(self.load(name), name)
             except PluginError as problem:
                 problems[name] = problem
-        return problems
+        for module in self._implementers(hook):
+            if module not in modules:
+                continue
+            name, others = modules[module], self._manager.get_plugins() - {module}
+            call = partial(self._manager.subset_hook_caller(hook, others), **arguments)
+            plugin = str(self._find(name))
+            try:
+                answer = call_plugin(plugin, hook, call, quote=quote, timeout_seconds=self._timeout_seconds)
+            except PluginError as problem:
+                problems[name] = problem
+            else:
+                yield name, answer
 
-    def _tell(self, hook: str, plugins: Collection[str], **arguments: Any) -> None:
-        for name, problem in self._call_each(hook, plugins, **arguments).items():
-            # Which plugin, which hook and where: the words of an exception may quote an event or a secret.
-            at = "its result" if problem.__cause__ is None else place(problem.__cause__)
-            logger.warning("plugin %r failed in %s at %s", name, hook, at)
+    def _tell(self, hook: str, plugins: Iterable[str], **arguments: Any) -> None:
+        problems: dict[str, PluginError] = {}
+        for _ in self._ask(hook, plugins, problems, quote=False, **arguments):  # an error may quote an event
+            pass
+        for problem in problems.values():
+            warn(logger, "%s", problem)
 
-    def _offered(self, role: Role, name: str) -> tuple[Backend, ...]:
-        key = (role, name)
-        if key not in self._offers:
-            offered: list[Backend] = []
-            for result in self._call(_REGISTER_HOOKS[role], name, {}):
-                offered.extend(self._checked_backends(name, _REGISTER_HOOKS[role], result))
-            self._offers[key] = tuple(offered)
-        return self._offers[key]
+    def _offered(self, role: str, name: str) -> tuple[Any, ...]:
+        if (role, name) not in self._offers:
+            hook = f"{_REGISTER}{role}s"
+            expected = ProcessorFactory if role == "processor" else Backend
+            problems: dict[str, PluginError] = {}
+            offered: list[Any] = []
+            for _, answers in self._ask(hook, [name], problems):
+                for answer in answers:
+                    if not isinstance(answer, Sequence) or not all(isinstance(one, expected) for one in answer):
+                        kinds = f"{kind_of(answer)}, expected a sequence of {expected.__name__}"
+                        raise PluginError(f"{self._find(name)}: {hook} returned {kinds}")
+                    offered += answer
+            for problem in problems.values():
+                raise problem
+            self._offers.setdefault((role, name), tuple(offered))
+        return self._offers[role, name]
 
-    def _checked_backends(self, name: str, hook: str, result: Any) -> list[Backend]:
-        broken = f"{self._find(name)} is broken: its {hook}"
-        backends = list(result) if isinstance(result, Iterable) and not isinstance(result, str) else None
-        if backends is None or not all(isinstance(backend, Backend) for backend in backends):
-            raise PluginError(f"{broken} returned {type(result).__name__}, expected a sequence of Backend")
-        for backend in backends:
-            if not (isinstance(backend.options, type) and attrs.has(backend.options)):
-                raise PluginError(f"{broken} offers {backend.name!r}, whose options are not an attrs class")
-            if not callable(backend.create) or inspect.iscoroutinefunction(backend.create):
-                raise PluginError(f"{broken} offers {backend.name!r}, whose create is not a plain function")
-        return backends
-
-    def _no_such_role(self, role: Role, name: str, offered: tuple[Backend, ...]) -> str:
+    def _no_such_role(self, role: Role, name: str, offered: tuple[Any, ...]) -> str:
         plugin = self._find(name)
         if offered:
             names = ", ".join(repr(backend.name) for backend in offered)
             return f"{plugin} offers the {role}s {names} and none named {name!r}; report this to its authors"
-        others = [other for other in _REGISTER_HOOKS if other != role and self._offered(other, name)]
-        if others:
-            table = "[[processors]]" if others[0] == "processor" else f"[{others[0]}s.{name}]"
-            return f"{plugin} is no {role} but {'an' if others[0] == 'exporter' else 'a'} {others[0]}: use {table}"
+        for other in ("collector", "exporter", "processor"):
+            if self._offered(other, name):
+                table = "[[processors]]" if other == "processor" else f"[{other}s.{name}]"
+                return f"{plugin} is {_a(other)}, not {_a(role)}: use {table}"
         return f"{plugin} offers no {role}"
 
     def _readers(self, source: Any) -> Iterator[str]:
-        """Yield the plugins that depend on what the object's class is made of, this project's own first."""
-        roots = {cls.__module__.partition(".")[0] for cls in type(source).__mro__} - sys.stdlib_module_names
-        packages = {_normal_name(root) for root in roots}
-        plugins = [owners[0] for owners in self.installed().values() if len(owners) == 1]  # others cannot be loaded
-        plugins.sort(key=lambda plugin: (plugin.name not in KNOWN_PLUGINS, plugin.name))
-        asked = set(self._loaded)
-        for plugin in plugins:
-            if plugin.name not in asked and (packages & plugin.requires or plugin.module.partition(".")[0] in roots):
-                asked.add(plugin.name)
-                yield plugin.name
-        # Reached only where no name matched: which distributions bring these packages takes reading all of them.
-        if all(plugin.name in asked for plugin in plugins) or not roots:
-            return
-        bringers = importlib_metadata.packages_distributions()
-        brought_by = {_normal_name(name) for root in roots for name in bringers.get(root, ())}
-        for plugin in plugins:
-            if plugin.name not in asked and brought_by & plugin.requires:
-                yield plugin.name
-
-    def _ask_for_source(self, name: str, source: Any, problems: list[str]) -> EventSource | None:
-        try:
-            answers = self._call("flag_analytics_event_source", name, {"source": source})
-        except PluginError as problem:
-            problems.append(str(problem))
-            return None
-        for answer in answers:
-            if isinstance(answer, EventSource):
-                return answer
-            if answer is not None:
-                problems.append(f"plugin {name!r} answered with {type(answer).__name__}, which is no EventSource")
-        return None
-
-    def _no_source(self, source: Any, problems: list[str]) -> str:
-        kind = f"{type(source).__module__}.{type(source).__qualname__}"
-        hint = ""
-        if kind.startswith("sqlalchemy.") and "database" not in self.installed():
-            hint = f"; for a database session run `{install_line('database')}`"
-        tried = "".join(f"; {problem}" for problem in problems)
-        return (
-            f"cannot read events from {kind}: expected a collector that keeps events, an EventSource, or an object "
-            f"that an installed plugin knows{hint}{tried}"
-        )
+        """Yield the plugins that depend on the packages of the object's class, this project's own first."""
+        roots = {cls.__module__.partition(".")[0] for cls in type(source).__mro__}
+        plugins = [owners[0] for owners in self.installed().values() if len(owners) == 1]
+        plugins.sort(key=lambda plugin: plugin.name not in KNOWN_PLUGINS)
+        for find_providers in (dict, importlib_metadata.packages_distributions):  # the second one reads all metadata
+            providers = find_providers()
+            packages = {canonicalize_name(name) for root in roots for name in (root, *providers.get(root, ()))}
+            for plugin in plugins:
+                needs = {canonicalize_name(requirement.name) for requirement in plugin.requires}
+                if plugin.name not in self._loaded and (needs & packages or plugin.module.partition(".")[0] in roots):
+                    yield plugin.name
 
 
 def install_line(name: str) -> str:
     """Return the command that installs the plugin of this name."""
-    return f"pip install {KNOWN_PLUGINS.get(name, name)}"
+    return f"pip install {f'flag-analytics-{name}' if name in KNOWN_PLUGINS else name}"
 
 
 _default: list[Registry] = []
@@ -470,48 +347,54 @@ def default_registry() -> Registry:
         return _default[0]
 
 
-def _scan(path: Sequence[str] | None) -> Mapping[str, tuple[InstalledPlugin, ...]]:
-    found: dict[str, list[InstalledPlugin]] = {}
-    seen: set[str] = set()
-    where: dict[str, Any] = {} if path is None else {"path": list(path)}
+def _scan(where: Mapping[str, Any]) -> Mapping[str, tuple[InstalledPlugin, ...]]:
+    found: dict[str, dict[str, InstalledPlugin]] = {}
     for distribution in importlib_metadata.distributions(**where):
         try:
-            plugins = _plugins_of(distribution)
+            points = distribution.entry_points.select(group=GROUP)
+            if not points:
+                continue
+            requires = tuple(map(Requirement, distribution.requires or ()))
+            name, version = distribution.name, distribution.version
         except Exception as error:
-            # Somebody's damaged metadata must not hide the plugins of everybody else.
-            logger.warning("the metadata of a distribution cannot be read: %s", type(error).__name__)
+            # Damaged metadata of one distribution must not hide the plugins of others.
+            warn(logger, "the metadata of a distribution cannot be read: %s", type(error).__name__)
             continue
-        # The first on the path is the one that gets imported; a second copy further on is not another plugin.
-        if plugins and _normal_name(plugins[0].distribution) not in seen:
-            seen.add(_normal_name(plugins[0].distribution))
-            for plugin in plugins:
-                found.setdefault(plugin.name, []).append(plugin)
-    return {name: tuple(sorted(found[name], key=lambda plugin: plugin.origin)) for name in sorted(found)}
+        for point in points:
+            plugin = InstalledPlugin(point.name, point.value, name, version, requires)
+            # The first on the path is imported; a second copy further on is not another plugin.
+            found.setdefault(point.name, {}).setdefault(canonicalize_name(name), plugin)
+    return {name: tuple(sorted(found[name].values(), key=lambda plugin: plugin.origin)) for name in sorted(found)}
 
 
-def _plugins_of(distribution: Any) -> list[InstalledPlugin]:
-    text = distribution.read_text("entry_points.txt")
-    if not text or GROUP not in text:  # true of nearly all, and spares parsing them
-        return []
-    points = {(point.name, point.value) for point in distribution.entry_points if point.group == GROUP}
-    if not points:
-        return []
-    requires = frozenset(_normal_name(_requirement_name(line)) for line in distribution.requires or ())
-    name, version = distribution.metadata["Name"] or "an unnamed distribution", distribution.version or "?"
-    return [InstalledPlugin(point, module, name, version, requires) for point, module in sorted(points)]
+def _refuse_to_import(plugin: InstalledPlugin) -> None:
+    """Refuse what cannot be imported, and a plugin for another version of flag-analytics before its import fails."""
+    if ":" in plugin.module:
+        raise PluginError(f"{plugin} is broken: its entry point {plugin.module!r} must name a module")
+    version = importlib_metadata.version("flag-analytics")
+    for need in plugin.requires:
+        applies = need.marker is None or need.marker.evaluate({"extra": ""})
+        if need.name == "flag-analytics" and applies and not need.specifier.contains(version, prereleases=True):
+            raise PluginError(f"{plugin} needs flag-analytics{need.specifier}, and {version} is installed: upgrade it")
 
 
-def _requirement_name(requirement: str) -> str:
-    match = re.match(r"[A-Za-z0-9._-]+", requirement)
-    return match[0] if match else ""
+def _problem_of(hook: str, function: Any, options: Any) -> str | None:
+    """Return what is wrong with a function that is marked as the implementation of a hook."""
+    if hook not in HOOKS:
+        if options["optionalhook"]:
+            return None
+        close = difflib.get_close_matches(hook, HOOKS, n=1)
+        meant = f" (did you mean {close[0]}?)" if close else f"; known are {', '.join(HOOKS)}"
+        return f"there is no hook {hook}{meant}"
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return f"its {hook} is async; hooks are plain functions: write `def`"
+    if options["wrapper"] or options["hookwrapper"]:
+        return f"its {hook} is a wrapper; hooks are called one plugin at a time and cannot be wrapped"
+    signature, known = inspect.signature(function), inspect.signature(getattr(hookspecs, hook)).parameters
+    if any(part.default is part.empty and name not in known for name, part in signature.parameters.items()):
+        return f"its {hook}{signature} has unknown parameters: expected {hook}({', '.join(known)})"
+    return None
 
 
-def _normal_name(name: str) -> str:
-    """Return a distribution's name as PEP 503 compares them."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _close_quietly(awaitable: Any) -> None:
-    close = cast("Callable[[], object] | None", getattr(awaitable, "close", None))
-    if close is not None:
-        close()  # else Python warns of a coroutine that was never awaited
+def _a(role: str) -> str:
+    return f"an {role}" if role == "exporter" else f"a {role}"

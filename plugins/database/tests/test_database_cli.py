@@ -16,7 +16,8 @@ import pytest
 pytest.importorskip("cyclopts", reason="the command line is not installed")
 
 from cyclopts import App, CycloptsError
-from flag_analytics.config.plan import Plan, read_config
+from flag_analytics.config.plan import Plan
+from flag_analytics.config.reading import read_config
 from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics_database import DatabaseStore
 from flag_analytics_database.plugin import flag_analytics_cli
@@ -177,7 +178,7 @@ def test_one_is_not_many(tmp_path: Path, capsys: pytest.CaptureFixture[str], mak
 
 def test_adding_the_commands_imports_no_sqlalchemy() -> None:
     code = (
-        "import sys; from cyclopts import App; from flag_analytics.config.plan import read_config; "
+        "import sys; from cyclopts import App; from flag_analytics.config.reading import read_config; "
         "from flag_analytics_database.plugin import flag_analytics_cli; "
         "flag_analytics_cli(App(), read_config); assert 'sqlalchemy' not in sys.modules"
     )

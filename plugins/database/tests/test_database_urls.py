@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flag_analytics.config.plan import read_config
+from flag_analytics.config.reading import read_config
 from flag_analytics.errors import ConfigError, PluginNotInstalledError
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions, DatabaseStore

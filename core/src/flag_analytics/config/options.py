@@ -1,296 +1,320 @@
-"""Turns one table of configuration into the values of an attrs class, naming everything that is wrong with it."""
+"""Reads one table of configuration as an attrs class, and collects everything that is wrong with it."""
 
 from __future__ import annotations
 
-import re
+import contextlib
+import difflib
+import json
+import tomllib
 import types
-import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from enum import Enum
+from typing import Any
 
 import attrs
-import msgspec
 
-from ..errors import ConfigProblem, PluginError
-from .demands import demands_of
-from .secrets import looks_secret, mask, message_of, secret_parts
+from ..errors import ConfigProblem
+from .kinds import describe, shape_of, types_of
+from .secrets import looks_secret, mask, place
 from .sources import EnvTable, EnvText, fold, join_path
 
-__all__ = ["build", "did_you_mean", "origin_of", "read_values"]
+__all__ = ["OptionsReader", "Refused", "did_you_mean", "limits_of", "options_of", "origin_of"]
 
 _MAX_SHOWN_CHARS = 60
-_NAMES: Mapping[Any, str] = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    Path: "a path",
-    bytes: "base64 text",
-    Any: "anything",
+_COMPARISONS = {">=": "minimum", ">": "exclusiveMinimum", "<=": "maximum", "<": "exclusiveMaximum"}
+_WORDS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+    "minLength": "at least {} in length",
+    "maxLength": "at most {} in length",
 }
 
-_PLURALS: Mapping[Any, str] = {int: "integers", float: "numbers", Path: "paths"}
+
+class Refused(Exception):  # noqa: N818 — the error is the ConfigError that holds all problems
+    """A value is wrong; the problem is in the list."""
 
 
-def read_values(
-    options: type[Any],
-    table: Mapping[Any, Any],
-    path: str,
-    problems: list[ConfigProblem],
-    secrets: set[str],
-    refused: AbstractSet[str] = frozenset(),
-) -> dict[str, Any]:
-    """Return the values that ``table`` sets, checked against the fields of ``options``, by the fields' init names.
+class OptionsReader:
+    """Reads the tables of one sink or processor. A secret option is never shown, nor are words about it.
 
-    What is wrong is added to ``problems``, and every text that must never be shown to ``secrets``. A field whose
-    metadata has ``secret`` is never shown, nor are its validator's words unless ``discreet_validator`` says that they
-    quote nothing of the value. ``refused`` are fields that cannot be set at this place.
+    An option is secret if its field's metadata has ``secret``, or if its name looks like it.
 
-    Raises:
-        PluginError: the types of the class itself cannot be read.
+    Attributes:
+        problems: What is wrong, where new problems are added.
+        secrets: Texts that no message may show: secret options, and what the environment filled in.
+        has_secret_option: Whether a secret option was set.
     """
-    fields = {field.alias or field.name: field for field in attrs.fields(options) if field.init}
-    annotations = _annotations_of(options)
-    values: dict[str, Any] = {}
-    for key, raw in table.items():
-        name = _known_name(key, raw, fields)
-        if name is None:
-            known = ", ".join(sorted(fields.keys() - refused)) or "none, it takes no options"
-            problem = f"unknown option{did_you_mean(key, fields)}; known are {known}{origin_of(raw)}"
-            problems.append(ConfigProblem(join_path(path, key), problem))
-            continue
-        field = fields[name]
-        secret = bool(field.metadata.get("secret"))
-        for text in _texts_of(raw, all_of_them=secret):
-            secrets.update(secret_parts(text))
-        where = join_path(path, name)
+
+    def __init__(self, problems: list[ConfigProblem]) -> None:
+        self.problems = problems
+        self.secrets: set[str] = set()
+        self.has_secret_option = False
+
+    def build(
+        self, cls: type[Any], values: Mapping[str, Any], table: Mapping[Any, Any], path: str, *, secret: bool = False
+    ) -> Any:
+        """Return the options object of the values of a table.
+
+        Raises:
+            Refused: the table has problems.
+            PluginError: the types of the class cannot be read.
+        """
+        fields, kinds = options_of(cls), types_of(cls)
+        required = [name for name, field in fields.items() if field.default is attrs.NOTHING]
+        missing = [name for name in required if name not in values and name not in table]
+        for name in missing:
+            self._complain(join_path(path, name), f"is required: expected {describe(kinds[fields[name].name])}")
+        if missing or len(values) < len(table):
+            raise Refused
         try:
-            values[name] = _converted(raw, annotations[field.name])
-        except (msgspec.ValidationError, ValueError, TypeError, OverflowError) as error:
-            step, wrong = _innermost(raw, str(error))
-            problem = f"expected {_describe(annotations[field.name])}{_got(name, wrong, secret=secret)}"
-            problem += _choice_meant(raw, annotations[field.name]) if not secret else ""
-            problems.append(ConfigProblem(where + step, problem + origin_of(wrong)))
-            continue
-        refusal = _refusal(field, values[name], annotations[field.name], hidden=secret or _hidden(name, raw))
-        if refusal is not None:
-            del values[name]
-            problems.append(ConfigProblem(where, refusal + origin_of(raw)))
-    return values
+            return cls(**values)
+        except Exception as error:
+            problem = error
+        discreet = not secret and all(_is_discreet(fields[name]) for name in values)
+        words = self._words(problem) if discreet else f"{type(problem).__name__} at {place(problem)}"
+        raise self._complain(path, f"is refused: {words}")
 
+    def values(
+        self,
+        cls: type[Any],
+        table: Mapping[Any, Any],
+        path: str,
+        *,
+        secret: bool = False,
+        refused: AbstractSet[str] = frozenset(),
+    ) -> dict[str, Any]:
+        """Return the values that a table sets, by their names in ``cls(…)``, without those that are wrong.
 
-def build(
-    options: type[Any],
-    values: Mapping[str, Any],
-    path: str,
-    problems: list[ConfigProblem],
-    secrets: Collection[str],
-    found: Collection[Any] = (),
-) -> Any:
-    """Return the options object of these values, defaults first; None, and a problem, if it cannot be made.
+        ``refused`` are options that cannot be set at this place.
 
-    ``found`` are the keys that the table had: one that was there and wrong is not reported as missing.
-    """
-    missing = [
-        field.alias or field.name
-        for field in attrs.fields(options)
-        if field.init and field.default is attrs.NOTHING and (field.alias or field.name) not in {*values, *found}
-    ]
-    problems += [ConfigProblem(join_path(path, name), f"is required{_expected(options, name)}") for name in missing]
-    if missing or len(values) < len(found):
-        return None
-    try:
-        return options(**values)
-    except Exception as error:
-        words = message_of(error, secrets).removeprefix("ValueError: ")
-    problems.append(ConfigProblem(path, f"is refused: {words}"))
-    return None
-
-
-def did_you_mean(name: object, known: Collection[str]) -> str:
-    """Return `` (did you mean 'max_size'?)``, or nothing if no known name is close."""
-    import difflib
-
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _annotations_of(options: type[Any]) -> Mapping[str, Any]:
-    try:
-        return typing.get_type_hints(options)
-    except Exception as error:
-        problem = message_of(error)
-    raise PluginError(
-        f"the types of {options.__module__}.{options.__qualname__} cannot be read ({problem}): "
-        "what they name must be imported at run time too"
-    )
-
-
-def _known_name(key: Any, raw: Any, fields: Collection[str]) -> str | None:
-    if not isinstance(key, str):
-        return None
-    if key in fields:
-        return key
-    if isinstance(raw, EnvText):  # the environment cannot spell every name
-        return next((name for name in fields if fold(name) == fold(key)), None)
-    return None
-
-
-def _converted(raw: Any, annotation: Any) -> Any:
-    value = _plain(raw)
-    if not any(True for _ in _texts_of(raw)):
-        return _convert(value, annotation, strict=True)
-    if isinstance(raw, EnvText):
-        for reading in _readings(raw.text, annotation):
-            try:
-                return _convert(reading, annotation, strict=True)
-            except (msgspec.ValidationError, ValueError, TypeError):
+        Raises:
+            PluginError: the types of the class cannot be read.
+        """
+        fields, kinds = options_of(cls), types_of(cls)
+        values: dict[str, Any] = {}
+        for key, raw in table.items():
+            name = _known_name(key, raw, fields)
+            if name is None:
+                known = ", ".join(sorted(fields.keys() - refused)) or "none, it takes no options"
+                problem = f"unknown option{did_you_mean(key, fields)}; known are {known}"
+                self._complain(join_path(path, key), problem, raw)
                 continue
-    return _convert(value, annotation, strict=False)
+            field, where = fields[name], join_path(path, name)
+            hidden = secret or _is_secret(field)
+            try:
+                values[name] = value = self.read(raw, kinds[field.name], where, hidden)
+                self._check(field, value, raw, kinds[field.name], where, hidden)
+            except Refused:
+                values.pop(name, None)
+        return values
 
+    def read(self, raw: Any, kind: Any, path: str, secret: bool) -> Any:
+        """Return a raw value as one of the given type.
 
-def _readings(text: str, annotation: Any) -> Iterator[Any]:
-    """Yield what text from the environment may stand for: a TOML value, a list with commas, itself."""
-    import tomllib
-
-    try:
-        value = tomllib.loads(f"value = {text}\n")
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
-        value = {}
-    # One value and nothing else; TOML text stays as it is, quotes and all, as nobody quotes it in an environment.
-    if value.keys() == {"value"} and not isinstance(value["value"], str):
-        yield value["value"]
-    yield text
-    if _is_array(annotation):
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        yield parts
-        yield [_number(part) for part in parts]
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
+        Raises:
+            Refused: it is of another type.
+        """
+        text = raw.text if isinstance(raw, EnvText) else raw if secret and isinstance(raw, str) else ""
+        if text:
+            self.secrets.add(text)
+            self.has_secret_option |= secret
         try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+            match shape_of(kind):
+                case "any", _:
+                    return _plain(raw)
+                case "union", members:
+                    return self._first_of(raw, members, path, secret)
+                case "array" | "table" as form, parts:
+                    return self._container(form, parts, raw, path, secret)
+                case "options", cls if not isinstance(raw, cls):
+                    table = _table(raw)
+                    values = self.values(cls, table, path, secret=secret)
+                    return self.build(cls, values, table, path, secret=secret)
+                case "options" | "object", cls if isinstance(raw, cls):
+                    return raw
+                case "choice", choices:
+                    return _chosen(raw, choices)
+                case "scalar", scalar:
+                    return scalar.read_text(raw.text) if isinstance(raw, EnvText) else scalar.read(raw)
+        except (TypeError, ValueError, LookupError, OverflowError):
+            pass
+        raise self._unexpected(raw, kind, path, secret)
 
+    def _container(self, form: str, parts: Any, raw: Any, path: str, secret: bool) -> Any:
+        if form == "table":
+            found = _table(raw)
+            items = [(item, parts, join_path(path, key)) for key, item in found.items()]
+            return dict(zip(map(str, found), self._each(items, secret), strict=True))
+        array, (container, kinds, repeats) = _array(raw), parts
+        kinds = kinds * len(array) if repeats else kinds
+        paths = (f"{path}[{index}]" for index in range(len(kinds)))
+        return container(self._each(zip(array, kinds, paths, strict=True), secret))
 
-def _convert(value: Any, annotation: Any, *, strict: bool) -> Any:
-    def accept(kind: Any, item: Any) -> Any:
-        if kind is Path and isinstance(item, str):
-            return Path(item)
-        accepted = get_origin(kind) or kind
-        if isinstance(accepted, type) and isinstance(item, accepted):
-            return item  # an object of the application's own, out of a configuration in Python
+    def _each(self, items: Iterable[tuple[Any, Any, str]], secret: bool) -> list[Any]:
+        """Return each item as one of its type; all are read before the first that is wrong is refused."""
+        results, known = [], len(self.problems)
+        for raw, kind, path in items:
+            with contextlib.suppress(Refused):
+                results.append(self.read(raw, kind, path, secret))
+        if len(self.problems) > known:
+            raise Refused
+        return results
+
+    def _first_of(self, raw: Any, members: tuple[Any, ...], path: str, secret: bool) -> Any:
+        others = [member for member in members if member is not types.NoneType]
+        if raw is None and len(others) < len(members):
+            return None
+        if len(others) == 1:
+            return self.read(raw, others[0], path, secret)
+        known = len(self.problems)
+        for member in others:
+            try:
+                return self.read(raw, member, path, secret)
+            except Refused:
+                del self.problems[known:]
         raise TypeError
 
-    return msgspec.convert(value, annotation, strict=strict, dec_hook=accept)
+    def _check(self, field: attrs.Attribute[Any], value: Any, raw: Any, kind: Any, path: str, secret: bool) -> None:
+        """Refuse what the field's own validator does; with a converter, only the class itself can tell."""
+        if field.validator is None or field.converter is not None:
+            return
+        try:
+            field.validator(None, field, value)
+        except AttributeError:
+            return  # it looks at other fields: the class itself checks
+        except Exception as error:
+            problem = error
+        else:
+            return
+        limits = limits_of(field.validator)
+        if limits:
+            words = " and ".join(_WORDS[name].format(limit) for name, limit in limits.items())
+            raise self._unexpected(raw, kind, path, secret, f" of {words}" if words.startswith("at ") else f" {words}")
+        raise self._complain(path, self._words(problem) if _is_discreet(field) else "its value is refused", raw)
 
+    def _unexpected(self, raw: Any, kind: Any, path: str, secret: bool, limits: str = "") -> Refused:
+        shown = secret or isinstance(raw, EnvText) or (isinstance(raw, str) and "://" in raw)
+        got = "" if shown else f", got {_shown(raw)}"
+        choices = [part for part in (kind, *getattr(kind, "__args__", ())) if shape_of(part)[0] == "choice"]
+        meant = did_you_mean(raw, shape_of(choices[0])[1]) if choices and not shown else ""
+        return self._complain(path, f"expected {describe(kind)}{limits}{got}{meant}", raw)
 
-def _plain(raw: Any) -> Any:
-    if isinstance(raw, EnvText):
-        return raw.text
-    if isinstance(raw, dict):
-        return {key: _plain(item) for key, item in raw.items()}
-    if isinstance(raw, list):
-        return [_plain(item) for item in raw]
-    return raw
-
-
-def _texts_of(raw: Any, *, all_of_them: bool = False) -> Iterator[str]:
-    """Yield the texts that came from the environment; or every text."""
-    if isinstance(raw, EnvText):
-        yield raw.text
-    elif isinstance(raw, str) and all_of_them:
-        yield raw
-    elif isinstance(raw, dict | list):
-        for item in raw.values() if isinstance(raw, dict) else raw:
-            yield from _texts_of(item, all_of_them=all_of_them)
-
-
-def _refusal(field: attrs.Attribute[Any], value: Any, annotation: Any, *, hidden: bool) -> str | None:
-    """Return what a field's own validator has against a value; with a converter only the class itself can tell."""
-    if field.validator is None or field.converter is not None:
-        return None
-    try:
-        field.validator(None, field, value)
-    except AttributeError:
-        return None  # it looks at other fields too, so it is left to the class itself
-    except Exception as error:
-        demands = demands_of(field.validator)
-        if demands is not None:
-            return f"expected {_describe(annotation)}{demands}{_got(field.name, value, secret=hidden)}"
+    def _words(self, error: Exception) -> str:
         words = error.args[0] if error.args and isinstance(error.args[0], str) else type(error).__name__
-        if field.metadata.get("discreet_validator"):
-            return words
-        return "its value is refused" if hidden else mask(words)
-    return None
+        return mask(" ".join(words.split()), self.secrets)
+
+    def _complain(self, path: str, message: str, raw: object = None) -> Refused:
+        self.problems.append(ConfigProblem(path, message + origin_of(raw)))
+        return Refused()
 
 
-def _describe(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in {Union, types.UnionType}:
-        return " or ".join(_describe(part) for part in arguments if part is not types.NoneType)
-    if origin is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in arguments)
-    if _is_array(annotation):
-        return f"an array of {_PLURALS.get(arguments[0]) or _describe(arguments[0])}" if arguments else "an array"
-    if origin is dict or annotation is dict or origin is typing.get_origin(Mapping[str, Any]):
-        return "a table"
-    return _NAMES.get(annotation) or str(getattr(annotation, "__name__", annotation))
+def options_of(cls: type[Any]) -> Mapping[str, attrs.Attribute[Any]]:
+    """Return the fields of a class of options, by their names in ``cls(…)`` and in configuration."""
+    return {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
 
 
-def _is_array(annotation: Any) -> bool:
-    if get_origin(annotation) in {Union, types.UnionType}:
-        return any(_is_array(part) for part in get_args(annotation))
-    return (get_origin(annotation) or annotation) in {list, tuple, set, frozenset, typing.get_origin(Sequence[str])}
-
-
-def _innermost(raw: Any, complaint: str) -> tuple[str, Any]:
-    """Return which member of an array msgspec complains about, as ``[2]``, and the member; else the whole value."""
-    steps = ""
-    found = re.search(r"at `\$((?:\[\d+\])+)", complaint)
-    for index in re.findall(r"\d+", found[1]) if found else ():
-        if not isinstance(raw, list) or int(index) >= len(raw):
-            break
-        steps, raw = f"{steps}[{index}]", raw[int(index)]
-    return steps, raw
-
-
-def _expected(options: type[Any], name: str) -> str:
-    for field in attrs.fields(options):
-        if (field.alias or field.name) == name:
-            return f": expected {_describe(_annotations_of(options)[field.name])}"
-    return ""
-
-
-def _got(name: str, raw: Any, *, secret: bool) -> str:
-    if isinstance(raw, dict):
-        return ", got a table"
-    if isinstance(raw, list):
-        return ", got an array"
-    if secret or _hidden(name, raw):
-        return ""
-    if isinstance(raw, bool):
-        return f", got {str(raw).lower()}"
-    if isinstance(raw, str | int | float):
-        shown = repr(raw)
-        return f", got {shown if len(shown) <= _MAX_SHOWN_CHARS else shown[:_MAX_SHOWN_CHARS] + '…'}"
-    return f", got {type(raw).__name__}"
-
-
-def _hidden(name: str, raw: Any) -> bool:
-    return isinstance(raw, EnvText) or looks_secret(name) or (isinstance(raw, str) and "://" in raw)
-
-
-def _choice_meant(raw: Any, annotation: Any) -> str:
-    choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
-    return did_you_mean(raw, choices) if isinstance(raw, str) and get_origin(annotation) is Literal else ""
+def did_you_mean(name: object, known: Collection[Any]) -> str:
+    """Return `` (did you mean 'max_size'?)``, or nothing if no known name is close."""
+    close = difflib.get_close_matches(str(name), map(str, known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def origin_of(raw: Any) -> str:
     """Return `` (from VARIABLE)`` for what the environment set, else nothing."""
     return f" (from {raw.variable})" if isinstance(raw, EnvText | EnvTable) and raw.variable else ""
+
+
+def limits_of(validator: Any) -> dict[str, Any]:
+    """Return the limits that attrs' own validators set, as keywords of JSON Schema; nothing for another validator."""
+    # By their attributes: attrs has functions that make its validators, and no public names for their classes.
+    parts = getattr(validator, "_validators", None)
+    if parts is not None:
+        found = [limits_of(part) for part in parts]
+        return {name: limit for limits in found for name, limit in limits.items()} if all(found) else {}
+    if hasattr(validator, "compare_op"):
+        return {_COMPARISONS[validator.compare_op]: validator.bound}
+    if hasattr(validator, "min_length"):
+        return {"minLength": validator.min_length}
+    if hasattr(validator, "max_length"):
+        return {"maxLength": validator.max_length}
+    return limits_of(validator.validator) if hasattr(validator, "validator") else {}
+
+
+def _is_secret(field: attrs.Attribute[Any]) -> bool:
+    return bool(field.metadata.get("secret", looks_secret(field.name)))
+
+
+def _is_discreet(field: attrs.Attribute[Any]) -> bool:
+    return not _is_secret(field) or bool(field.metadata.get("discreet_validator"))
+
+
+def _known_name(key: Any, raw: Any, names: Collection[str]) -> str | None:
+    if isinstance(raw, EnvText | EnvTable):  # an environment variable cannot spell every name
+        return next((name for name in names if fold(name) == fold(key)), None)
+    return key if key in names else None
+
+
+def _chosen(raw: Any, choices: Mapping[Any, Any]) -> Any:
+    if isinstance(raw, EnvText):
+        return {str(choice): value for choice, value in choices.items()}[raw.text]
+    return raw if isinstance(raw, Enum) and raw in choices.values() else choices[raw]
+
+
+def _plain(raw: Any) -> Any:
+    if isinstance(raw, EnvText):
+        return raw.text if raw.quoted else _toml(raw.text)
+    if isinstance(raw, dict):
+        return {key: _plain(item) for key, item in raw.items()}
+    return [_plain(item) for item in raw] if isinstance(raw, list) else raw
+
+
+def _array(raw: Any) -> Collection[Any]:
+    if isinstance(raw, EnvText):
+        value = _toml(raw.text)
+        parts = value if isinstance(value, list) else filter(None, map(str.strip, raw.text.split(",")))
+        return [_marked(part, raw.variable) for part in parts]
+    if not isinstance(raw, list | AbstractSet):
+        raise TypeError
+    return raw
+
+
+def _table(raw: Any) -> dict[Any, Any]:
+    table = _marked(_toml(raw.text), raw.variable) if isinstance(raw, EnvText) else raw
+    if not isinstance(table, dict):
+        raise TypeError
+    return table
+
+
+def _toml(text: str) -> Any:
+    """Return the TOML value that the text of an environment variable is, else the text."""
+    try:
+        document = tomllib.loads(f"value = {text}\n")
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        return text
+    # One value and nothing else; quotes around text stay, since in an environment they belong to it.
+    return document["value"] if document.keys() == {"value"} and not isinstance(document["value"], str) else text
+
+
+def _marked(value: Any, variable: str) -> Any:
+    """Return a value from an environment variable with its parts as texts of that variable."""
+    if isinstance(value, dict):
+        return {key: _marked(item, variable) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_marked(item, variable) for item in value]
+    return EnvText(value if isinstance(value, str) else json.dumps(value, default=str), variable)
+
+
+def _shown(raw: Any) -> str:
+    if isinstance(raw, dict):
+        return "a table"
+    if isinstance(raw, list):
+        return "an array"
+    if isinstance(raw, bool):
+        return str(raw).lower()
+    if not isinstance(raw, str | int | float):
+        return type(raw).__name__
+    shown = repr(raw)
+    return shown if len(shown) <= _MAX_SHOWN_CHARS else f"{shown[:_MAX_SHOWN_CHARS]}…"

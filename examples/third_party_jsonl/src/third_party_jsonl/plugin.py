@@ -34,5 +34,5 @@ class JsonLinesSink:
 
 
 @hookimpl
-def flag_analytics_register_collectors() -> list[Backend]:
+def flag_analytics_register_collectors() -> list[Backend[Options]]:
     return [Backend("jsonl", Options, JsonLinesSink)]

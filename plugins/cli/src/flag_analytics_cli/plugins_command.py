@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 from flag_analytics.errors import PluginError
-from flag_analytics.registry import PluginStatus, Registry
+from flag_analytics.registry import Registry
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -44,28 +44,21 @@ class PluginLine:
 def find_plugins(registry: Registry, selected: frozenset[str], *, probe: bool = False) -> list[PluginLine]:
     """Return every installed plugin and every one that is selected, by name.
 
-    Those that are selected are loaded, since only that shows whether they work; ``probe`` loads the others as well.
+    The selected ones are loaded, to show whether they work; ``probe`` loads the others as well.
     """
-    missing = []
-    for name in sorted(selected):
-        try:
-            registry.load(name)
-        except PluginError as problem:
-            if name not in registry.installed():
-                missing.append(PluginLine(name, "missing", selected=True, problem=str(problem)))
-    statuses: Sequence[PluginStatus] = registry.status(selected, probe=probe)
-    lines = [_line(registry, status) for status in statuses]
-    return sorted([*lines, *missing], key=lambda line: line.name)
-
-
-def _line(registry: Registry, status: PluginStatus) -> PluginLine:
-    state, problem = status.state, status.problem
-    if status.selected and state == "installed":
-        try:
-            registry.load(status.name)
-        except PluginError as error:
-            state, problem = "broken", str(error)
-    return PluginLine(status.name, state, status.selected, status.roles, status.distribution, status.version, problem)
+    lines: list[PluginLine] = []
+    for name in sorted({*registry.installed(), *selected}):
+        owners = registry.installed().get(name, ())
+        chosen = name in selected
+        line = PluginLine(name, "installed", chosen)
+        if probe or chosen or len(owners) > 1:
+            try:
+                line = attrs.evolve(line, state="ok", roles=registry.roles(name))
+            except PluginError as error:
+                line = attrs.evolve(line, state="broken" if owners else "missing", problem=str(error))
+        known = [attrs.evolve(line, distribution=owner.distribution, version=owner.version) for owner in owners]
+        lines += known or [line]
+    return lines
 
 
 def print_plugins(console: Console, lines: Sequence[PluginLine]) -> None:

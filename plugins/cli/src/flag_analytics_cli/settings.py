@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from flag_analytics.config.plan import Plan, PlannedSink, Source, read_config, selected_plugins
+from flag_analytics.config.plan import Plan, PlannedSink
+from flag_analytics.config.reading import Source, read_config, selected_plugins
 from flag_analytics.config.sources import read_tables
 from flag_analytics.registry import Registry, default_registry
 

@@ -27,7 +27,7 @@ def _create(options: DatabaseOptions) -> Any:
 
 
 @hookimpl
-def flag_analytics_register_collectors() -> Sequence[Backend]:
+def flag_analytics_register_collectors() -> Sequence[Backend[DatabaseOptions]]:
     return [Backend("database", DatabaseOptions, _create)]
 
 

@@ -34,5 +34,5 @@ def _create(options: MemoryOptions) -> InMemoryAnalyticsCollector:
 
 
 @hookimpl
-def flag_analytics_register_collectors() -> Sequence[Backend]:
+def flag_analytics_register_collectors() -> Sequence[Backend[MemoryOptions]]:
     return [Backend("memory", options=MemoryOptions, create=_create)]

@@ -14,6 +14,6 @@ __all__ = ["flag_analytics_register_exporters"]
 
 
 @hookimpl
-def flag_analytics_register_exporters() -> Sequence[Backend]:
+def flag_analytics_register_exporters() -> Sequence[Backend[OTelOptions]]:
     """Offer the OpenTelemetry exporter as ``[exporters.otel]``."""
     return [Backend("otel", options=OTelOptions, create=OTelSink)]

@@ -114,7 +114,7 @@ class _ConfiguredExporter(PrometheusExporter):
 
 
 @hookimpl
-def flag_analytics_register_exporters() -> Sequence[Backend]:
+def flag_analytics_register_exporters() -> Sequence[Backend[PrometheusOptions]]:
     return (Backend("prometheus", PrometheusOptions, _ConfiguredExporter),)
 
 
