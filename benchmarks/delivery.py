@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from flag_analytics import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeliveryOptions
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_delivery import Delivery
 from flag_analytics_delivery.spool import Spool
 
@@ -352,9 +352,11 @@ def down(seconds: float) -> str:
 
 def _new_event(number: int) -> FlagEvaluationEvent:
     """Return an event whose text and context are its own, as those of an application are."""
-    context = {"plan": "premium", "country": "GB", "session": f"session-{number}", "cart": number}
-    return FlagEvaluationEvent(
-        datetime.now(UTC), "checkout_redesign", True, "TARGETING_MATCH", "treatment_a", f"user-{number}", context, 1.5
+    return plain_event(
+        number,
+        flag_key="checkout_redesign",
+        value=True,
+        context_attributes={"plan": "premium", "country": "GB", "session": f"session-{number}", "cart": number},
     )
 
 

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice
 from typing import Any
 
-from flag_analytics import AnalyticsAggregator, EvaluationReason, FlagEvaluationEvent
+from flag_analytics import AnalyticsAggregator, FlagEvaluationEvent
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_memory import InMemoryAnalyticsCollector
 
 from ._harness import Contender, Figure, Limit, Table, Timed, awaits, compare, installed, judge
@@ -28,12 +29,11 @@ def _event(number: int, **fields: Any) -> FlagEvaluationEvent:
         "timestamp": datetime.now(UTC) - timedelta(seconds=1) + timedelta(microseconds=number % 1_000_000),
         "flag_key": f"flag-{number % _FLAGS}",
         "value": number % 2 == 0,
-        "reason": EvaluationReason.SPLIT,
         "variant": "treatment" if number % 3 else "control",
-        "targeting_key": f"user-{number}",
+        "context_attributes": {},
         "evaluation_duration_ms": 0.1 + number % 97 / 50,
     }
-    return FlagEvaluationEvent(**(defaults | fields))
+    return plain_event(number, **(defaults | fields))
 
 
 class _Floor:

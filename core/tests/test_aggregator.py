@@ -20,6 +20,7 @@ from flag_analytics.frozen import FrozenEvent
 from flag_analytics.metrics import Tally, activity, canonical_filter, count_steps, select
 from flag_analytics.sources import PARTS, EventFilter, EventSource, FlagActivity, FlagSummary, TimeStep, Window
 from flag_analytics.testing import ManualClock
+from flag_analytics.testing.samples import plain_event
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,8 +67,8 @@ class ListSource:
 
 
 def event(seconds_ago: float = 1.0, **fields: Any) -> FlagEvaluationEvent:
-    defaults: dict[str, Any] = {"flag_key": "flag", "value": True, "reason": "SPLIT"}
-    return FlagEvaluationEvent(NOW - timedelta(seconds=seconds_ago), **(defaults | fields))
+    defaults = {"flag_key": "flag", "variant": None, "targeting_key": None, "evaluation_duration_ms": 0.0}
+    return plain_event(timestamp=NOW - timedelta(seconds=seconds_ago), **(defaults | fields))
 
 
 def aggregator(*events: FlagEvaluationEvent) -> AnalyticsAggregator:

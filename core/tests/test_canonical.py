@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from datetime import time as time_of_day
 from decimal import Decimal
 from enum import Enum, IntEnum
+from functools import partial
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,6 +27,7 @@ from flag_analytics.errors import EventError
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent, new_event_id
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
+from flag_analytics.testing.samples import plain_event
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -35,9 +37,17 @@ TEXT_FIELDS = ("flag_key", "reason", "variant", "targeting_key", "error_type", "
 KEY_FIELDS = tuple(name for name in TEXT_FIELDS if name != "error_message")
 
 
-def event(**changes: Any) -> FlagEvaluationEvent:
-    fields: dict[str, Any] = {"timestamp": NOW, "flag_key": "checkout", "value": True, "reason": "SPLIT", **changes}
-    return FlagEvaluationEvent(**fields)
+event = partial(
+    plain_event,
+    timestamp=NOW,
+    flag_key="checkout",
+    value=True,
+    reason="SPLIT",
+    variant=None,
+    targeting_key=None,
+    context_attributes={},
+    evaluation_duration_ms=0.0,
+)
 
 
 def freezer(**options: Any) -> Freezer:

@@ -9,6 +9,7 @@ import logging
 import threading
 import weakref
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import attrs
@@ -16,11 +17,12 @@ import pytest
 from flag_analytics.aggregator import AnalyticsAggregator
 from flag_analytics.config.reading import read_config
 from flag_analytics.errors import ConfigError, PluginError, SourceError
-from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import Pipeline, open_pipeline
 from flag_analytics.processing import Processing, as_event
 from flag_analytics.protocols import AnalyticsCollector, RecordResult
 from flag_analytics.reports import DeliveryOptions
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_delivery import Delivery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -156,8 +158,7 @@ def plugins(site):
     return Plugins(site.registry())
 
 
-def event(number: int = 0, **changes: Any) -> FlagEvaluationEvent:
-    return FlagEvaluationEvent(NOW, f"flag-{number}", True, EvaluationReason.SPLIT, targeting_key="user", **changes)
+event = partial(plain_event, timestamp=NOW, value=True, targeting_key="user", variant=None, context_attributes={})
 
 
 def keys(backend: Any) -> list[str]:

@@ -9,22 +9,30 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
+from functools import partial
 
 import msgspec
 import pytest
-from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.processors import BUILT_IN, HashTargetingKey, Redact, Sample, hash_targeting_key, redact, sample
+from flag_analytics.testing.samples import plain_event
 from hypothesis import given
 from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def event(**changes):
-    return msgspec.structs.replace(
-        FlagEvaluationEvent(NOW, "checkout", True, EvaluationReason.SPLIT, "on", "user-1", {"plan": "pro"}), **changes
-    )
+event = partial(
+    plain_event,
+    timestamp=NOW,
+    flag_key="checkout",
+    value=True,
+    variant="on",
+    targeting_key="user-1",
+    context_attributes={"plan": "pro"},
+    evaluation_duration_ms=0.0,
+)
 
 
 # --- hash_targeting_key

@@ -9,14 +9,13 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.reports import DeadLetter
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_cli import replaying, spool_files
 from flag_analytics_cli.main import main
 from flag_analytics_delivery.spool import Spool
@@ -81,7 +80,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def event() -> FrozenEvent:
-    return Freezer().freeze(FlagEvaluationEvent(datetime.now(UTC), "f", True, "SPLIT", "on"))
+    return Freezer().freeze(plain_event(flag_key="f", value=True, context_attributes={}))
 
 
 def leave(directory: Path, *changes: str, events: int = 3, dead: int = 1, sinks: tuple[str, ...] = ("memory",)) -> Path:

@@ -19,6 +19,7 @@ from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Backend, Batch
 from flag_analytics.reports import DeadLetter, DeliveryOptions
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_cli import storing
 from flag_analytics_cli.main import main
 from flag_analytics_cli.replaying import ReplayReport, replay
@@ -69,9 +70,7 @@ def plan_of(**sinks: Any) -> Plan:
 
 
 def event(number: int, flag_key: str = "f") -> FlagEvaluationEvent:
-    return FlagEvaluationEvent(
-        datetime.now(UTC), flag_key, {"n": number}, "SPLIT", "on", f"u{number}", {"plan": "team"}
-    )
+    return plain_event(number, flag_key=flag_key, value={"n": number})
 
 
 def leave(directory: Path, events: list[FlagEvaluationEvent], *sinks: str) -> None:

@@ -16,6 +16,7 @@ from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.protocols import Batch
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_database import DatabaseOptions, DatabaseStore
 from sqlalchemy import make_url, text
 from sqlalchemy.engine import URL
@@ -174,7 +175,7 @@ def event(number: int = 0, **changes: Any) -> FlagEvaluationEvent:
         "context_attributes": {"plan": "pro", "n": number},
         "evaluation_duration_ms": 0.5 + number,
     }
-    return FlagEvaluationEvent(**(fields | changes))
+    return plain_event(number, **(fields | changes))
 
 
 @pytest.fixture

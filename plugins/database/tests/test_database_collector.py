@@ -16,6 +16,7 @@ from flag_analytics.pipeline import open_pipeline
 from flag_analytics.protocols import AnalyticsCollector
 from flag_analytics.reports import DeliveryOptions
 from flag_analytics.sources import EventFilter, Window
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions, DatabaseStore
 from flag_analytics_database.plugin import flag_analytics_event_source
 from sqlalchemy import create_engine
@@ -25,8 +26,15 @@ from sqlalchemy.pool import NullPool
 
 
 def now_event(number: int = 0, **changes: Any) -> FlagEvaluationEvent:
-    fields: dict[str, Any] = {"targeting_key": f"u{number % 4}", "variant": "ab"[number % 2]} | changes
-    return FlagEvaluationEvent(datetime.now(UTC), "checkout", number, "SPLIT", evaluation_duration_ms=1.0, **fields)
+    fields: dict[str, Any] = {
+        "timestamp": datetime.now(UTC),
+        "flag_key": "checkout",
+        "value": number,
+        "targeting_key": f"u{number % 4}",
+        "variant": "ab"[number % 2],
+        "evaluation_duration_ms": 1.0,
+    }
+    return plain_event(number, **(fields | changes))
 
 
 async def test_it_works_as_the_reference_says(database: Any) -> None:

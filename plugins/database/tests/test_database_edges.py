@@ -19,6 +19,7 @@ from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.reports import DeliveryOptions
 from flag_analytics.sources import Window
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseOptions, table_setup
 from flag_analytics_database import collector as collector_module
 from flag_analytics_database.setup import State
@@ -33,7 +34,7 @@ ALL_TIME = Window(None, datetime(2100, 1, 1, tzinfo=UTC))
 
 def now_event(number: int = 0, **fields: Any) -> FlagEvaluationEvent:
     moment = datetime.now(UTC) - timedelta(seconds=60) + timedelta(microseconds=number)
-    return FlagEvaluationEvent(moment, fields.pop("flag_key", "checkout"), True, "SPLIT", **fields)
+    return plain_event(number, **({"timestamp": moment, "flag_key": "checkout"} | fields))
 
 
 async def stored(collector: DatabaseAnalyticsCollector, *events: FlagEvaluationEvent) -> None:

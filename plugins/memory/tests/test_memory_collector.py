@@ -24,6 +24,7 @@ from flag_analytics.frozen import FrozenEvent
 from flag_analytics.metrics import Digest, StepTally, Tally, activity, select
 from flag_analytics.protocols import AnalyticsCollector, InlineSink, RecordResult
 from flag_analytics.sources import EventFilter, EventSource, Window
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_memory import InMemoryAnalyticsCollector, MemoryStats
 from flag_analytics_memory.packing import PackedDigest
 from flag_analytics_memory.plugin import MemoryOptions, flag_analytics_register_collectors
@@ -40,11 +41,11 @@ def event(number: int = 0, **fields: Any) -> FlagEvaluationEvent:
         "timestamp": NOW + timedelta(seconds=number),
         "flag_key": f"flag-{number % 3}",
         "value": number,
-        "reason": EvaluationReason.SPLIT,
-        "targeting_key": f"user-{number}",
+        "variant": None,
+        "context_attributes": {},
         "evaluation_duration_ms": 0.5,
     }
-    return FlagEvaluationEvent(**(defaults | fields))
+    return plain_event(number, **(defaults | fields))
 
 
 async def values(collector: InMemoryAnalyticsCollector, *arguments: Any) -> list[Any]:

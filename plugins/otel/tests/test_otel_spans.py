@@ -1,6 +1,7 @@
 """Spans: the reference's attributes, the evaluation's times and trace."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Batch
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_otel import OTelOptions, OTelSink, Telemetry
 from flag_analytics_otel.attributes import checked_value, evaluation_times
 from flag_analytics_otel.sink import _Breath
@@ -23,17 +25,17 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NANOSECONDS = 1_769_860_800_123_457_000
 
 
-def event(**changes: Any) -> FlagEvaluationEvent:
-    fields: dict[str, Any] = {
-        "timestamp": MOMENT,
-        "flag_key": "checkout",
-        "value": True,
-        "reason": EvaluationReason.TARGETING_MATCH,
-        "variant": "on",
-        "targeting_key": "user-1",
-        "evaluation_duration_ms": 1.5,
-    }
-    return FlagEvaluationEvent(**(fields | changes))
+event = partial(
+    plain_event,
+    timestamp=MOMENT,
+    flag_key="checkout",
+    value=True,
+    reason=EvaluationReason.TARGETING_MATCH,
+    variant="on",
+    targeting_key="user-1",
+    context_attributes={},
+    evaluation_duration_ms=1.5,
+)
 
 
 async def emit(sdk: Any, *events: FlagEvaluationEvent, **options: Any) -> OTelSink:

@@ -7,20 +7,21 @@ import os
 import sys
 import threading
 import weakref
-from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.events import EvaluationReason
 from flag_analytics.freezer import Freezer
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.protocols import AnalyticsExporter, InlineSink, RecordResult
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_prometheus import DEFAULT_DURATION_BUCKETS, LabelCaps, MetricsConflictError, PrometheusExporter
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 
 def an_event(flag_key="checkout", reason=EvaluationReason.SPLIT, variant="a", user="user-1", duration=1.5, **more):
-    return FlagEvaluationEvent(datetime.now(UTC), flag_key, True, reason, variant, user, {}, duration, **more)
+    fields = {"reason": reason, "variant": variant, "targeting_key": user, "evaluation_duration_ms": duration}
+    return plain_event(flag_key=flag_key, **fields, **more)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from flag_analytics.aggregator import AnalyticsAggregator
-from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_memory import InMemoryAnalyticsCollector
 from flag_analytics_prometheus import LabelCaps, PrometheusExporter, scrape
 from prometheus_client import CollectorRegistry
@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def an_event(flag_key="checkout", reason="SPLIT", user="ann"):
-    return FlagEvaluationEvent(datetime.now(UTC), flag_key, True, reason, "a", user, {}, 1.5)
+    return plain_event(timestamp=datetime.now(UTC), flag_key=flag_key, reason=reason, variant="a", targeting_key=user)
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from functools import partial
 
 import attrs
 import pytest
 from flag_analytics.errors import ConfigError, PluginError
-from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.reports import DeliveryStats, SinkStats
+from flag_analytics.testing.samples import plain_event
 from flag_analytics_prometheus.plugin import PrometheusOptions, flag_analytics_register_exporters
 from flag_analytics_prometheus.self_metrics import Ledgers, SelfReport, combine, self_metrics
 from hypothesis import given
@@ -137,8 +137,7 @@ def test_a_closed_pipeline_with_something_pending_is_still_asked():
     assert ledger._owners == []
 
 
-def an_event():
-    return FlagEvaluationEvent(datetime.now(UTC), "checkout", True, EvaluationReason.SPLIT, "a", "ann", {}, 1.5)
+an_event = partial(plain_event, flag_key="checkout", variant="a", targeting_key="ann")
 
 
 def value(name, **labels):
