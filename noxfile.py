@@ -17,7 +17,7 @@ nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["servers", "lint", "typing", "docs", "build"]
+nox.options.sessions = ["servers", "applications", "lint", "typing", "docs", "build"]
 
 ROOT = Path(__file__).parent
 CORE = "core"
@@ -70,6 +70,13 @@ def servers(session: nox.Session) -> None:
     """Run the tests that start a server or talk to one."""
     _sync(session, "test")
     session.run("pytest", "-m", "server and not chaos", *session.posargs)
+
+
+@nox.session
+def applications(session: nox.Session) -> None:
+    """Start the applications of the documentation's recipes, each under the servers that it names."""
+    _sync(session, "applications")
+    session.run("pytest", "-m", "application", "tests/applications", *session.posargs)
 
 
 @nox.session(name="tests-lowest", python=PYTHONS[0])
