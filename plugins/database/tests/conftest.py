@@ -47,7 +47,7 @@ class Database:
         return self.url.set(host=host, port=port).render_as_string(hide_password=False)
 
     def options(self, **settings: Any) -> DatabaseOptions:
-        return DatabaseOptions(connection_string=self.connection_string, **settings)
+        return DatabaseOptions(**{"connection_string": self.connection_string, **settings})
 
     def store(self, **settings: Any) -> DatabaseStore:
         made = DatabaseStore(self.options(**settings))

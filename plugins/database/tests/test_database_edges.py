@@ -67,7 +67,7 @@ async def test_a_start_waits_for_no_database_that_is_silent(server_database: Any
 
 def test_a_configuration_may_require_the_database() -> None:
     url = "postgresql://127.0.0.1:1/none"
-    with pytest.raises(PluginError, match=r"nobody listens there.*leave require_database out"):
+    with pytest.raises(PluginError, match=r"nothing listens there.*leave require_database out"):
         open_pipeline({"collectors": {"database": {"connection_string": url, "require_database": True}}})
 
 
@@ -103,7 +103,7 @@ async def test_parameters_of_libpq_are_understood(postgresql: Any) -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("postgresql://host/db?ssl_mode=disable", "parameter 'ssl_mode', which asyncpg does not know"),
+        ("postgresql://host/db?ssl_mode=disable", "parameter 'ssl_mode', which is not known: did you mean 'sslmode'?"),
         ("postgresql://host/db?connect_timeout=soon", "parameter 'connect_timeout': expected a number"),
         ("postgresql://user:p@CANARY@host/db", "write @ as %40"),
         ("sqlite://CANARY.db", "write sqlite:/// and the path"),

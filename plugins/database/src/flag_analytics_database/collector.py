@@ -77,7 +77,7 @@ class DatabaseAnalyticsCollector:
                 ``DatabaseOptions`` by their names, such as ``retention_days=90``.
 
         Raises:
-            ValueError: a setting cannot be used.
+            ValueError: a setting cannot be used; a ``ConfigError`` if the driver says so.
             PluginNotInstalledError: the database's driver is missing; the message holds the ``pip install`` line.
             SinkUnavailable: the database does not answer, where ``require_database`` is set.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -12,8 +13,12 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
+from .connecting import Connector, check_arguments
+from .names import TlsMode
+from .parameters import read_parameters
 from .redaction import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
-from .urls import family_of, missing_driver, parse_url, split_parameters
+from .tls import Tls
+from .urls import family_of, missing_driver, parse_url
 
 __all__ = ["EngineMaker", "EngineOptions", "check_engine", "from_options", "like_engine"]
 
@@ -39,6 +44,21 @@ class EngineOptions(Protocol):
     @property
     def engine(self) -> Mapping[str, Any]: ...
 
+    @property
+    def pooler(self) -> bool: ...
+
+    @property
+    def tls_mode(self) -> TlsMode | None: ...
+
+    @property
+    def tls_ca_file(self) -> Path | None: ...
+
+    @property
+    def tls_cert_file(self) -> Path | None: ...
+
+    @property
+    def tls_key_file(self) -> Path | None: ...
+
 
 @attrs.frozen(eq=False)
 class EngineMaker:
@@ -48,6 +68,8 @@ class EngineMaker:
     family: str
     make: Callable[[bool], AsyncEngine] = attrs.field(repr=False)
     """Takes whether connections are kept in a pool."""
+    warnings: tuple[str, ...] = ()
+    """Wishes of the connection string that the driver cannot meet, in sentences."""
 
     @property
     def in_memory(self) -> bool:
@@ -68,6 +90,7 @@ def from_options(options: EngineOptions) -> EngineMaker:
 
     Raises:
         ValueError: the connection string cannot be used.
+        TypeError: SQLAlchemy or the driver does not know an argument.
         PluginNotInstalledError: its driver is missing; the message holds the ``pip install`` line.
     """
     url = parse_url(options.connection_string)
@@ -76,12 +99,18 @@ def from_options(options: EngineOptions) -> EngineMaker:
     if family == "sqlite" and _is_in_memory(url):
         url = _shared_memory(url)
     _load_driver(url)
+    driver, parameters = url.get_driver_name(), read_parameters(url)
     given = dict(options.engine)
-    url, parameters = split_parameters(url)
-    connect_args = {**_connect_args(url, options), **parameters, **given.pop("connect_args", {})}
+    connect_args = _connect_args(driver, options)
+    if options.pooler or parameters.pooler:
+        connect_args |= _without_prepared_statements(driver)
+    connect_args |= {**parameters.arguments, **given.pop("connect_args", {})}
+    check_arguments(driver, connect_args)
+    connector = Connector(driver, parameters, _tls(options, parameters.tls, connect_args))
+    plain_url = url.difference_update_query([name for name in url.query if name not in parameters.in_url])
 
     def make(pooled: bool) -> AsyncEngine:
-        arguments = dict(given) if pooled else _without_pool(given)
+        arguments = {**parameters.pool, **given} if pooled else _without_pool(given)
         arguments.setdefault("hide_parameters", True)
         arguments.setdefault("logging_name", LOGGING_NAME)
         arguments.setdefault("pool_logging_name", LOGGING_NAME)
@@ -90,13 +119,41 @@ def from_options(options: EngineOptions) -> EngineMaker:
             arguments.setdefault("pool_pre_ping", True)
         else:
             arguments["poolclass"] = NullPool
-        engine = create_async_engine(url, echo=options.echo, connect_args=connect_args, **arguments)
+        engine = create_async_engine(plain_url, echo=options.echo, connect_args=connect_args, **arguments)
+        event.listen(engine.sync_engine, "do_connect", connector)
         _prepare_connections(engine, family, options.statement_timeout_seconds, pooled=pooled)
         return engine
 
     for pooled in (False, True):  # finds a wrong argument now, not with the first event or question
         make(pooled)
-    return EngineMaker(url, family, make)
+    return EngineMaker(url, family, make, parameters.warnings)
+
+
+def _tls(options: EngineOptions, in_url: Tls | None, connect_args: Mapping[str, Any]) -> Tls | None:
+    """Return the settings of the options, or else of the URL; None leaves it to the driver."""
+    if "ssl" in connect_args:
+        return None
+    named = {"ca_file": options.tls_ca_file, "cert_file": options.tls_cert_file, "key_file": options.tls_key_file}
+    files: dict[str, Any] = {name: path for name, path in named.items() if path is not None}
+    if options.tls_mode is None and not files:
+        return in_url
+    mode = options.tls_mode or (in_url.mode if in_url is not None else "verify-full")
+    return attrs.evolve(in_url, mode=mode, **files) if in_url is not None else Tls(mode=mode, **files)
+
+
+def _without_prepared_statements(driver: str) -> dict[str, Any]:
+    """Return arguments for statements that are prepared anew, without a name, in each transaction.
+
+    Names that differ (SQLAlchemy's way) would stay behind on the connections of the pooler.
+    """
+    if driver == "asyncpg":
+        names: Callable[[], str] = str
+        return {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": names,
+        }
+    return {"prepare_threshold": None} if driver == "psycopg" else {}
 
 
 def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> EngineMaker:
@@ -154,9 +211,8 @@ def _without_pool(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _connect_args(url: URL, options: EngineOptions) -> dict[str, Any]:
+def _connect_args(driver: str, options: EngineOptions) -> dict[str, Any]:
     """Return deadlines for connecting and for statements, in each driver's own terms."""
-    driver = url.get_driver_name()
     connect, statement = options.connect_timeout_seconds, options.statement_timeout_seconds
     if driver == "asyncpg":
         return {"timeout": connect, "command_timeout": max(statement, options.query_timeout_seconds)}

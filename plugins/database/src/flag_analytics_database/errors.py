@@ -1,7 +1,7 @@
-"""What a driver's exception means for a batch, said in codes only: a driver's own words may quote event content.
+"""The meaning of a driver's exception for a batch, in codes only: a driver's own words may quote event content.
 
 ==================================================  =============================================================
-what happened                                       what the delivery engine hears
+cause                                               exception for the delivery engine
 ==================================================  =============================================================
 SQLSTATE class 22 or 23, 54000; MySQL's and         ``BadBatch``: the content is refused, find the bad events
 SQLite's equivalents; values no driver can bind
@@ -9,20 +9,24 @@ the connection was lost, or time ran out, while     ``CommitUnknown``: it may be
 the batch was being stored                          same ids
 anything else: refused connections, locks, missing  ``SinkUnavailable``: nothing is stored, try again later
 tables or permissions, full disks
+arguments or TLS settings that cannot connect       ``CannotConnect``: the same, and the configuration is wrong
 ==================================================  =============================================================
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import sqlite3
+import ssl
 from typing import Any
 
 from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
 from sqlalchemy.exc import SQLAlchemyError
 
 __all__ = [
+    "CannotConnect",
     "SchemaOutdated",
     "closed_meanwhile",
     "code_of",
@@ -30,6 +34,7 @@ __all__ = [
     "is_lost_connection",
     "is_missing_table",
     "unavailable",
+    "without_tls",
 ]
 
 _BAD_STATES = ("22", "23")
@@ -53,6 +58,7 @@ _BAD_MYSQL = frozenset(
         4025,  # constraint failed (MariaDB)
     }
 )
+_CANNOT_CONNECT_MYSQL = 2003
 _LOST_MYSQL = frozenset({2006, 2013, 2014, 2027, 2055})
 
 _BAD_SQLITE = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
@@ -61,28 +67,33 @@ _NAME_ERRORS = {getattr(socket, name): name for name in dir(socket) if name.star
 """What a name look-up failed with; its numbers mean something else among errno's."""
 
 _MEANINGS = {
-    "ECONNREFUSED": ": nobody listens there",
+    "ECONNREFUSED": ": nothing listens there",
     "EAI_NONAME": ": no host of that name",
+    "08P01": ": the server, or a pooler before it, does not take a parameter of the connection string",
+    "26000": ": a pooler took the prepared statement away, set pooler = true",
     "28000": ": login refused",
     "28P01": ": login refused",
     "3D000": ": no such database",
     "42501": ": permission denied",
+    "42P05": ": a pooler kept another client's prepared statement, set pooler = true",
     "53300": ": too many connections",
     "mysql-1040": ": too many connections",
     "mysql-1044": ": permission denied",
     "mysql-1045": ": login refused",
     "mysql-1049": ": no such database",
     "mysql-1142": ": permission denied",
-    "mysql-2003": ": nobody listens there",
+    "mysql-2003": ": nothing listens there",
     "SQLITE_CANTOPEN": ": the file cannot be opened",
     "SQLITE_READONLY": ": the file is read-only",
-    "SQLITE_NOTADB": ": the file is no SQLite database",
+    "SQLITE_NOTADB": ": the file is not a SQLite database",
+    "certificate": ": the server's certificate is not trusted, or is for another host name",
     "timeout": ": no answer in time",
 }
-"""What common codes mean, for people."""
+"""The meanings of common codes."""
 
 _UNBINDABLE = (OverflowError, UnicodeError, TypeError, ValueError)
-"""What drivers raise on the client's side for a value that no column can take."""
+"""Raised by drivers on the client's side for a value that no column can take."""
+_UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument")
 
 
 class SchemaOutdated(SinkUnavailable):
@@ -92,8 +103,22 @@ class SchemaOutdated(SinkUnavailable):
         super().__init__(message, code="schema")
 
 
+class CannotConnect(SinkUnavailable):
+    """The configuration is wrong: no connection is possible until it is corrected."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="configuration")
+
+
+def without_tls() -> CannotConnect:
+    """Return the error for a server without TLS."""
+    return CannotConnect(
+        "the server offers no TLS, which sslmode or tls_mode requires: turn it on there, or require less here"
+    )
+
+
 def unavailable(error: BaseException) -> SinkUnavailable:
-    """Return what an error means that has nothing to do with a batch: while connecting, or setting tables up.
+    """Return the meaning of an error that does not concern a batch: while connecting, or setting tables up.
 
     The result carries a code and no text of the driver. Raise it ``from None``.
     """
@@ -101,9 +126,11 @@ def unavailable(error: BaseException) -> SinkUnavailable:
         return error
     code = code_of(error)
     cause = _driver_error(error)
-    if isinstance(cause, TypeError | ValueError) and not isinstance(error, SQLAlchemyError):
-        what = "the driver refuses how it is to connect: check connection_string and engine"
-    elif is_missing_table(error):
+    if code in {"tls-WRONG_VERSION_NUMBER", "tls-refused"}:
+        return without_tls()
+    if isinstance(cause, TypeError | ValueError) and not isinstance(error, SQLAlchemyError | ssl.SSLError):
+        return _wrong_arguments(cause)
+    if is_missing_table(error):
         what = "a table, or a column of it, is missing: run flag-analytics db upgrade, or set create_tables"
     elif is_lost_connection(error) or isinstance(cause, TimeoutError):
         what = "the database does not answer"
@@ -112,8 +139,14 @@ def unavailable(error: BaseException) -> SinkUnavailable:
     return SinkUnavailable(f"{what} ({code}{_MEANINGS.get(code, '')})", code=code)
 
 
+def _wrong_arguments(cause: BaseException) -> CannotConnect:
+    unknown = _UNKNOWN_ARGUMENT.search(str(cause))
+    argument = f"it does not know {next(filter(None, unknown.groups()))!r}" if unknown else type(cause).__name__
+    return CannotConnect(f"the driver does not accept how to connect ({argument}): check connection_string and engine")
+
+
 def closed_meanwhile() -> SinkUnavailable:
-    """Return what a question hears that a close did not wait for."""
+    """Return the error for a question that a close did not wait for."""
     return SinkUnavailable("the database was closed meanwhile", code="closed")
 
 
@@ -126,7 +159,7 @@ def is_missing_table(error: BaseException) -> bool:
 
 
 def delivery_error(error: BaseException) -> DeliveryError:
-    """Return what an error means that was raised while a batch was being stored.
+    """Return the meaning of an error that was raised while a batch was being stored.
 
     The result carries a code and no text of the driver. Raise it ``from None``.
     """
@@ -138,7 +171,7 @@ def delivery_error(error: BaseException) -> DeliveryError:
         return BadBatch("the database refused the content", code=code)
     if isinstance(cause, TimeoutError) or is_lost_connection(cause):
         return CommitUnknown("the connection was lost while the batch was being stored", code=code)
-    return SinkUnavailable("the database cannot store the batch now", code=code)
+    return SinkUnavailable(f"the database cannot store the batch now{_MEANINGS.get(code, '')}", code=code)
 
 
 def code_of(error: BaseException) -> str:
@@ -153,6 +186,12 @@ def code_of(error: BaseException) -> str:
             return value
     if isinstance(cause, TimeoutError):
         return "timeout"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return "certificate"
+    if isinstance(cause, ssl.SSLError):
+        return f"tls-{cause.reason or 'error'}"
+    if type(cause) is ConnectionError and "rejected SSL" in str(cause):
+        return "tls-refused"
     if isinstance(cause, socket.gaierror):
         return _NAME_ERRORS.get(cause.errno or 0, "EAI")
     if isinstance(cause, OSError) and cause.errno:
@@ -202,8 +241,11 @@ def _driver_error(error: BaseException) -> BaseException:
             # SQLAlchemy's adapters raise an emulated DBAPI class from the driver's exception.
             inner = error.__cause__ if type(error).__module__.startswith("sqlalchemy.") else None
         if not isinstance(inner, BaseException):
-            return error
+            break
         error, seen = inner, seen + 1
+    if _mysql_number(error) == _CANNOT_CONNECT_MYSQL:  # the number stands for any reason
+        reason = error.__cause__ or error.__context__
+        return reason if isinstance(reason, OSError) else error
     return error
 
 

@@ -1,14 +1,18 @@
-"""Names of tables and schemas: checked, and short enough for every database."""
+"""Names: of tables and schemas, checked and short enough for every database, and of the modes of TLS."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["DEFAULT_TABLE", "check_identifier", "derived_name"]
+__all__ = ["DEFAULT_TABLE", "TLS_MODES", "TlsMode", "check_identifier", "derived_name"]
 
 DEFAULT_TABLE = "analytics_events"
+
+TlsMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+TLS_MODES: tuple[TlsMode, ...] = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+"""The names of libpq's ``sslmode``, weakest first."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 _LONGEST = 63
@@ -26,7 +30,7 @@ def check_identifier(name: Any, what: str) -> str:
 
 
 def derived_name(table: str, suffix: str) -> str:
-    """Return ``table_suffix``; of a long table name the end becomes its hash, so that databases keep the name whole."""
+    """Return ``table_suffix``; the end of a long table name becomes a hash, so that databases keep the name whole."""
     name = f"{table}_{suffix}"
     if len(name) <= _LONGEST:
         return name

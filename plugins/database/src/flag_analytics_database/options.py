@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 from flag_analytics.reports import DeliveryOptions
 
-from .names import DEFAULT_TABLE, check_identifier
+from .names import DEFAULT_TABLE, TLS_MODES, TlsMode, check_identifier
 
 __all__ = ["DatabaseOptions"]
 
@@ -21,11 +22,12 @@ def _identifier(_: Any, field: attrs.Attribute[Any], name: Any) -> None:
 
 def _usable(_: Any, __: attrs.Attribute[Any], connection_string: Any) -> None:
     # SQLAlchemy costs more than all of this, and only a URL needs it.
-    from .urls import check_driver, parse_url, split_parameters
+    from .parameters import read_parameters
+    from .urls import check_driver, parse_url
 
     url = parse_url(connection_string)
     check_driver(url)
-    split_parameters(url)
+    read_parameters(url)
 
 
 def _known_to_sqlalchemy(options: DatabaseOptions, _: Any, arguments: Mapping[str, Any]) -> None:
@@ -60,6 +62,13 @@ class DatabaseOptions:
         retention_days: Events older than this many days are removed; None keeps all.
         prune_interval_seconds: The pause between searches for old events while events are written.
         partition_by: On PostgreSQL, new tables are partitioned by ``month`` or ``day`` and pruned by partitions.
+        pooler: Whether a pooler in transaction mode, such as pgbouncer, is between here and PostgreSQL: then no
+            statement stays prepared on a connection.
+        tls_mode: How connections to a server are encrypted and verified, in the terms of libpq's ``sslmode``; as the
+            connection string says without it. The file options replace those of the connection string too.
+        tls_ca_file: Certificates of the authorities that a server's certificate is checked against (PEM).
+        tls_cert_file: The client's certificate (PEM).
+        tls_key_file: The key of the client's certificate (PEM).
         connect_timeout_seconds: The longest a connection attempt may take.
         statement_timeout_seconds: The longest a write may take in the database.
         query_timeout_seconds: The longest a question may take in the database.
@@ -84,6 +93,13 @@ class DatabaseOptions:
     partition_by: Literal["month", "day"] | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.in_(("month", "day")))
     )
+    pooler: bool = False
+    tls_mode: TlsMode | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.in_(TLS_MODES))
+    )
+    tls_ca_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    tls_cert_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    tls_key_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     connect_timeout_seconds: float = attrs.field(default=5.0, validator=_positive)
     statement_timeout_seconds: float = attrs.field(default=10.0, validator=_positive)
     query_timeout_seconds: float = attrs.field(default=60.0, validator=_positive)

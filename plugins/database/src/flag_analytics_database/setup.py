@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from enum import Enum
-from typing import Any
 
 from sqlalchemy import Connection, Table, inspect, select, text
 from sqlalchemy.exc import DBAPIError
@@ -156,9 +155,7 @@ async def adopt_page(connection: AsyncConnection, tables: Tables, family: str, m
     Workers take turns, so that none waits for another's rows.
     """
     async with _locked(connection, tables, family):
-        more = await connection.run_sync(move_next_page, tables, family, most_rows)
-        await connection.commit()
-    return more
+        return await connection.run_sync(move_next_page, tables, family, most_rows)
 
 
 async def _create(connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None) -> None:
@@ -170,7 +167,6 @@ async def _create(connection: AsyncConnection, tables: Tables, family: str, part
         if state in {State.MISSING, State.LITESTAR_FLAGS}:
             await connection.run_sync(_create_and_stamp, tables)
             await _partition(connection, tables, family, partition_by)
-        await connection.commit()
 
 
 async def _migrate_locked(
@@ -179,7 +175,6 @@ async def _migrate_locked(
     async with _locked(connection, tables, family):
         await connection.run_sync(_migrate, tables)
         await _partition(connection, tables, family, partition_by)
-        await connection.commit()
 
 
 async def _partition(connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None) -> None:
@@ -255,36 +250,48 @@ async def _rename_adopted(connection: AsyncConnection, tables: Tables, family: s
 
 @contextlib.asynccontextmanager
 async def _locked(connection: AsyncConnection, tables: Tables, family: str) -> AsyncIterator[None]:
-    """Hold the lock that all workers agree on; on SQLite it is the write lock of a transaction begun here."""
-    if family == "sqlite":
-        await connection.rollback()
-        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+    """Hold the lock that all workers agree on, and commit at the end of the block."""
+    async with _LOCKS[family](connection, tables):
         try:
             yield
+            await connection.commit()
         except BaseException:
-            await connection.rollback()
+            with contextlib.suppress(DBAPIError):  # a broken connection is rolled back by the server
+                await connection.rollback()
             raise
-        return
-    parameters: dict[str, Any]
-    if family == "postgresql":
-        key = int.from_bytes(hashlib.sha256(tables.lock_name.encode()).digest()[:8], "big", signed=True)
-        parameters = {"key": key}
-        await connection.execute(text("SELECT pg_advisory_lock(:key)"), parameters)
-        release = text("SELECT pg_advisory_unlock(:key)")
-    else:
-        # The server's locks have no database, and names of at most 64 characters.
-        name = "concat('flag_analytics:', md5(concat(coalesce(database(), ''), ':', :name)))"
-        parameters = {"name": tables.lock_name}
-        got = await connection.execute(text(f"SELECT GET_LOCK({name}, {_LOCK_SECONDS})"), parameters)
-        if got.scalar() != 1:
-            raise SchemaOutdated(f"another worker has been setting up table {tables.name} for {_LOCK_SECONDS} seconds")
-        release = text(f"SELECT RELEASE_LOCK({name})")
+
+
+@contextlib.asynccontextmanager
+async def _write_lock(connection: AsyncConnection, _: Tables) -> AsyncIterator[None]:
+    await connection.rollback()
+    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+    yield
+
+
+@contextlib.asynccontextmanager
+async def _advisory_lock(connection: AsyncConnection, tables: Tables) -> AsyncIterator[None]:
+    """Lock for one transaction: a session's lock would stay on whichever session a pooler gave for it."""
+    key = int.from_bytes(hashlib.sha256(tables.lock_name.encode()).digest()[:8], "big", signed=True)
+    await connection.rollback()
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    yield
+
+
+@contextlib.asynccontextmanager
+async def _named_lock(connection: AsyncConnection, tables: Tables) -> AsyncIterator[None]:
+    # The server's locks have no database, and names of at most 64 characters.
+    name = "concat('flag_analytics:', md5(concat(coalesce(database(), ''), ':', :name)))"
+    parameters = {"name": tables.lock_name}
+    got = await connection.execute(text(f"SELECT GET_LOCK({name}, {_LOCK_SECONDS})"), parameters)
+    if got.scalar() != 1:
+        raise SchemaOutdated(f"another worker has been setting up table {tables.name} for {_LOCK_SECONDS} seconds")
     await connection.commit()
     try:
         yield
     finally:
-        # On a broken connection the server has released the lock already.
-        with contextlib.suppress(DBAPIError):
-            await connection.rollback()
-            await connection.execute(release, parameters)
+        with contextlib.suppress(DBAPIError):  # a broken connection has no lock
+            await connection.execute(text(f"SELECT RELEASE_LOCK({name})"), parameters)
             await connection.commit()
+
+
+_LOCKS = {"sqlite": _write_lock, "postgresql": _advisory_lock, "mysql": _named_lock}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flag_analytics.canonical import canonical_key
-from flag_analytics.errors import SinkUnavailable
+from flag_analytics.errors import ConfigError, ConfigProblem, SinkUnavailable
 from flag_analytics.metrics import canonical_filter
 from flag_analytics.processes import renew_after_fork
 from flag_analytics.protocols import Batch
@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .dead_letters import letter_from, letter_row
 from .engine import EngineMaker, from_options
-from .errors import SchemaOutdated, code_of, delivery_error, unavailable
+from .errors import CannotConnect, SchemaOutdated, code_of, delivery_error, unavailable
 from .fork_gate import ForkGate
 from .housekeeping import Housekeeping
 from .memory import MemoryAnchor
@@ -58,6 +58,8 @@ class DatabaseStore:
         self.delivery: DeliveryOptions = options.delivery()
         self.engines = engines or from_options(options)
         self.family = self.engines.family
+        for warning in self.engines.warnings:
+            logger.warning("%s", warning)
         self._setup = TableSetup(options, self.family, self._use)
         # Servers notice the end of a connection; only a file has locks that a child would inherit.
         on_disk = self.family == "sqlite" and not self.engines.in_memory
@@ -271,7 +273,11 @@ class DatabaseStore:
             raise _required(unavailable(error)) from None
 
     async def begin(self, seconds: float) -> None:
-        """Begin to set the tables up, if ``create_tables`` allows it; wait at most ``seconds`` for it."""
+        """Begin to set the tables up, if ``create_tables`` allows it; wait at most ``seconds`` for it.
+
+        Raises:
+            ConfigError: no connection is possible with these settings.
+        """
         if not self.options.create_tables:
             return
         self._begun = begun = self._questions.submit(_ping, settle=True)
@@ -284,6 +290,11 @@ class DatabaseStore:
         begun.add_done_callback(tell)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), seconds)
+        error = begun.exception() if begun.done() and not begun.cancelled() else None
+        failure = None if error is None else unavailable(error)
+        if isinstance(failure, CannotConnect):
+            await self.close_reading()
+            raise ConfigError([ConfigProblem("", str(failure))], "database") from None
 
     def abandon(self) -> None:
         """Release without waiting what ``begin`` opened, for a caller that was cancelled."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from typing import Any
+from urllib.parse import unquote
 
 from flag_analytics.errors import PluginNotInstalledError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-__all__ = ["check_driver", "family_of", "masked", "missing_driver", "parse_url", "split_parameters"]
+__all__ = ["check_driver", "family_of", "masked", "missing_driver", "parse_url"]
 
+_SQLALCHEMY_UNQUOTES = make_url("mysql://h/a%20b").database == "a b"
+"""Since 2.1 it decodes the name of the database too, as libpq does."""
 _ASYNC_DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",
@@ -19,34 +21,24 @@ _ASYNC_DRIVERS = {
     "mysql": "mysql+asyncmy",
     "mariadb": "mariadb+asyncmy",
 }
+_SERVER_WITH_HOSTS = re.compile(r"(?P<login>[^/?]*@)?(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>[/?].*|)")
 _HOST = re.compile(r"[^\s/?#@:]*|\[?[0-9A-Fa-f:.]+(%[\w.-]+)?\]?")
 """A name, or an IPv6 address; a socket's directory comes as the parameter ``host``."""
-_ASYNCPG_NAMES = {"sslmode": "ssl", "connect_timeout": "timeout"}
-"""What libpq and asyncpg call differently."""
-_ASYNCPG_NUMBERS = frozenset({"connect_timeout", "timeout", "command_timeout", "statement_cache_size"})
-_SERVER_SETTINGS = frozenset({"application_name", "options", "search_path", "timezone"})
-_ASYNCPG_ITSELF = frozenset(
-    {
-        "ssl", "host", "port", "user", "password", "passfile", "database", "target_session_attrs", "krbsrvname",
-        "gsslib", "prepared_statement_cache_size",
-    }
-)  # fmt: skip
-"""What asyncpg, or SQLAlchemy's dialect for it, takes as text."""
 _EXTRAS = {"asyncpg": "postgresql", "asyncmy": "mysql", "aiomysql": "aiomysql", "aiosqlite": "sqlite"}
 _MODULES = frozenset({*_EXTRAS, "psycopg"})
-"""Drivers that are called as the module they are imported from."""
+"""Drivers whose name is the name of their module."""
 
 
 def parse_url(connection_string: str) -> URL:
-    """Return the URL with an async driver.
+    """Return the URL with an async driver; several hosts (``h1:5432,h2:5433``) become parameters ``host``.
 
     Raises:
-        ValueError: it is no URL, or of a database that is not supported; the message does not show it.
+        ValueError: it is not a URL, or of a database that is not supported; the message does not show it.
     """
     scheme, separator, rest = connection_string.partition("://")
     try:
-        url = make_url(f"{scheme.lower()}{separator}{rest}")
-    except (ArgumentError, ValueError):  # a port that is no number is a ValueError, which quotes it
+        url = make_url(f"{scheme.lower()}{separator}{_hosts_as_parameters(rest)}")
+    except (ArgumentError, ValueError):  # a port that is not a number is a ValueError, which quotes it
         url = None
     if url is None:
         raise ValueError(
@@ -54,11 +46,11 @@ def parse_url(connection_string: str) -> URL:
             "or postgresql://host/database"
         )
     if url.get_backend_name() == "sqlite" and url.host:
-        raise ValueError("connection_string names a host, which SQLite has none of: write sqlite:/// and the path")
+        raise ValueError("connection_string names a host, which SQLite does not have: write sqlite:/// and the path")
     if url.host is not None and not _HOST.fullmatch(url.host):
         # Most likely a part of the password: it is not shown.
         raise ValueError(
-            "connection_string has a host that is none: write @ as %40, / as %2F and : as %3A in user and password"
+            "connection_string has no valid host: write @ as %40, / as %2F and : as %3A in user and password"
         )
     driver = _ASYNC_DRIVERS.get(url.drivername)
     if driver is not None:
@@ -67,40 +59,19 @@ def parse_url(connection_string: str) -> URL:
         raise ValueError(
             f"connection_string is of type {url.get_backend_name()!r}: expected sqlite, postgresql, mysql or mariadb"
         )
+    if not _SQLALCHEMY_UNQUOTES and url.database and url.get_backend_name() != "sqlite":
+        url = url.set(database=unquote(url.database))
     return url
 
 
-def split_parameters(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Return a URL without the parameters that asyncpg calls otherwise, and what it calls them.
-
-    Raises:
-        ValueError: asyncpg does not know a parameter, or a number is none.
-    """
-    if url.get_driver_name() != "asyncpg":
-        return url, {}
-    arguments: dict[str, Any] = {}
-    settings: dict[str, str] = {}
-    for name in url.query:
-        value = str(url.normalized_query[name][-1])
-        if name in _ASYNCPG_NUMBERS:
-            arguments[_ASYNCPG_NAMES.get(name, name)] = _number(name, value)
-        elif name in _ASYNCPG_NAMES:
-            arguments[_ASYNCPG_NAMES[name]] = value
-        elif name in _SERVER_SETTINGS:
-            settings[name] = value
-        elif name not in _ASYNCPG_ITSELF:
-            raise ValueError(f"connection_string has the parameter {name!r}, which asyncpg does not know: leave it out")
-    if settings:
-        arguments["server_settings"] = settings
-    ours = {*_ASYNCPG_NAMES, *_ASYNCPG_NUMBERS, *_SERVER_SETTINGS}
-    return url.difference_update_query([name for name in url.query if name in ours]), arguments
-
-
-def _number(name: str, value: str) -> float:
-    try:
-        return int(value) if value.isdecimal() else float(value)
-    except ValueError:
-        raise ValueError(f"connection_string has the parameter {name!r}: expected a number") from None
+def _hosts_as_parameters(rest: str) -> str:
+    """Return a URL's part after ``://`` with one host or none: SQLAlchemy takes several only as parameters."""
+    found = _SERVER_WITH_HOSTS.fullmatch(rest)
+    if found is None:
+        return rest
+    path, _, query = found["rest"].partition("?")
+    hosts = "&".join(f"host={host}" for host in found["hosts"].split(","))
+    return f"{found['login'] or ''}{path or '/'}?{hosts}{'&' if query else ''}{query}"
 
 
 def family_of(backend: str) -> str | None:
@@ -109,8 +80,9 @@ def family_of(backend: str) -> str | None:
 
 
 def masked(url: URL) -> str:
-    """Return the URL without user, password and query string: what a log may show of it."""
-    return f"{url.drivername}://{url.host or ''}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+    """Return the URL without user, password and query string, for logs and representations."""
+    hosts = ",".join(host for value in url.normalized_query.get("host", ()) for host in value.split(","))
+    return f"{url.drivername}://{url.host or hosts}{f':{url.port}' if url.port else ''}/{url.database or ''}"
 
 
 def check_driver(url: URL) -> None:

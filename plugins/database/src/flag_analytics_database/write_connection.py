@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from .adoption import PAGE_ROWS
 from .engine import EngineMaker
-from .errors import code_of, unavailable
+from .errors import CannotConnect, code_of, unavailable
 from .memory import MemoryAnchor
 from .options import DatabaseOptions
 from .setup import State, adopt_page
@@ -44,6 +44,7 @@ class WriteConnection:
         self._setup = setup
         self._gate = gate
         self._memory = memory
+        self._complaint = ""
         self._begin()
         renew_after_fork(self._forget)
 
@@ -77,10 +78,18 @@ class WriteConnection:
                     self._connection = await self.engine.connect()
                 self._loop = asyncio.get_running_loop()
             except Exception as error:
-                raise unavailable(error) from None
+                failure = unavailable(error)
+                if isinstance(failure, CannotConnect):
+                    self._complain(failure)
+                raise failure from None
         if not self._setup.ready:
             await self._set_up(self._connection)
         return self._connection
+
+    def _complain(self, error: CannotConnect) -> None:
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            logger.error("no event can be stored until the configuration is corrected: %s", error)
 
     async def _set_up(self, connection: AsyncConnection) -> None:
         try:
