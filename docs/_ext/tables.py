@@ -5,6 +5,8 @@ A table stands between two comments, and a test fails if it differs from this mo
     <!-- table: options collectors.memory -->
     …
     <!-- end of table -->
+
+``<!-- table: file PATH -->`` holds a file of the repository, which a test of its own runs.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,9 @@ from attributes import backends, described, fields_of, first_sentence
 
 __all__ = ["with_tables"]
 
+_ROOT = Path(__file__).parents[2]
 _TABLE = re.compile(
-    r"^(?P<start><!-- table: (?P<kind>\w+) (?P<names>[\w. ]+) -->\n).*?^(?P<end><!-- end of table -->)$",
+    r"^(?P<start><!-- table: (?P<kind>\w+) (?P<names>[\w./ -]+) -->\n).*?^(?P<end><!-- end of table -->)$",
     re.MULTILINE | re.DOTALL,
 )
 Rows = Iterator[tuple[str, ...]]
@@ -37,7 +41,15 @@ def with_tables(page: str) -> str:
 
 
 def _rewritten(match: re.Match[str]) -> str:
-    return f"{match['start']}\n{_table(match['kind'], match['names'].split())}\n{match['end']}"
+    write = _file if match["kind"] == "file" else partial(_table, match["kind"])
+    return f"{match['start']}\n{write(match['names'].split())}\n{match['end']}"
+
+
+def _file(paths: list[str]) -> str:
+    (path,) = paths
+    language = {".py": "python", ".yml": "yaml"}.get(Path(path).suffix, Path(path).suffix[1:])
+    skipped = "<!-- skip: next -->\n" if language == "python" else ""
+    return f"{skipped}```{language}\n{(_ROOT / path).read_text('utf-8')}```\n"
 
 
 def _table(kind: str, names: list[str]) -> str:
