@@ -217,6 +217,7 @@ def test_every_page_is_reachable():
 def test_the_index_of_decisions_lists_every_record_once():
     linked = re.findall(r"\]\((\d{4}-[a-z0-9-]+\.md)\)", PAGES["decisions/index.md"])
     assert sorted(f"decisions/{name}" for name in linked) == sorted(RECORDS)
+    assert len({name[:4] for name in linked}) == len(linked), "a number stands for one record"
 
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
