@@ -1,6 +1,6 @@
-"""A real OpenTelemetry SDK that keeps what it is given, never set as the process's own."""
+"""A real OpenTelemetry SDK that keeps its telemetry, never set as the process's own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -23,7 +23,7 @@ except ImportError:  # its name before version 1.39
 
 @attrs.define
 class Sdk:
-    """Tracer, meter and logger, and what they produced."""
+    """Tracer, meter and logger, and the telemetry they produced."""
 
     tracer_provider: TracerProvider
     meter_provider: MeterProvider
@@ -60,16 +60,32 @@ class Sdk:
         metric = self.metrics().get(name)
         return [] if metric is None else list(metric.data.data_points)
 
+    def shutdown(self) -> None:
+        self.tracer_provider.shutdown()
+        self.meter_provider.shutdown()
+        self.logger_provider.shutdown()
+
 
 @pytest.fixture
-def sdk() -> Iterator[Sdk]:
-    spans, metrics, logs = InMemorySpanExporter(), InMemoryMetricReader(), InMemoryLogRecordExporter()
-    tracer_provider = TracerProvider(shutdown_on_exit=False)
-    tracer_provider.add_span_processor(SimpleSpanProcessor(spans))
-    logger_provider = LoggerProvider(shutdown_on_exit=False)
-    logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
-    meter_provider = MeterProvider([metrics], shutdown_on_exit=False)
-    yield Sdk(tracer_provider, meter_provider, logger_provider, spans, metrics, logs)
-    tracer_provider.shutdown()
-    meter_provider.shutdown()
-    logger_provider.shutdown()
+def make_sdk() -> Iterator[Callable[[], Sdk]]:
+    """Make SDKs: some read environment variables when they are made."""
+    made: list[Sdk] = []
+
+    def make() -> Sdk:
+        spans, metrics, logs = InMemorySpanExporter(), InMemoryMetricReader(), InMemoryLogRecordExporter()
+        tracer_provider = TracerProvider(shutdown_on_exit=False)
+        tracer_provider.add_span_processor(SimpleSpanProcessor(spans))
+        logger_provider = LoggerProvider(shutdown_on_exit=False)
+        logger_provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+        meter_provider = MeterProvider([metrics], shutdown_on_exit=False)
+        made.append(Sdk(tracer_provider, meter_provider, logger_provider, spans, metrics, logs))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.shutdown()
+
+
+@pytest.fixture
+def sdk(make_sdk: Callable[[], Sdk]) -> Sdk:
+    return make_sdk()

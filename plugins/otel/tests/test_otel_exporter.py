@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from flag_analytics.errors import ConfigError
+from flag_analytics.errors import ConfigError, SinkUnavailable
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
+from flag_analytics.freezer import Freezer
 from flag_analytics.pipeline import open_pipeline
-from flag_analytics.protocols import AnalyticsExporter, BatchSink, RecordResult
+from flag_analytics.protocols import AnalyticsExporter, Batch, BatchSink, RecordResult
 from flag_analytics.reports import DeliveryOptions
 from flag_analytics_otel import (
     OTelAnalyticsExporter,
@@ -21,7 +22,7 @@ from flag_analytics_otel import (
     create_exporter_from_hook,
     plugin,
 )
-from flag_analytics_otel.listening import logger_ear, meter_ear, tracer_ear
+from flag_analytics_otel.providers import log_signal, metric_signal, trace_signal
 from litestar_flags import EvaluationContext, FeatureFlagClient
 from litestar_flags.analytics.exporters import otel as reference
 from litestar_flags.contrib.otel import OTelHook as ReferenceHook
@@ -30,7 +31,14 @@ from litestar_flags.storage.memory import MemoryStorageBackend
 from litestar_flags.types import FlagStatus, FlagType
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.metrics import NoOpMeter
+from opentelemetry.sdk._logs import export as logs_export
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracer
+
+KeptLogs = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
+"""Its name before version 1.39 was another."""
 
 MOMENT = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -58,7 +66,7 @@ def test_everything_public_of_the_reference_is_here():
     assert theirs <= set(dir(OTelAnalyticsExporter))
 
 
-async def test_what_was_recorded_is_emitted_when_flush_returns(sdk):
+async def test_recorded_events_are_emitted_when_flush_returns(sdk):
     exporter = OTelAnalyticsExporter(**sdk.emitters())
     assert isinstance(exporter, AnalyticsExporter)
     await exporter.record(evaluated("a"))
@@ -69,7 +77,7 @@ async def test_what_was_recorded_is_emitted_when_flush_returns(sdk):
     await exporter.close()
 
 
-async def test_close_emits_what_waits_and_refuses_what_comes_after(sdk):
+async def test_close_emits_waiting_events_and_refuses_later_ones(sdk):
     exporter = OTelAnalyticsExporter(**sdk.emitters())
     await exporter.record(evaluated("a"))
     await exporter.close()
@@ -108,9 +116,9 @@ def test_record_sync_returns_when_the_event_is_emitted(sdk):
     exporter.record_sync(evaluated())
     assert keys(sdk) == ["checkout"]
     exporter.record_nowait(evaluated("second"))
-    exporter.flush_sync()
+    assert exporter.flush_sync(10.0).stored == 2
     assert keys(sdk) == ["checkout", "second"]
-    exporter.close_sync()
+    assert exporter.close_sync(1.0).complete
 
 
 async def test_record_batch_returns_when_the_events_are_emitted(sdk):
@@ -149,7 +157,7 @@ async def test_the_references_own_hook_is_shared_just_as_well(sdk):
     assert keys(sdk) == ["checkout"]
 
 
-async def test_events_are_filtered_where_nobody_listens_and_the_ledger_says_so():
+async def test_events_without_an_sdk_are_filtered_counted_and_warned_of_once(caplog):
     exporter = OTelAnalyticsExporter(NoOpTracer(), NoOpMeter("none"))
     assert exporter.record_nowait(evaluated()) is RecordResult.FILTERED
     await exporter.record(evaluated())
@@ -157,6 +165,9 @@ async def test_events_are_filtered_where_nobody_listens_and_the_ledger_says_so()
     assert (stats.recorded, stats.accepted, stats.refused) == (2, 0, {"filtered": 2})
     assert stats.balanced()
     assert exporter.health()["listening"] is False
+    assert [record.getMessage() for record in caplog.records] == [
+        "no OpenTelemetry SDK is set up: events for otel are dropped until the application sets a provider"
+    ]
     await exporter.close()
 
 
@@ -175,7 +186,7 @@ async def test_the_litestar_flags_client_takes_it_as_its_collector(sdk):
 
 
 def run(code: str, *blocked: str) -> str:
-    """Run code in a process of its own, where the global providers are nobody else's."""
+    """Run code in a process of its own, where no other test has set the global providers."""
     block = "".join(f"import sys; sys.modules[{name!r}] = None\n" for name in blocked)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", block + textwrap.dedent(code)],
@@ -273,14 +284,14 @@ def test_an_sdk_that_is_switched_off_is_no_listener():
 
 def test_the_provider_slots_that_are_read_directly_exist_and_agree_with_the_getters():
     for make, emitter, get in (
-        (tracer_ear, trace.get_tracer("t"), trace.get_tracer_provider),
-        (meter_ear, metrics.get_meter("t"), metrics.get_meter_provider),
-        (logger_ear, _logs.get_logger("t"), _logs.get_logger_provider),
+        (trace_signal, trace.get_tracer("t"), trace.get_tracer_provider),
+        (metric_signal, metrics.get_meter("t"), metrics.get_meter_provider),
+        (log_signal, _logs.get_logger("t"), _logs.get_logger_provider),
     ):
-        ear = make(emitter)
-        assert hasattr(ear._slot_owner, ear._slot)
-        slow = type(ear)(emitter, ear._slot_owner, "no_such_slot", get, ear._get_emitter)
-        assert ear() is slow() is False
+        signal = make(emitter)
+        assert hasattr(signal._slot_owner, signal._slot)
+        slow = type(signal)(emitter, signal._slot_owner, "no_such_slot", get, signal._get_emitter)
+        assert signal.taken() is slow.taken() is False
 
 
 def test_the_plugin_offers_a_sink_with_its_own_delivery_settings():
@@ -313,7 +324,7 @@ async def test_functions_are_options_of_a_mapping(sdk):
         assert pipeline.exporters["otel"].options.attribute_mapper is mapper
 
 
-def test_a_misspelled_option_is_refused_with_what_was_meant():
+def test_a_misspelled_option_is_refused_with_a_suggestion():
     with pytest.raises(ConfigError, match="did you mean 'stable'"):
         open_pipeline({"exporters": {"otel": {"semconv": "stabel"}}})
 
@@ -329,14 +340,14 @@ def test_further_delivery_settings_stay_as_they_are():
     assert (options.max_events, options.batch_size, options.flush_interval_seconds) == (9, 7, 2.0)
 
 
-async def test_leaving_the_block_hands_over_what_waits_and_closes(sdk):
+async def test_leaving_the_block_hands_over_waiting_events_and_closes(sdk):
     async with OTelAnalyticsExporter(**sdk.emitters()) as exporter:
         await exporter.record(evaluated())
-        assert await exporter.flush_report(10.0)
+        assert (await exporter.flush(10.0)).stored == 1
         await exporter.record(evaluated("second"))
     assert keys(sdk) == ["checkout", "second"]
     assert exporter.record_nowait(evaluated()) is RecordResult.CLOSED
-    assert await exporter.close_report(1.0)
+    assert await exporter.close(1.0)
 
 
 def test_its_repr_says_how_it_exports(sdk):
@@ -344,3 +355,47 @@ def test_its_repr_says_how_it_exports(sdk):
     shown = "OTelSink(semconv='both', create_spans=True, parent='link')"
     assert repr(exporter) == f"OTelAnalyticsExporter({shown})"
     exporter.close_sync()
+
+
+@pytest.mark.parametrize("semconv", ["legacy", "stable", "both"])
+@pytest.mark.parametrize("signal", ["tracer", "logger", "meter"])
+@pytest.mark.parametrize("batched", [False, True])
+async def test_a_write_after_the_shutdown_of_the_sdk_fails(sdk, semconv, signal, batched):
+    if batched:
+        sdk.tracer_provider._active_span_processor._span_processors = ()
+        sdk.tracer_provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+        sdk.logger_provider._multi_log_record_processor._log_record_processors = ()
+        sdk.logger_provider.add_log_record_processor(BatchLogRecordProcessor(KeptLogs()))
+    sink = OTelSink(OTelOptions(semconv=semconv), **sdk.emitters())
+    batch = Batch("1", (Freezer().freeze(evaluated()),))
+    await sink.write(batch)
+    getattr(sdk, f"{signal}_provider").shutdown()
+    used = {"tracer": semconv != "stable", "logger": semconv != "legacy", "meter": False}[signal]
+    if used:
+        with pytest.raises(SinkUnavailable, match="was shut down"):
+            await sink.write(batch)
+    else:
+        await sink.write(batch)
+
+
+def test_after_the_shutdown_of_the_global_sdk_nothing_counts_as_delivered():
+    said = run(
+        """
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from flag_analytics import FlagEvaluationEvent, open_pipeline
+        provider = MeterProvider([InMemoryMetricReader()])
+        metrics.set_meter_provider(provider)
+        pipeline = open_pipeline({"exporters": {"otel": {"create_spans": False}}})
+        pipeline.record_nowait(FlagEvaluationEvent.now("f", True, "STATIC"))
+        assert pipeline.flush_sync(10)
+        provider.shutdown()
+        for _ in range(1_000):
+            pipeline.record_nowait(FlagEvaluationEvent.now("f", True, "STATIC"))
+        pipeline.close_sync(0.2)
+        stats = pipeline.stats().sinks["otel"]
+        print(stats.delivered, sum(stats.dropped.values()), stats.balanced(), stats.last_error)
+        """
+    )
+    assert said == "1 1000 True SinkUnavailable sdk_shut_down"

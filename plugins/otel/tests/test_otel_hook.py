@@ -143,6 +143,48 @@ def test_a_broken_sdk_does_not_turn_a_good_evaluation_into_the_default(sdk, open
     assert hook.failures() == {"before_failed": 1, "finally_after_failed": 1}
 
 
+class Raising(InMemoryProvider):
+    def resolve_boolean_details(self, flag_key: str, default_value: bool, evaluation_context: Any = None) -> Any:
+        raise LookupError("no such table")
+
+
+@pytest.mark.parametrize("semconv", ["stable", "both"])
+def test_the_exception_of_an_evaluation_is_on_the_log_record(sdk, semconv):
+    api.set_provider(Raising({}), "otel-raising")
+    client = api.get_client("otel-raising")
+    client.add_hooks([make_hook(sdk, semconv=semconv)])
+    assert client.get_boolean_value("checkout", True) is True
+    (log,) = sdk.logs()
+    assert log.attributes["error.type"] == "general"
+    assert log.attributes["exception.type"] == "LookupError"
+    assert log.attributes["exception.message"] == "no such table"
+    assert log.attributes["exception.stacktrace"].endswith("LookupError: no such table\n")
+    assert [event.name for span in sdk.spans() for event in span.events] == ["exception"] * (semconv == "both")
+    api.clear_providers()
+
+
+async def test_the_exception_of_an_observed_client_is_on_the_log_record(sdk):
+    class HostileError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    class Broken:
+        async def get_boolean_details(self, *_arguments: Any) -> Any:
+            raise HostileError
+
+    with pytest.raises(HostileError):
+        await make_hook(sdk, semconv="both").observe(Broken()).get_boolean_value("f")
+    (log,) = sdk.logs()
+    assert log.attributes["exception.type"].endswith("HostileError")
+    assert [span.name for span in sdk.spans()] == ["feature_flag.evaluation"]
+
+
+def test_an_evaluation_without_an_exception_has_none_on_its_log_record(sdk, openfeature):
+    openfeature.add_hooks([make_hook(sdk, semconv="stable")])
+    openfeature.get_boolean_value("checkout", True)
+    assert not [name for name in sdk.logs()[0].attributes if name.startswith("exception")]
+
+
 def test_a_provider_that_is_not_ready_is_seen_without_a_duration(sdk):
     class Never(InMemoryProvider):
         def initialize(self, evaluation_context: EvaluationContext) -> None:
@@ -158,7 +200,7 @@ def test_a_provider_that_is_not_ready_is_seen_without_a_duration(sdk):
     api.clear_providers()
 
 
-def test_a_span_ends_whatever_the_result_does(sdk):
+def test_a_span_ends_even_if_the_result_raises(sdk):
     class Hostile:
         flag_key = "f"
 

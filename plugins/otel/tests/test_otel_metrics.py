@@ -51,6 +51,13 @@ async def test_evaluations_are_counted_with_the_names_of_the_conventions(sdk):
     }
 
 
+async def test_a_sampled_event_counts_one_through_its_rate_as_evaluations_and_once_as_an_event(sdk):
+    await emit(sdk, *(evaluated(sample_rate=rate) for rate in (0.1, 0.25, 1.0)))
+    (evaluations,) = sdk.points("feature_flag.evaluations")
+    (recorded,) = sdk.points("feature_flag.analytics.events_recorded")
+    assert (evaluations.value, recorded.value) == (15, 3)
+
+
 async def test_the_duration_is_in_seconds_and_left_out_where_it_was_not_measured(sdk):
     await emit(sdk, evaluated(evaluation_duration_ms=2.0), evaluated(evaluation_duration_ms=0.0))
     (point,) = sdk.points("feature_flag.evaluation.duration")
@@ -138,14 +145,14 @@ async def test_an_exemplar_shows_the_trace_the_event_was_recorded_in(sdk):
     outside = freezer.freeze(evaluated())
     await sink.write(Batch("1", (inside, outside)))
     wanted = (request.get_span_context().trace_id, request.get_span_context().span_id)
-    metrics = sdk.metrics()  # once: what is read of exemplars is gone
+    metrics = sdk.metrics()  # once: exemplars are gone when they were read
     for name in ("feature_flag.evaluations", "feature_flag.evaluation.duration"):
         (point,) = metrics[name].data.data_points
         assert [(exemplar.trace_id, exemplar.span_id) for exemplar in point.exemplars] == [wanted]
 
 
 @given(st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5) | st.none(), st.text(max_size=8)), max_size=60))
-def test_whatever_the_labels_nothing_is_lost_and_the_limits_hold(triples):
+def test_with_any_labels_nothing_is_lost_and_the_limits_hold(triples):
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     sink = OTelSink(

@@ -1,16 +1,17 @@
 """Log records: the semantic conventions' event, compared with the constants of their own package."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Batch
-from flag_analytics_otel import OTelOptions, OTelSink, attributes
+from flag_analytics_otel import OTelHook, OTelOptions, OTelSink, attributes
 from flag_analytics_otel.attributes import reason_code, stable_attributes
 from opentelemetry.semconv._incubating.attributes import feature_flag_attributes as conventions
-from opentelemetry.semconv.attributes import error_attributes
+from opentelemetry.semconv.attributes import error_attributes, exception_attributes
 
 MOMENT = datetime(2026, 1, 31, 12, 0, 0, 123_457, UTC)
 
@@ -37,6 +38,12 @@ def test_every_name_is_that_of_the_conventions():
     assert attributes.ERROR_MESSAGE == conventions.FEATURE_FLAG_ERROR_MESSAGE
     assert attributes.ERROR_TYPE == error_attributes.ERROR_TYPE
     assert attributes.EVENT_NAME == "feature_flag.evaluation"
+
+
+def test_the_names_of_exceptions_are_those_of_the_conventions():
+    assert attributes.EXCEPTION_TYPE == exception_attributes.EXCEPTION_TYPE
+    assert attributes.EXCEPTION_MESSAGE == exception_attributes.EXCEPTION_MESSAGE
+    assert attributes.EXCEPTION_STACKTRACE == exception_attributes.EXCEPTION_STACKTRACE
 
 
 def test_every_reason_the_conventions_know_is_written_their_way():
@@ -144,3 +151,53 @@ async def test_each_mode_emits_its_own_signals(sdk, semconv, spans, logs):
     sink = OTelSink(OTelOptions(semconv=semconv), **sdk.emitters())
     await sink.write(Batch("1", (Freezer().freeze(evaluated()),)))
     assert (len(sdk.spans()), len(sdk.logs())) == (spans, logs)
+
+
+REQUIRED = {
+    "stable": {"feature_flag.key", "feature_flag.result.variant", "error.type", "feature_flag.result.reason"},
+    "legacy": {"feature_flag.key", "feature_flag.reason", "feature_flag.variant"},
+}
+
+
+limited = pytest.mark.filterwarnings("ignore:Log record attributes were dropped due to limits")
+
+
+@limited
+@pytest.mark.parametrize("semconv", ["legacy", "stable"])
+@pytest.mark.parametrize("options", ["plain", "mapper", "mutator"])
+async def test_a_limit_of_four_attributes_keeps_those_that_matter_most(monkeypatch, make_sdk, semconv, options):
+    monkeypatch.setenv("OTEL_ATTRIBUTE_COUNT_LIMIT", "4")
+    sdk = make_sdk()
+    more = {
+        "plain": {},
+        "mapper": {"attribute_mapper": lambda _: {f"app.{number}": number for number in range(5)}},
+        "mutator": {"event_mutator": lambda telemetry: telemetry},
+    }[options]
+    sink = OTelSink(OTelOptions(semconv=semconv, record_values=True, **more), **sdk.emitters())
+    event = evaluated(
+        targeting_key="user-1",
+        flag_version="7",
+        flag_set_id="shop",
+        provider_name="flagd",
+        error_type="TYPE_MISMATCH",
+        error_message="expected text",
+        evaluation_duration_ms=1.5,
+        kind="evaluation",
+    )
+    await sink.write(Batch("1", (Freezer().freeze(event),)))
+    (emitted,) = [*sdk.spans(), *sdk.logs()]
+    assert len(emitted.attributes) == 4
+    assert REQUIRED[semconv] <= emitted.attributes.keys()
+
+
+@limited
+def test_a_limit_of_four_attributes_keeps_the_key_on_the_span_and_log_record_of_the_hook(monkeypatch, make_sdk):
+    monkeypatch.setenv("OTEL_ATTRIBUTE_COUNT_LIMIT", "4")
+    sdk = make_sdk()
+    hook = OTelHook(**sdk.emitters(), semconv="both", record_values=True)
+    span = hook.start_evaluation_span("checkout", SimpleNamespace(targeting_key="user-1"), "boolean")
+    hook.end_with_error(span, LookupError("x"), "checkout")
+    (span,), (log,) = sdk.spans(), sdk.logs()
+    assert span.attributes["feature_flag.key"] == "checkout"
+    assert span.attributes["feature_flag.reason"] == "ERROR"
+    assert {"feature_flag.key", "error.type", "feature_flag.result.reason"} <= log.attributes.keys()

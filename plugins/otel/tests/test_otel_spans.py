@@ -12,7 +12,7 @@ from flag_analytics.protocols import Batch
 from flag_analytics.testing.samples import plain_event
 from flag_analytics_otel import OTelOptions, OTelSink, Telemetry
 from flag_analytics_otel.attributes import checked_value, evaluation_times
-from flag_analytics_otel.sink import _Breath
+from flag_analytics_otel.sink import _Pauses
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -129,7 +129,7 @@ async def test_a_span_is_a_trace_of_its_own_linked_to_the_one_it_was_recorded_in
         in_first = freezer.freeze(event())
     with tracer.start_as_current_span("request b") as second:
         in_second = freezer.freeze(event())
-        # Whoever fills the batch is not the parent.
+        # The caller that fills the batch is not the parent.
         await sink.write(Batch("1", (in_first, in_second)))
     made = [span for span in sdk.spans() if span.name == "feature_flag.analytics.event"]
     assert [span.parent for span in made] == [None, None]
@@ -158,7 +158,7 @@ async def test_a_child_belongs_to_the_trace_it_was_recorded_in(sdk):
 async def test_an_event_recorded_outside_any_trace_is_a_root_without_links(sdk, parent):
     sink = OTelSink(OTelOptions(parent=parent), **sdk.emitters())
     frozen = Freezer(traceparent=sink.traceparent).freeze(event())
-    with sdk.emitters()["tracer"].start_as_current_span("somebody else"):
+    with sdk.emitters()["tracer"].start_as_current_span("another request"):
         await sink.write(Batch("1", (frozen,)))
     span = sdk.spans()[0]
     assert span.parent is None
@@ -262,7 +262,7 @@ ANYTHING = st.recursive(
 
 
 @given(ANYTHING)
-def test_whatever_user_code_supplies_otlp_can_encode_what_is_taken(value):
+def test_otlp_can_encode_every_value_that_is_taken_from_user_code(value):
     checked = checked_value(value)
     if checked is not None:
         context = SpanContext(1, 1, is_remote=False)
@@ -272,7 +272,7 @@ def test_whatever_user_code_supplies_otlp_can_encode_what_is_taken(value):
 
 
 @given(ANYTHING)
-def test_whatever_a_mutator_makes_of_a_value_is_plain_and_bounded(value):
+def test_any_value_of_a_mutator_is_plain_and_bounded(value):
     checked = checked_value(value, depth=10)
     assert (
         msgspec.json.decode(msgspec.json.encode(checked)) == checked or "nan" in repr(checked) or "inf" in repr(checked)
@@ -292,7 +292,7 @@ async def test_text_subclasses_become_plain_text(sdk):
     assert attributes["odd"] == "?"
 
 
-def test_a_span_of_somebodys_own_making_costs_an_event_its_trace_and_no_more(sdk):
+def test_a_foreign_span_that_raises_costs_an_event_its_trace_and_no_more(sdk):
     class Odd(NonRecordingSpan):
         def get_span_context(self) -> Any:
             raise RuntimeError
@@ -302,18 +302,18 @@ def test_a_span_of_somebodys_own_making_costs_an_event_its_trace_and_no_more(sdk
         assert sink.traceparent() is None
 
 
-async def test_in_a_pipeline_events_nobody_listens_for_are_counted():
+async def test_events_without_an_sdk_are_counted():
     sink = OTelSink(OTelOptions(), tracer=NoOpTracer(), meter=NoOpMeter("none"))
     await sink.write(Batch("1", (Freezer().freeze(event()),)))
-    assert sink.failures() == {"unheard": 1}
+    assert sink.failures() == {"no_sdk": 1}
 
 
 def test_a_flush_pauses_after_each_half_millisecond_of_work():
     now, pauses = [0.0], []
-    breathe = _Breath(clock=lambda: now[0], sleep=pauses.append)
+    pause = _Pauses(clock=lambda: now[0], sleep=pauses.append)
     for _ in range(100):
         now[0] += 0.0003
-        breathe()
+        pause()
     assert len(pauses) == 50
 
 

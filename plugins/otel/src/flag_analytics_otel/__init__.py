@@ -7,7 +7,7 @@
     await exporter.close()
 
 ``OTelHook`` observes evaluations as they happen, with OpenFeature or litestar-flags. Only ``opentelemetry-api`` is
-needed; without an SDK nothing is done.
+needed; without an SDK events are dropped and counted.
 """
 
 from __future__ import annotations

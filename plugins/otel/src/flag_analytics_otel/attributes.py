@@ -1,4 +1,4 @@
-"""What an event looks like as OpenTelemetry attributes and times, in both conventions.
+"""Turns an event into OpenTelemetry attributes and times, in both conventions.
 
 ``LEGACY_*`` are the names of litestar-flags' spans; the others are those of the semantic conventions for feature flags
 (https://opentelemetry.io/docs/specs/semconv/feature-flags/feature-flags-events/, version 1.44, release candidate).
@@ -8,6 +8,7 @@ They are written out here so that only ``opentelemetry-api`` is needed; a test c
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +16,16 @@ from typing import Any
 import msgspec
 from flag_analytics.frozen import FrozenEvent
 
-__all__ = ["any_value", "error_type", "evaluation_times", "legacy_attributes", "reason_code", "stable_attributes"]
+__all__ = [
+    "any_value",
+    "error_type",
+    "evaluation_times",
+    "exception_attributes",
+    "legacy_attributes",
+    "reason_code",
+    "required_last",
+    "stable_attributes",
+]
 
 EVENT_NAME = "feature_flag.evaluation"
 KEY = "feature_flag.key"
@@ -37,6 +47,16 @@ LEGACY_DURATION_MS = "feature_flag.evaluation_duration_ms"
 LEGACY_VALUE = "feature_flag.value"
 LEGACY_KIND = "feature_flag.event_kind"
 
+EXCEPTION_TYPE = "exception.type"
+EXCEPTION_MESSAGE = "exception.message"
+EXCEPTION_STACKTRACE = "exception.stacktrace"
+
+_LEGACY_WEIGHT = (LEGACY_TIMESTAMP, LEGACY_VARIANT, LEGACY_REASON)
+_BY_WEIGHT = (*_LEGACY_WEIGHT, RESULT_VALUE, RESULT_REASON, ERROR_TYPE, RESULT_VARIANT, KEY)
+_BY_WEIGHT_WITHOUT_VARIANT = (*_LEGACY_WEIGHT, RESULT_REASON, RESULT_VALUE, ERROR_TYPE, KEY)
+
+MAX_EXCEPTION_CHARS = 16_384
+"""A longer stack trace loses its beginning, a longer message its end."""
 MAX_LEGACY_VALUE_CHARS = 256
 """A longer value is left out of a span, as litestar-flags does."""
 MAX_VALUE_BYTES = 4_096
@@ -82,7 +102,7 @@ def legacy_attributes(event: FrozenEvent, *, record_values: bool) -> dict[str, A
         text = str(event.value)
         if len(text) <= MAX_LEGACY_VALUE_CHARS:
             attributes[LEGACY_VALUE] = text
-    return attributes
+    return required_last(attributes)
 
 
 def stable_attributes(event: FrozenEvent, *, record_values: bool) -> dict[str, Any]:
@@ -111,11 +131,35 @@ def stable_attributes(event: FrozenEvent, *, record_values: bool) -> dict[str, A
         attributes[ERROR_TYPE] = error
         if event.error_message and event.error_message != error:
             attributes[ERROR_MESSAGE] = event.error_message
+    return required_last(attributes)
+
+
+def required_last(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Move the attributes that matter most to the end: an SDK with a limit on their number evicts the oldest."""
+    # A value is required where there is no variant, and of little weight where there is one.
+    names = _BY_WEIGHT if RESULT_VARIANT in attributes else _BY_WEIGHT_WITHOUT_VARIANT
+    for name in names:
+        if name in attributes:
+            attributes[name] = attributes.pop(name)
+    return attributes
+
+
+def exception_attributes(error: BaseException) -> dict[str, Any]:
+    """Return an exception as attributes of a log record, as the conventions for exceptions in logs have it."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    attributes = {EXCEPTION_TYPE: checked_text(name)}
+    try:
+        attributes[EXCEPTION_MESSAGE] = checked_text(str(error))[:MAX_EXCEPTION_CHARS]
+        stacktrace = "".join(traceback.format_exception(error))
+        attributes[EXCEPTION_STACKTRACE] = checked_text(stacktrace)[-MAX_EXCEPTION_CHARS:]
+    except Exception:
+        pass  # its own methods raise: its type must do
     return attributes
 
 
 def reason_code(reason: str) -> str:
-    """Return the reason as the conventions write it: lower case; reasons of one's own are allowed."""
+    """Return the reason as the conventions write it: lower case; custom reasons are allowed."""
     return reason.lower() or "unknown"
 
 
@@ -147,9 +191,9 @@ def any_value(value: Any) -> Any:
 def checked_value(value: Any, *, depth: int = 1) -> Any:
     """Return a value that user code supplied for an attribute, or None if OpenTelemetry could not take it.
 
-    Taken are text, booleans, 64-bit integers, floats and sequences of one of these, and with a ``depth`` above 1
-    mappings of them. What is refused here would fail much later, in the SDK's exporter, and take the other spans of
-    its batch with it.
+    Text, booleans, 64-bit integers, floats and sequences of one of these are taken, and with a ``depth`` above 1
+    mappings of them. Other values would fail much later, in the SDK's exporter, and take the other spans of their
+    batch with them.
     """
     if isinstance(value, bool | float):
         return value

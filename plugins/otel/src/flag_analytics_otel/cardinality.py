@@ -15,7 +15,7 @@ __all__ = ["OTHER", "OVERFLOW", "AttributeSets", "Labels"]
 
 OTHER = "__other__"
 OVERFLOW: dict[str, Any] = {"otel.metric.overflow": True}
-"""The attribute set of whatever is beyond the limit (OpenTelemetry metrics SDK specification, "Overflow attribute")."""
+"""The attribute set beyond the limit (OpenTelemetry metrics SDK specification, "Overflow attribute")."""
 
 _REASONS = frozenset(reason_code(reason) for reason in EvaluationReason)
 _ERROR_TYPES = frozenset(
@@ -77,7 +77,7 @@ class Labels:
 class AttributeSets:
     """The attribute sets of one instrument: at most ``limit``, the one that takes the overflow among them.
 
-    Each is made once and handed out again as the same dict; nobody may change it. Labels that differ only in an
+    Each is made once and handed out again as the same dict, which must not be changed. Labels that differ only in an
     excluded attribute share one.
     """
 
@@ -101,6 +101,6 @@ class AttributeSets:
                 self._tally.add("attribute_set_over_limit")
                 return OVERFLOW
             known = self._sets[identity] = attributes
-        if len(self._by_labels) < 4 * self._limit:  # only a cache: beyond it, labels take the way round each time
+        if len(self._by_labels) < 4 * self._limit:  # only a cache: beyond it, labels are looked up anew each time
             self._by_labels[labels] = known
         return known

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from .hook import OTelHook
+from typing import Any, Protocol, Self
 
 __all__ = ["ObservedClient"]
 
 
+class Observer(Protocol):
+    """A hook, as far as a client needs one."""
+
+    def start_evaluation_span(self, flag_key: str, context: Any, flag_type: str | None) -> Any: ...
+
+    def end_evaluation_span(self, span: Any, result: Any) -> None: ...
+
+    def end_with_error(self, span: Any, error: Exception, flag_key: str) -> None: ...
+
+    def record_evaluation(self, flag_key: str, result: Any, context: Any) -> None: ...
+
+
 class ObservedClient:
-    """Stands before a litestar-flags client: evaluations go through the hook, everything else straight to the client.
+    """Wraps a litestar-flags client: evaluations go through the hook, everything else straight to the client.
 
     It holds no state of its own, so it lives as long as the client does. Bulk evaluations are recorded one by one, once
     they are over, without a duration.
     """
 
-    def __init__(self, client: Any, hook: OTelHook) -> None:
+    def __init__(self, client: Any, hook: Observer) -> None:
         self._client = client
         self._hook = hook
 

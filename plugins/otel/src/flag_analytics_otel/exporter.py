@@ -23,7 +23,7 @@ _SINK = "otel"
 
 
 class Instrumented(Protocol):
-    """What an exporter can share tracer and meter with: our ``OTelHook``, litestar-flags' own, or one like them."""
+    """A hook whose tracer and meter an exporter can share: our ``OTelHook``, litestar-flags' own, or one like them."""
 
     @property
     def tracer(self) -> Tracer: ...
@@ -36,7 +36,7 @@ class OTelAnalyticsExporter:
     """Exports evaluation events as OpenTelemetry spans, log records and metrics.
 
     ``record`` costs the caller one queue; the SDK's work is done on a thread of its own. Without an SDK nothing is
-    queued at all: such events are counted as ``filtered``. ``async with`` closes it.
+    queued: such events are counted as ``filtered``, and one warning is logged. ``async with`` closes it.
 
     Args:
         tracer: A tracer; by default the global provider's, by ``tracer_name``, whenever that provider is set.
@@ -99,7 +99,7 @@ class OTelAnalyticsExporter:
             tracer, meter = otel_hook.tracer, otel_hook.meter
         self._sink = OTelSink(options, tracer=tracer, meter=meter, logger=logger)
         self._delivery = Delivery({_SINK: self._sink}, options.engine_options(delivery), name="otel")
-        self._heard = False
+        self._taken = False
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -138,11 +138,12 @@ class OTelAnalyticsExporter:
 
     def record_nowait(self, event: Any) -> RecordResult:
         """Take one event, ours or one with the same attributes; never raises, never waits."""
-        if self._heard or self._closed:
+        if self._taken or self._closed:
             return self._delivery.record_nowait(event)
         if self._sink.listening():  # a provider that is set stays set
-            self._heard = True
+            self._taken = True
             return self._delivery.record_nowait(event)
+        self._sink.warn_of_no_sdk()
         return self._delivery.refuse(RecordResult.FILTERED)
 
     async def record(self, event: FlagEvaluationEvent) -> None:
@@ -160,42 +161,40 @@ class OTelAnalyticsExporter:
             self.record_nowait(event)
         await self.flush()
 
-    async def flush(self) -> None:
-        """Return when what was recorded before is handed to OpenTelemetry; flushing the providers is their owner's."""
-        await self._delivery.flush()
+    async def flush(self, timeout: float = 30.0) -> DeliveryReport:
+        """Wait, at most ``timeout`` seconds, until OpenTelemetry has all earlier events; true if it does.
 
-    async def flush_report(self, timeout: float = 30.0) -> DeliveryReport:
-        """Flush for at most ``timeout`` seconds; the report is true if everything recorded before is handed over."""
+        Flushing the providers is left to the application.
+        """
         return await self._delivery.flush(timeout)
 
-    async def close(self) -> None:
-        """Flush and release the thread; further events are refused and counted. Providers stay open."""
-        await self.close_report()
+    def flush_sync(self, timeout: float = 30.0) -> DeliveryReport:
+        """``flush`` for callers without an event loop."""
+        return self._delivery.flush_sync(timeout)
 
-    async def close_report(self, timeout: float | None = None) -> DeliveryReport:
-        """Close within ``timeout`` seconds; every caller gets the same report of what was achieved."""
+    async def close(self, timeout: float | None = None) -> DeliveryReport:
+        """Flush within ``timeout`` seconds and release the thread; further events are refused and counted.
+
+        Every caller gets the same report. Providers stay open.
+        """
         self._closed = True
         return await self._delivery.close(timeout)
 
-    def flush_sync(self, timeout: float = 30.0) -> None:
-        """``flush`` for code without an event loop; for up to ``timeout`` seconds."""
-        self._delivery.flush_sync(timeout)
-
-    def close_sync(self, timeout: float | None = None) -> None:
-        """``close`` for code without an event loop; by default for as long as the delivery settings say."""
+    def close_sync(self, timeout: float | None = None) -> DeliveryReport:
+        """``close`` for callers without an event loop."""
         self._closed = True
-        self._delivery.close_sync(timeout)
+        return self._delivery.close_sync(timeout)
 
     def stats(self) -> DeliveryStats:
-        """Return the ledger; events that nobody listened for are refused as ``filtered``."""
+        """Return the ledger; events that came without an SDK are refused as ``filtered``."""
         return self._delivery.stats()
 
     def failures(self) -> dict[str, int]:
-        """Return what was dropped, changed or went wrong between the queue and OpenTelemetry, by kind."""
+        """Return the counts of dropped, changed and failed telemetry, by kind."""
         return self._sink.failures()
 
     def health(self) -> dict[str, Any]:
-        """Return the state of the delivery, whether an SDK listens, and the failures; does no I/O."""
+        """Return the state of the delivery, whether there is an SDK, and the failures; does no I/O."""
         return {**self._delivery.health(), "listening": self._sink.listening(), "failures": self.failures()}
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import time
-import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
@@ -16,14 +14,15 @@ from flag_analytics.canonical import canonical_key
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
+from flag_analytics.processes import renew_after_fork
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, StatusCode
 
-from .attributes import EVENT_NAME, KEY, MAX_LEGACY_VALUE_CHARS, stable_attributes
+from .attributes import EVENT_NAME, KEY, MAX_LEGACY_VALUE_CHARS, exception_attributes, stable_attributes
 from .cardinality import AttributeSets, Labels
 from .client import ObservedClient
-from .listening import logger_ear, meter_ear, tracer_ear
 from .options import Semconv
+from .providers import log_signal, metric_signal, trace_signal
 from .tally import Tally
 
 __all__ = ["OTelHook"]
@@ -41,6 +40,7 @@ EVALUATION_LATENCY = "feature_flag.evaluation.latency"
 
 _STARTED = "_flag_analytics_started"
 _SPAN = "flag_analytics.otel.span"
+_EXCEPTION = "flag_analytics.otel.exception"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,10 +48,10 @@ T = TypeVar("T")
 
 @attrs.frozen
 class _Started:
-    """What is known of an evaluation when it starts; it travels on the span."""
+    """The facts about an evaluation that are known when it starts; the span carries them."""
 
     at_ns: int | None
-    """On the monotonic clock; None for an evaluation that was over when it was heard of."""
+    """On the monotonic clock; None for an evaluation that was over when the hook was called."""
     targeting_key: str | None
     provider_name: str | None
 
@@ -59,8 +59,8 @@ class _Started:
 def _never_raises(default: Callable[[], T]) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Make a method of the hook answer ``default()`` instead of raising, and count it.
 
-    OpenFeature answers with the caller's default value when a hook raises, so an error here would change what the
-    application does.
+    OpenFeature answers with the caller's default value when a hook raises, so an error here would change the behaviour
+    of the application.
     """
 
     def decorate(method: Callable[P, T]) -> Callable[P, T]:
@@ -94,7 +94,7 @@ class OTelHook:
       ``before_evaluation`` and ``after_evaluation`` around a call.
     - Anything else: ``start_evaluation_span`` and ``end_evaluation_span``, or ``record_evaluation``.
 
-    No method raises: what goes wrong is counted in ``failures()``.
+    No method raises: failures are counted in ``failures()``.
 
     Args:
         tracer: A tracer; by default the global provider's, by ``tracer_name``.
@@ -133,11 +133,9 @@ class OTelHook:
         self._meter = meter or metrics.get_meter(meter_name)
         self._logger = logger or _logs.get_logger(logger_name)
         self._record_values = record_values
-        self._spans = semconv != "stable"
-        self._logs = semconv != "legacy"
-        self._spans_taken = tracer_ear(self._tracer)
-        self._metrics_taken = meter_ear(self._meter)
-        self._logs_taken = logger_ear(self._logger)
+        self._spans = trace_signal(self._tracer) if semconv != "stable" else None
+        self._metrics = metric_signal(self._meter)
+        self._logs = log_signal(self._logger) if semconv != "legacy" else None
         self._evaluation_counter = self._meter.create_counter(EVALUATION_COUNT, "1", "Feature flag evaluations.")
         self._latency_histogram = self._meter.create_histogram(
             EVALUATION_LATENCY, "ms", "How long feature flag evaluations took."
@@ -146,10 +144,7 @@ class OTelHook:
         self._labels = Labels(max_flags, max_variants, self._tally)
         self._metric_sets = AttributeSets(max_attribute_sets, frozenset(), self._tally)
         self._freezer = Freezer()
-        _hooks.add(self)
-
-    def _after_fork_in_child(self) -> None:
-        self._freezer.after_fork_in_child()
+        renew_after_fork(self._freezer.after_fork_in_child)
 
     @property
     def tracer(self) -> trace.Tracer:
@@ -168,7 +163,7 @@ class OTelHook:
         return self._latency_histogram
 
     def failures(self) -> dict[str, int]:
-        """Return what went wrong or over a limit here since the start, by kind."""
+        """Return the counts of failures, and of labels over a limit, since the start, by kind."""
         return self._tally.counts()
 
     def observe(self, client: Any) -> Any:
@@ -206,8 +201,10 @@ class OTelHook:
             return
         started = _started(span)
         event = self._freeze(flag_key, None, "ERROR", None, started, "GENERAL", type(error).__name__, {})
-        span.record_exception(error)
-        self._finish(span, event, started, with_value=False, error_code="GENERAL_ERROR")
+        try:
+            span.record_exception(error)
+        finally:
+            self._finish(span, event, started, with_value=False, error_code="GENERAL_ERROR", exception=error)
 
     def record_evaluation(self, flag_key: str, result: Any, context: Any = None, flag_type: str | None = None) -> None:
         """Record an evaluation that is already over; its duration is not known and not recorded."""
@@ -233,8 +230,12 @@ class OTelHook:
 
     @_never_raises(_nothing)
     def error(self, hook_context: Any, exception: Exception, hints: Any) -> None:  # noqa: ARG002 - the SDK's signature
-        """Note the exception on the span; ``finally_after`` ends it."""
-        span = _notes(hook_context).get(_SPAN)
+        """Note the exception on the span, and for the log record; ``finally_after`` ends the span."""
+        if not self._listening():
+            return
+        notes = _notes(hook_context)
+        notes[_EXCEPTION] = exception
+        span = notes.get(_SPAN)
         if span is not None:
             span.record_exception(exception)
 
@@ -243,13 +244,14 @@ class OTelHook:
         """End the span, emit the log record and record metrics."""
         if self._listening():
             # Without a span the evaluation was over before it began: a provider not ready.
-            span = _notes(hook_context).pop(_SPAN, None) or self._start_of(hook_context, timed=False)
-            self._end(span, details)
+            notes = _notes(hook_context)
+            span = notes.pop(_SPAN, None) or self._start_of(hook_context, timed=False)
+            self._end(span, details, notes.pop(_EXCEPTION, None))
 
     # Both ways end here.
 
     def _listening(self) -> bool:
-        return self._metrics_taken() or (self._spans and self._spans_taken()) or (self._logs and self._logs_taken())
+        return any(signal is not None and signal.taken() for signal in (self._metrics, self._spans, self._logs))
 
     def _start_of(self, hook_context: Any, *, timed: bool) -> Span:
         flag_type = getattr(hook_context, "flag_type", None)
@@ -274,7 +276,7 @@ class OTelHook:
             canonical_key(provider_name) if provider_name else None,
         )
         span: Span | None = None
-        if self._spans:
+        if self._spans is not None:
             attributes: dict[str, Any] = {KEY: flag_key}
             if flag_type:
                 attributes[FLAG_TYPE] = canonical_key(flag_type)
@@ -282,23 +284,23 @@ class OTelHook:
                 attributes[TARGETING_KEY] = started.targeting_key
             span = self._tracer.start_span(SPAN_NAME, kind=SpanKind.INTERNAL, attributes=attributes)
         if span is None or not span.is_recording():
-            # What a tracer without an SDK returns is shared by everyone; this one carries notes of its own.
+            # The span of a tracer without an SDK is shared; this one carries notes of its own.
             shared = trace.get_current_span() if span is None else span
             span = NonRecordingSpan(shared.get_span_context())
         with contextlib.suppress(AttributeError):  # a span with slots: the duration is then not known
             setattr(span, _STARTED, started)
         return span
 
-    def _end(self, span: Span, result: Any) -> None:
+    def _end(self, span: Span, result: Any, exception: Exception | None = None) -> None:
         if not self._listening():
             return
         try:
-            self._end_with(span, result)
+            self._end_with(span, result, exception)
         finally:
-            if span.is_recording():  # whatever the result did: a span that never ends is never seen
+            if span.is_recording():  # even if the result raised: a span that never ends is never exported
                 span.end()
 
-    def _end_with(self, span: Span, result: Any) -> None:
+    def _end_with(self, span: Span, result: Any, exception: Exception | None) -> None:
         started = _started(span)
         code = getattr(result, "error_code", None)
         event = self._freeze(
@@ -311,7 +313,9 @@ class OTelHook:
             getattr(result, "error_message", None),
             getattr(result, "flag_metadata", None),
         )
-        self._finish(span, event, started, with_value=self._record_values, error_code=event.error_type)
+        self._finish(
+            span, event, started, with_value=self._record_values, error_code=event.error_type, exception=exception
+        )
 
     def _freeze(
         self,
@@ -345,36 +349,42 @@ class OTelHook:
         )
 
     def _finish(
-        self, span: Span, event: FrozenEvent, started: _Started | None, *, with_value: bool, error_code: str | None
+        self,
+        span: Span,
+        event: FrozenEvent,
+        started: _Started | None,
+        *,
+        with_value: bool,
+        error_code: str | None,
+        exception: Exception | None,
     ) -> None:
-        span.set_attribute(REASON, event.reason)
-        if event.variant:
-            span.set_attribute(VARIANT, event.variant)
+        # Those that matter most come last: an SDK with a limit on their number evicts the oldest.
         if with_value:
             text = str(event.value)
             if len(text) <= MAX_LEGACY_VALUE_CHARS:
                 span.set_attribute(VALUE, text)
-        if error_code:
-            span.set_attribute(ERROR_CODE, error_code)
         if event.error_message:
             span.set_attribute(ERROR_MESSAGE, event.error_message)
+        if error_code:
+            span.set_attribute(ERROR_CODE, error_code)
+        if event.variant:
+            span.set_attribute(VARIANT, event.variant)
+        span.set_attribute(REASON, event.reason)
+        span.set_attribute(KEY, event.flag_key)
         if error_code or event.reason == "ERROR":
             span.set_status(Status(StatusCode.ERROR, event.error_message or "Evaluation error"))
         span.end()
         context = trace.set_span_in_context(span)
-        if self._logs and self._logs_taken():
+        if self._logs is not None and self._logs.taken():
+            attributes = {} if exception is None else exception_attributes(exception)
+            attributes.update(stable_attributes(event, record_values=self._record_values))
             self._logger.emit(
-                _logs.LogRecord(
-                    timestamp=time.time_ns(),
-                    context=context,
-                    event_name=EVENT_NAME,
-                    attributes=stable_attributes(event, record_values=self._record_values),
-                )
+                _logs.LogRecord(timestamp=time.time_ns(), context=context, event_name=EVENT_NAME, attributes=attributes)
             )
-        attributes = self._metric_attributes(event, error_code)
-        self._evaluation_counter.add(1, attributes, context)
+        labels = self._metric_attributes(event, error_code)
+        self._evaluation_counter.add(1, labels, context)
         if started is not None and started.at_ns is not None:
-            self._latency_histogram.record(event.evaluation_duration_ms, attributes, context)
+            self._latency_histogram.record(event.evaluation_duration_ms, labels, context)
 
     def _metric_attributes(self, event: FrozenEvent, error_code: str | None) -> dict[str, Any]:
         flag_key, variant, reason, error = self._labels.of(event)
@@ -414,16 +424,3 @@ def _notes(hook_context: Any) -> MutableMapping[str, Any]:
 def _text(code: Any) -> str:
     """Return an enumeration's value, or anything else, as text."""
     return str(getattr(code, "value", code))
-
-
-_hooks: weakref.WeakSet[OTelHook] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # Another thread may have held a lock at the fork: it does not exist here and would never let go.
-    for hook in list(_hooks):
-        hook._after_fork_in_child()  # noqa: SLF001 - same module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

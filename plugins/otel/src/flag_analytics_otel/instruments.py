@@ -23,11 +23,11 @@ DURATION = "feature_flag.evaluation.duration"
 DURATION_BOUNDARIES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Seconds, from 100 microseconds to 1 second; advice that a view can override."""
 
-_Share = tuple[dict[str, Any], int, Context]
-"""What one attribute set gets of a batch, and the trace its exemplar shows."""
+_Share = tuple[dict[str, Any], float, Context]
+"""An attribute set, its part of a batch, and the trace its exemplar shows."""
 
 
-def _go_on() -> None:
+def _no_pause() -> None:
     pass
 
 
@@ -49,7 +49,9 @@ class Instruments:
     ) -> None:
         self.events_recorded = meter.create_counter(EVENTS_RECORDED, "1", "Analytics events recorded.")
         self.batch_size = meter.create_histogram(BATCH_SIZE, "1", "Events in one batch of analytics events.")
-        self.evaluations = meter.create_counter(EVALUATIONS, "{evaluation}", "Feature flag evaluations.")
+        self.evaluations = meter.create_counter(
+            EVALUATIONS, "{evaluation}", "Feature flag evaluations; a sampled event counts 1 / sample_rate."
+        )
         self.duration = meter.create_histogram(
             DURATION,
             "s",
@@ -61,19 +63,20 @@ class Instruments:
         self._evaluation_sets = AttributeSets(max_attribute_sets, exclude, tally)
         self._duration_sets = AttributeSets(max_attribute_sets, exclude, tally)
 
-    def record(self, events: Iterable[tuple[FrozenEvent, Context]], breathe: Callable[[], None] = _go_on) -> None:
-        """Record events with the trace contexts they were recorded in; ``breathe`` is called between them."""
+    def record(self, events: Iterable[tuple[FrozenEvent, Context]], pause: Callable[[], None] = _no_pause) -> None:
+        """Record events with the trace contexts they were recorded in; ``pause`` is called between them."""
         recorded: dict[int, _Share] = {}
         evaluated: dict[int, _Share] = {}
         size = 0
         for event, context in events:
             size += 1
-            breathe()
+            pause()
             labels = self._labels.of(event)
-            self._count(recorded, self._recorded_attributes(labels), context)
+            self._count(recorded, self._recorded_attributes(labels), context, 1)
             if event.kind != "evaluation":
                 continue
-            self._count(evaluated, self._evaluation_attributes(labels), context)
+            weight = 1 if event.sample_rate == 1.0 else 1.0 / event.sample_rate
+            self._count(evaluated, self._evaluation_attributes(labels), context, weight)
             if event.evaluation_duration_ms > 0:  # 0.0 means not measured
                 seconds = event.evaluation_duration_ms / 1_000
                 self.duration.record(seconds, self._duration_attributes(labels), context)
@@ -84,18 +87,18 @@ class Instruments:
         if size:
             self.batch_size.record(size)
 
-    def _count(self, shares: dict[int, _Share], attributes: dict[str, Any], context: Context) -> None:
-        """Add one to the share of an attribute set, which is one and the same dict each time."""
+    def _count(self, shares: dict[int, _Share], attributes: dict[str, Any], context: Context, weight: float) -> None:
+        """Add to the share of an attribute set, which is one and the same dict each time."""
         share = shares.get(id(attributes))
         if share is None:
-            shares[id(attributes)] = (attributes, 1, context)
+            shares[id(attributes)] = (attributes, weight, context)
         else:
             # The exemplar shows one of the traces: prefer any to none.
-            shares[id(attributes)] = (attributes, share[1] + 1, context or share[2])
+            shares[id(attributes)] = (attributes, share[1] + weight, context or share[2])
 
     def _recorded_attributes(self, labels: tuple[str, str, str, str]) -> dict[str, Any]:
         flag_key, _, reason, _ = labels
-        # litestar-flags writes reasons in capitals here; the name for what is beyond the limits stays as it is.
+        # litestar-flags writes reasons in capitals here; the name beyond the limits stays as it is.
         written = reason if reason == OTHER else reason.upper()
         return self._recorded_sets.get((flag_key, reason), lambda: {KEY: flag_key, LEGACY_REASON: written})
 

@@ -1,4 +1,4 @@
-"""The entry point: what this distribution offers to flag-analytics."""
+"""The entry point: the exporter as a plugin of flag-analytics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users may change about what is emitted: attributes added, left out, or the whole of it."""
+"""The options by which users change spans and log records: attributes added, left out, or all of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 from flag_analytics.frozen import FrozenEvent
 
-from .attributes import checked_text, checked_value
+from .attributes import checked_text, checked_value, required_last
 from .tally import Tally
 
 __all__ = ["AttributeMapper", "EventMutator", "Shape", "Telemetry"]
@@ -40,8 +40,8 @@ class Shape:
     """Applies the user's attribute options, in this order: mapper, exclude list, mutator.
 
     User code is guarded and its failures are counted in ``tally``: a mapper that raises adds nothing, an attribute the
-    SDK could not take is left out, and what a raising mutator saw is not emitted, since it may have been there to
-    take out what must not leave.
+    SDK could not take is left out, and a span or log record whose mutator raises is not emitted, since the mutator may
+    have been there to remove something.
     """
 
     mapper: AttributeMapper | None
@@ -50,9 +50,10 @@ class Shape:
     tally: Tally
 
     def __call__(self, telemetry: Telemetry) -> Telemetry | None:
-        """Return what to emit, or None for nothing."""
+        """Return the telemetry to emit, or None for nothing."""
         if self.mapper is not None:
             self._map(telemetry)
+            required_last(telemetry.attributes)
         for name in self.exclude:
             telemetry.attributes.pop(name, None)
         if self.mutator is None:
@@ -76,11 +77,11 @@ class Shape:
             self.tally.add("mapper_failed")
 
     def _checked(self, changed: Telemetry, original: Telemetry) -> Telemetry:
-        """Return what the mutator made, with only such attributes as the SDK can take."""
+        """Return the mutator's result, with only such attributes as the SDK can take."""
         attributes: dict[str, Any] = {}
         for name, value in changed.attributes.items():
             self._set(attributes, name, value, depth=_VALUE_DEPTH if original.signal == "log" else 1)
-        return Telemetry(original.signal, checked_text(changed.name), attributes, original.event)
+        return Telemetry(original.signal, checked_text(changed.name), required_last(attributes), original.event)
 
     def _set(self, attributes: dict[str, Any], name: Any, value: Any, depth: int = 1) -> None:
         checked = checked_value(value, depth=depth)

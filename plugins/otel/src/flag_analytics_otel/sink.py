@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
+from flag_analytics.errors import SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
+from flag_analytics.logs import get_logger, warn
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeliveryOptions
 from opentelemetry import _logs, metrics, trace
@@ -15,8 +16,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from .attributes import EVENT_NAME, error_type, evaluation_times, legacy_attributes, stable_attributes
 from .instruments import Instruments
-from .listening import logger_ear, meter_ear, tracer_ear
 from .options import OTelOptions
+from .providers import log_signal, metric_signal, trace_signal
 from .shaping import Shape, Telemetry
 from .tally import Tally
 from .trace_context import CallerTrace, RecordedTrace
@@ -28,9 +29,11 @@ SPAN_NAME = "feature_flag.analytics.event"
 _SLICE_SECONDS = 0.0005
 _PAUSE_SECONDS = 0.00005
 
+logger = get_logger(__name__)
 
-class _Breath:
-    """Leaves room for the host's event loop while much is emitted: called often, it pauses each half millisecond.
+
+class _Pauses:
+    """Leaves time for the host's event loop while much is emitted: called often, it pauses each half millisecond.
 
     The SDK holds the interpreter lock for tens of microseconds for each span. A pause has to be long enough for a
     waiting thread to wake up: after a mere release of the lock this thread would have it back first, and the event
@@ -54,8 +57,8 @@ class _Breath:
 class OTelSink:
     """Emits each event of a batch through OpenTelemetry's API, with the times and the trace of its evaluation.
 
-    What the SDK raises for one event is counted (``failures``) and does not hold up the others: to try the batch again
-    would emit the others twice.
+    An event that cannot be emitted is counted (``failures``), and does not stop the others. Events without an
+    SDK are counted and dropped; after the SDK's shutdown every write fails.
     """
 
     def __init__(
@@ -83,88 +86,120 @@ class OTelSink:
         self.traceparent = CallerTrace().traceparent
         self._recorded_trace = RecordedTrace()
         self._shape = Shape(options.attribute_mapper, options.exclude_attributes, options.event_mutator, self.tally)
-        self._spans_taken = tracer_ear(self.tracer)
-        self._metrics_taken = meter_ear(self.meter)
-        self._logs_taken = logger_ear(self.logger)
-        self._spans = options.spans
-        self._logs = options.logs
+        self._spans = trace_signal(self.tracer, is_global=tracer is None) if options.spans else None
+        self._metrics = metric_signal(self.meter, is_global=meter is None)
+        self._logs = log_signal(self.logger, is_global=logger is None) if options.logs else None
+        self._signals = [signal for signal in (self._metrics, self._spans, self._logs) if signal is not None]
+        self._warned = False
 
     def __repr__(self) -> str:
         options = self.options
         return f"OTelSink(semconv={options.semconv!r}, create_spans={options.create_spans}, parent={options.parent!r})"
 
     def listening(self) -> bool:
-        """Return whether anyone takes what this sink would emit; about 100 ns for each signal nobody takes."""
-        return self._metrics_taken() or (self._spans and self._spans_taken()) or (self._logs and self._logs_taken())
+        """Return whether an SDK takes anything of this sink; about 100 ns for each signal that it does not take."""
+        return any(signal.taken() for signal in self._signals)
 
     def failures(self) -> dict[str, int]:
-        """Return what was dropped, changed or went wrong here since the start, by kind."""
+        """Return the counts of dropped, changed and failed telemetry since the start, by kind."""
         return self.tally.counts()
 
+    def warn_of_no_sdk(self) -> None:
+        """Log once that events are dropped."""
+        if not self._warned:
+            self._warned = True
+            warn(
+                logger,
+                "no OpenTelemetry SDK is set up: events for otel are dropped until the application sets a provider",
+            )
+
     async def write(self, batch: Batch) -> None:
-        """Emit every event. Never raises for an event, so no batch comes twice."""
+        """Emit every event.
+
+        Raises:
+            SinkUnavailable: the SDK was shut down.
+        """
         if not self.listening():
-            self.tally.add("unheard", len(batch))
+            self.tally.add("no_sdk", len(batch))
+            self.warn_of_no_sdk()
             return
-        spans = self._spans and self._spans_taken()
-        logs = self._logs and self._logs_taken()
+        self._check_that_none_was_shut_down()
+        spans = self._spans is not None and self._spans.taken()
+        logs = self._logs is not None and self._logs.taken()
         measured: list[tuple[FrozenEvent, Context]] = []
-        breathe = _Breath()
+        pause = _Pauses()
         for event in batch:
             span_context, context = self._recorded_trace.read(event.traceparent)
-            measured.append((event, context))
-            if spans:
-                self._guarded(self._emit_span, event, span_context, context)
-            if logs and event.kind == "evaluation":
-                self._guarded(self._emit_log, event, span_context, context)
-            breathe()
-        if self._metrics_taken():
+            emissions: list[Callable[[], None]] = []
             try:
-                self.instruments.record(measured, breathe)
+                if spans:
+                    emissions += self._span(event, span_context, context)
+                if logs and event.kind == "evaluation":
+                    emissions += self._log(event, context)
+            except Exception:
+                self.tally.add("emit_failed")
+                continue
+            measured.append((event, context))
+            for emit in emissions:
+                try:
+                    emit()
+                except Exception:  # of the SDK, or of a processor in it
+                    self.tally.add("emit_failed")
+            pause()
+        if self._metrics.taken():
+            try:
+                self.instruments.record(measured, pause)
             except Exception:
                 self.tally.add("metric_failed", len(measured))
+        self._check_that_none_was_shut_down()
+
+    def _check_that_none_was_shut_down(self) -> None:
+        if any(signal.shut_down() for signal in self._signals):
+            raise SinkUnavailable("the OpenTelemetry SDK was shut down", code="sdk_shut_down")
 
     async def close(self) -> None:
         """Do nothing: providers belong to the application, which flushes and shuts them down."""
 
-    def _guarded(self, emit: Any, event: FrozenEvent, span_context: SpanContext | None, context: Context) -> None:
-        try:
-            emit(event, span_context, context)
-        except Exception:
-            self.tally.add("emit_failed")
-
-    def _emit_span(self, event: FrozenEvent, span_context: SpanContext | None, context: Context) -> None:
+    def _span(
+        self, event: FrozenEvent, span_context: SpanContext | None, context: Context
+    ) -> Iterator[Callable[[], None]]:
+        """Build the span of an event; yield the call that emits it, if there is anything to emit."""
         attributes = legacy_attributes(event, record_values=self.options.record_values)
         shaped = self._shape(Telemetry("span", SPAN_NAME, attributes, event))
         if shaped is None:
             return
         linked = span_context is not None and self.options.parent == "link"
         start, end = evaluation_times(event)
-        span = self.tracer.start_span(
-            shaped.name,
-            context=Context() if linked else context,
-            kind=SpanKind.INTERNAL,
-            attributes=shaped.attributes,
-            links=[Link(span_context)] if linked and span_context is not None else None,
-            start_time=start,
-        )
         error = error_type(event)
-        if error is not None:
-            span.set_status(Status(StatusCode.ERROR, event.error_message or error))
-        span.end(end)
+        status = None if error is None else Status(StatusCode.ERROR, event.error_message or error)
 
-    def _emit_log(self, event: FrozenEvent, _span_context: SpanContext | None, context: Context) -> None:
+        def emit() -> None:
+            span = self.tracer.start_span(
+                shaped.name,
+                context=Context() if linked else context,
+                kind=SpanKind.INTERNAL,
+                attributes=shaped.attributes,
+                links=[Link(span_context)] if linked and span_context is not None else None,
+                start_time=start,
+            )
+            if status is not None:
+                span.set_status(status)
+            span.end(end)
+
+        yield emit
+
+    def _log(self, event: FrozenEvent, context: Context) -> Iterator[Callable[[], None]]:
+        """Build the log record of an event; yield the call that emits it, if there is anything to emit."""
         attributes = stable_attributes(event, record_values=self.options.record_values)
         shaped = self._shape(Telemetry("log", EVENT_NAME, attributes, event))
         if shaped is None:
             return
-        self.logger.emit(
-            _logs.LogRecord(
-                timestamp=evaluation_times(event)[1],
-                # A float of seconds is exact to the microsecond, not to the nanosecond.
-                observed_timestamp=round(event.received_at * 1_000_000) * 1_000,
-                context=context,
-                event_name=shaped.name,
-                attributes=shaped.attributes,
-            )
+        record = _logs.LogRecord(
+            timestamp=evaluation_times(event)[1],
+            # A float of seconds is exact to the microsecond, not to the nanosecond.
+            observed_timestamp=round(event.received_at * 1_000_000) * 1_000,
+            context=context,
+            event_name=shaped.name,
+            attributes=shaped.attributes,
         )
+        yield lambda: self.logger.emit(record)

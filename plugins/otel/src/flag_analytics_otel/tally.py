@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import Counter
+
+from flag_analytics.processes import renew_after_fork
 
 __all__ = ["Tally"]
 
 
 class Tally:
-    """How often something went another way than intended, by kind."""
+    """Counts of dropped, changed and failed telemetry, by kind."""
 
     def __init__(self) -> None:
+        self._begin()
+        renew_after_fork(self._begin)
+
+    def _begin(self) -> None:
         # Re-entrant: a finaliser or signal handler that runs inside may evaluate a flag.
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
-        _tallies.add(self)
 
     def add(self, kind: str, times: int = 1) -> None:
         with self._lock:
@@ -26,20 +29,3 @@ class Tally:
     def counts(self) -> dict[str, int]:
         with self._lock:
             return dict(self._counts)
-
-    def _after_fork_in_child(self) -> None:
-        self._lock = threading.RLock()
-        self._counts = Counter()
-
-
-_tallies: weakref.WeakSet[Tally] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # Another thread may have held a lock at the fork: it does not exist here and would never let go.
-    for tally in list(_tallies):
-        tally._after_fork_in_child()  # noqa: SLF001 - same module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

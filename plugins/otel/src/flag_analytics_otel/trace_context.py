@@ -39,7 +39,7 @@ class CallerTrace:
                 return None
             text = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
         except Exception:
-            return None  # a span of somebody's own making: the event matters more than its trace
+            return None  # a span of another library: the event matters more than its trace
         self._last = (context, text)
         return text
 
