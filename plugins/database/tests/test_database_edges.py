@@ -498,3 +498,36 @@ async def test_a_file_that_can_only_be_read_is_not_healthy(sqlite: Any, paramete
 def test_a_retention_that_no_calendar_has_is_refused(days: float) -> None:
     with pytest.raises(ValueError, match="retention_days"):
         DatabaseOptions(connection_string="sqlite:///events.db", retention_days=days)
+
+
+# --- a table that is changed from outside
+
+
+CHANGE = "ALTER TABLE analytics_events ALTER COLUMN {column} TYPE {kind}"
+
+
+async def test_the_next_question_after_a_column_changed_its_type_is_answered(
+    postgresql: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = postgresql.store()
+    await store.write(batch_of(make_event()))
+    engine = create_async_engine(postgresql.url)
+    window = {"window_seconds": 1e9}
+    for column, kind in (("variant", "varchar(200)"), ("kind", "integer")):
+        assert len(await store.get_events()) == 1
+        assert (await AnalyticsAggregator(engine).get_flag_metrics("checkout", **window)).total_evaluations == 1
+        await postgresql.run(CHANGE.format(column=column, kind=kind))
+        assert len(await store.get_events()) == 1
+        assert (await AnalyticsAggregator(engine).get_flag_metrics("checkout", **window)).total_evaluations == 1
+    await engine.dispose()
+
+
+async def test_the_next_event_after_a_column_changed_its_type_is_stored(
+    postgresql: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = postgresql.store()
+    for number, (column, kind) in enumerate([("kind", "integer"), ("variant", "varchar(200)"), ("kind", "bigint")]):
+        await store.write(batch_of(make_event(number)))
+        await postgresql.run(CHANGE.format(column=column, kind=kind))
+    await store.write(batch_of(make_event(3)))
+    assert await postgresql.count() == 4

@@ -67,7 +67,7 @@ async def test_a_url_that_cannot_work_is_refused_by_create(url: str, expected: s
 
 def test_a_missing_driver_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncmy", None)
-    with pytest.raises(PluginNotInstalledError, match=r"pip install 'flag-analytics-database\[mysql\]'"):
+    with pytest.raises(PluginNotInstalledError, match=r"pip install 'flag-analytics\[mysql\]'"):
         DatabaseOptions(connection_string="mysql://h/d")
     with pytest.raises(ConfigError, match=r"connection_string: the database driver 'asyncmy' is not installed"):
         read_config({"collectors": {"database": {"connection_string": "mysql://h/d"}}}, environ={})

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .autogenerate import include_object
     from .collector import DatabaseAnalyticsCollector
     from .options import DatabaseOptions
     from .reading import EventStream
@@ -24,6 +25,7 @@ __all__ = [
     "DatabaseStore",
     "EventStream",
     "Tables",
+    "include_object",
     "tables_named",
 ]
 
@@ -34,6 +36,7 @@ _HOMES = {
     "DatabaseStore": "store",
     "EventStream": "reading",
     "Tables": "schema",
+    "include_object": "autogenerate",
     "tables_named": "schema",
 }
 

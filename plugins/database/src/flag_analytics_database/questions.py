@@ -19,6 +19,7 @@ from .errors import closed_meanwhile, code_of, is_missing_table, unavailable
 from .loop_thread import GRACE_SECONDS, LoopThread
 from .memory import MemoryAnchor
 from .options import DatabaseOptions
+from .stale_plans import once_more
 from .table_setup import TableSetup
 
 __all__ = ["PATIENCE_SECONDS", "Questions"]
@@ -140,8 +141,7 @@ class Questions:
                     async with settling, engine.connect() as connection:
                         if not self._setup.complete:
                             await self._setup.for_questions(connection)
-                async with engine.connect() as connection:
-                    return await work(connection)
+                return await once_more(lambda: _work_over(engine, work))
             except DBAPIError as error:
                 if not (self._engines.in_memory and code_of(error).startswith("SQLITE_LOCKED")):
                     raise
@@ -165,3 +165,8 @@ class Questions:
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.dispose()
+
+
+async def _work_over(engine: AsyncEngine, work: Work[T]) -> T:
+    async with engine.connect() as connection:
+        return await work(connection)

@@ -27,6 +27,7 @@ from .queries import GROUPS, USERS, activity_query, future_query, steps_query, s
 from .rows import from_micros
 from .schema import Tables, tables_named
 from .setup import incomplete
+from .stale_plans import once_more
 from .urls import family_of
 
 __all__ = ["Ask", "DatabaseSource", "source_of"]
@@ -224,7 +225,7 @@ def _ask_engine(engine: AsyncEngine) -> Ask:
         async with engine.connect() as connection:
             return (await connection.execute(query)).all()
 
-    return ask
+    return lambda query: once_more(lambda: ask(query))
 
 
 def _ask_sync_engine(engine: Engine, query: Executable) -> Sequence[Any]:

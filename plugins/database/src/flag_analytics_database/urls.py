@@ -112,5 +112,6 @@ def check_driver(url: URL) -> None:
 def missing_driver(driver: str) -> PluginNotInstalledError:
     """Return the error that says what to install for a driver."""
     extra = _EXTRAS.get(driver)
-    line = f"flag-analytics-database[{extra}]" if extra else driver
+    distribution = "flag-analytics" if extra in {"postgresql", "mysql"} else "flag-analytics-database"
+    line = f"{distribution}[{extra}]" if extra else driver
     return PluginNotInstalledError(f"the database driver {driver!r} is not installed: pip install '{line}'")

@@ -12,7 +12,9 @@ from ..schema import Tables
 
 __all__ = ["CopyWriter"]
 
-_UNIQUE_VIOLATION = "23505"
+_ID_IS_KNOWN = "23505"
+_TYPE_HAS_CHANGED = ("22P03", "08P01")
+"""Too many or too few bytes for a column that was changed since this connection looked at the table."""
 _TYPES = {
     "event_id": "uuid",
     "timestamp": "int8",
@@ -27,9 +29,8 @@ _JSON = frozenset({"value", "context_attributes"})
 class CopyWriter:
     """One ``COPY`` for each batch, which is its own transaction: a single round trip.
 
-    ``COPY`` knows no conflicts: where an id is stored already (an earlier attempt was committed and its answer lost,
-    or two events share an id) the whole batch is refused, and is stored by ``INSERT … ON CONFLICT`` instead. Nothing
-    has to be remembered about earlier attempts.
+    ``COPY`` has no conflict clause: where an id is stored already (an earlier attempt was committed and its answer
+    lost, or two events share an id) the whole batch is refused, and is stored by ``INSERT … ON CONFLICT`` instead.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -45,7 +46,7 @@ class CopyWriter:
         try:
             await raw.copy_records_to_table(self._table, records=rows, columns=columns, schema_name=self._schema)
         except Exception as error:
-            if getattr(error, "sqlstate", None) != _UNIQUE_VIOLATION:
+            if getattr(error, "sqlstate", None) not in {_ID_IS_KNOWN, *_TYPE_HAS_CHANGED}:
                 raise
             # Two writers that insert the same ids in different orders would wait for each other.
             rows.sort(key=_by_id)
