@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,41 @@ def test_every_evaluation_is_stored_when_the_server_ends(name, site):
     site.end(process)
     assert answers == [{"redesign": True}] * len(USERS), site.output
     assert site.stored() == USERS, site.output
+
+
+class Relay(BaseHTTPRequestHandler):
+    """Answers as an OFREP server does: the flag is on for everyone."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        key = self.path.rpartition("/")[2]
+        body = json.dumps({"key": key, "value": True, "variant": "on", "reason": "STATIC", "metadata": {}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def relay():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Relay)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("script", ["provider_flagd", "provider_goff", "client_unleash", "client_litestar_flags"])
+def test_every_evaluation_of_a_flag_service_is_stored(script, site, relay):
+    shutil.copy(EXAMPLES / "flags.json", site.directory)
+    assert site.start(script, RELAY_PROXY=relay).wait(timeout=120.0) == 0, site.output
+    assert site.stored() == ["user-1", "user-2", "user-3"], site.output
 
 
 @pytest.mark.parametrize("pool", [["--concurrency", "2"], ["--concurrency", "2", "--max-tasks-per-child", "5"]])
