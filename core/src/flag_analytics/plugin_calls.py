@@ -44,7 +44,7 @@ def call_plugin(
     *,
     secrets: Collection[str] = (),
     quote: bool = True,
-    timeout_seconds: float = TIMEOUT_SECONDS,
+    timeout_seconds: float | None = None,
 ) -> _Result:
     """Return what the code of a plugin returns.
 
@@ -56,17 +56,18 @@ def call_plugin(
         step: The hook, or another thing that it is asked for.
         secrets: What must not be shown.
         quote: Whether the words of its exceptions may be quoted.
+        timeout_seconds: The longest it may take, by default ``TIMEOUT_SECONDS``.
 
     Raises:
         PluginError: it raised, tried to exit, or has not ended in time.
     """
     if os.environ.get("FLAG_ANALYTICS_TRACE_PLUGINS"):
         sys.stderr.write(f"flag-analytics asks {plugin}: {step}\n")
-    future = _started(call)
+    future, timeout_seconds = _started(call), timeout_seconds or TIMEOUT_SECONDS
     try:
         return future.result(timeout_seconds)
     except (Exception, SystemExit) as error:
-        problem = error if future.done() else TimeoutError(f"it has not ended after {timeout_seconds:g} seconds")
+        problem = error if future.done() else PluginError(f"it has not ended after {timeout_seconds:g} seconds")
     words, at = message_of(problem, secrets, quote=quote), place(problem)
     if isinstance(problem, ModuleNotFoundError) and problem.name:
         words = f"the module {problem.name!r} is missing{_needed_by(problem)}: install it"

@@ -374,7 +374,11 @@ def _refuse_to_import(plugin: InstalledPlugin) -> None:
     version = importlib_metadata.version("flag-analytics")
     for need in plugin.requires:
         applies = need.marker is None or need.marker.evaluate({"extra": ""})
-        if need.name == "flag-analytics" and applies and not need.specifier.contains(version, prereleases=True):
+        if (
+            canonicalize_name(need.name) == "flag-analytics"
+            and applies
+            and not need.specifier.contains(version, prereleases=True)
+        ):
             raise PluginError(f"{plugin} needs flag-analytics{need.specifier}, and {version} is installed: upgrade it")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import traceback
@@ -24,8 +23,7 @@ _TELLING_NAME = r"[\w.-]*(?:pass|pwd|secret|token|credential|api_?key|sslkey|sal
 _USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"]*@")
 _QUERY = re.compile(rf"(?P<name>[?&;]{_TELLING_NAME}=)[^&;\s'\"]+", re.IGNORECASE)
 _LOOKS_SECRET = re.compile(rf"{_TELLING_NAME}|.*\bdsn\b.*", re.IGNORECASE)
-_NOT_OF_PLUGINS = ("<", str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent))
-"""How the names of files begin where generated code, core or an import raises on behalf of a plugin."""
+_CORE, _STANDARD_LIBRARY = str(Path(__file__).parents[1]), str(Path(os.__file__).parent)
 
 
 class MaskedCause(Exception):  # noqa: N818 — it stands for an exception of any name
@@ -78,8 +76,14 @@ def masked_cause(
 def place(error: BaseException) -> str:
     """Return where a plugin raised an exception, as ``file.py:12``; FLAG_ANALYTICS_DEBUG=1 adds the traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_OF_PLUGINS)]
+    theirs = [frame for frame in frames if _is_of_plugins(frame.filename)]
     if not theirs:
         return ""
     whole = "\n" + "".join(frames.format()).rstrip() if os.environ.get("FLAG_ANALYTICS_DEBUG") else ""
     return f"{theirs[-1].filename}:{theirs[-1].lineno}{whole}"
+
+
+def _is_of_plugins(file: str) -> bool:
+    if file.startswith(("<", _CORE)):
+        return False
+    return not file.startswith(_STANDARD_LIBRARY) or "-packages" in file.removeprefix(_STANDARD_LIBRARY)
