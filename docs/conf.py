@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import sys
 from pathlib import Path
+
+from flag_analytics.config.schema import configuration_schema
+from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
@@ -38,3 +42,14 @@ html_theme = "furo"
 html_title = "flag-analytics"
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def setup(app: Sphinx) -> None:
+    """Put the JSON Schema of a configuration of all of this project's plugins onto the site."""
+
+    def write_schema(app: Sphinx, error: Exception | None) -> None:
+        if error is None:
+            schema, _ = configuration_schema()
+            (Path(app.outdir) / "flag-analytics.schema.json").write_text(json.dumps(schema, indent=2), "utf-8")
+
+    app.connect("build-finished", write_schema)

@@ -253,7 +253,6 @@ def test_everything_imported_is_declared(path):
 CIRCLES = {
     "delivery": {"engine spooling worker"},
     "otel": {"client hook"},
-    "prometheus": {"exporter serving"},
 }
 
 

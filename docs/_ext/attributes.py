@@ -5,30 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import inspect
-import re
 import typing
 from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import msgspec
+from flag_analytics.config.schema import described
 from flag_analytics.processors import BUILT_IN
 
 __all__ = ["backends", "described", "fields_of", "first_sentence"]
-
-_SECTION = re.compile(r"^(?:Attributes|Args|Capabilities)\b.*:\n(?P<lines>(?:[ ]{4}.*\n|\n)+)", re.MULTILINE)
-_ENTRY = re.compile(r"^(?P<names>\w+(?:, \w+)*):\s+(?P<text>.*?)(?=^\w+(?:, \w+)*:|\Z)", re.MULTILINE | re.DOTALL)
-
-
-def described(cls: type[Any]) -> dict[str, str]:
-    """Return the description of each attribute in the ``Attributes:`` section of a docstring, as one line."""
-    section = _SECTION.search((inspect.getdoc(cls) or "") + "\n")
-    if section is None:
-        return {}
-    lines = inspect.cleandoc(section["lines"]) + "\n"
-    return {
-        name: " ".join(entry["text"].split()) for entry in _ENTRY.finditer(lines) for name in entry["names"].split(", ")
-    }
 
 
 def first_sentence(thing: object) -> str:

@@ -128,10 +128,10 @@ class Registry:
         """
         own = role == "processor" and name not in self.installed()
         for plugin in tuple(self._loaded) if own else ():
-            for factory in self._offered(role, plugin):
+            for factory in self.offered(role, plugin):
                 if factory.name == name:
                     return factory
-        offered = self._offered(role, name)
+        offered = self.offered(role, name)
         for backend in offered:
             if backend.name == name or len(offered) == 1:
                 return backend
@@ -202,7 +202,7 @@ class Registry:
         hooks = [hook for hook in HOOKS if module in self._implementers(hook)]
         for hook in hooks:
             if hook.startswith(_REGISTER):
-                self._offered(hook.removeprefix(_REGISTER)[:-1], name)
+                self.offered(hook.removeprefix(_REGISTER)[:-1], name)
         words = (hook.removeprefix(_REGISTER).removeprefix("flag_analytics_").replace("_", " ") for hook in hooks)
         return tuple(word.removesuffix("s") for word in words)
 
@@ -289,7 +289,12 @@ class Registry:
         for problem in problems.values():
             warn(logger, "%s", problem)
 
-    def _offered(self, role: str, name: str) -> tuple[Any, ...]:
+    def offered(self, role: str, name: str) -> tuple[Any, ...]:
+        """Return all that the plugin of this name offers in a role.
+
+        Raises:
+            PluginNotInstalledError, PluginError: as ``load``; or its hook fails, or returns something else.
+        """
         if (role, name) not in self._offers:
             hook = f"{_REGISTER}{role}s"
             expected = ProcessorFactory if role == "processor" else Backend
@@ -312,7 +317,7 @@ class Registry:
             names = ", ".join(repr(backend.name) for backend in offered)
             return f"{plugin} offers the {role}s {names} and none named {name!r}; report this to its authors"
         for other in ("collector", "exporter", "processor"):
-            if self._offered(other, name):
+            if self.offered(other, name):
                 table = "[[processors]]" if other == "processor" else f"[{other}s.{name}]"
                 return f"{plugin} is {_a(other)}, not {_a(role)}: use {table}"
         return f"{plugin} offers no {role}"

@@ -193,7 +193,8 @@ class OptionsReader:
         if limits:
             words = " and ".join(_WORDS[name].format(limit) for name, limit in limits.items())
             raise self._unexpected(raw, kind, path, secret, f" of {words}" if words.startswith("at ") else f" {words}")
-        raise self._complain(path, self._words(problem) if _is_discreet(field) else "its value is refused", raw)
+        quote = not secret or bool(field.metadata.get("discreet_validator"))
+        raise self._complain(path, self._words(problem) if quote else "its value is refused", raw)
 
     def _unexpected(self, raw: Any, kind: Any, path: str, secret: bool, limits: str = "") -> Refused:
         shown = secret or isinstance(raw, EnvText) or (isinstance(raw, str) and "://" in raw)

@@ -37,11 +37,11 @@ from .options import OptionsReader, Refused, did_you_mean, options_of, origin_of
 from .plan import Plan, PlannedProcessor, PlannedSink
 from .sources import SECTIONS, EnvText, Tables, join_path, read_tables
 
-__all__ = ["PIPELINE_WIDE", "SINK_NAME", "Source", "read_config", "selected_plugins"]
+__all__ = ["Source", "read_config", "selected_plugins"]
 
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
 
-SINK_NAME = r"[A-Za-z0-9_.-]{1,64}(?:/[A-Za-z0-9_.-]{1,64})?"
+NAME = r"[A-Za-z0-9_.-]{1,64}"
 PIPELINE_WIDE = frozenset({"durability", "close_timeout_seconds", "exit_timeout_seconds"}) | {
     field.name for field in attrs.fields(DeliveryOptions) if field.name.startswith("spool_")
 }
@@ -139,7 +139,7 @@ class _Planner:
             return
         for name, table in tables.items():
             path = join_path(section, name)
-            if not isinstance(name, str) or not re.fullmatch(SINK_NAME, name):
+            if not isinstance(name, str) or not re.fullmatch(f"{NAME}(/{NAME})?", name):
                 self._complain(path, "expected a name of letters, digits, _, - and ., as type or type/name", table)
             elif not isinstance(table, dict):
                 self._complain(path, "expected a table; an empty one takes every default")

@@ -18,7 +18,7 @@ from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
 from .commands.files import import_file
 from .commands.reports import report
-from .commands.setup import check, demo, plugins
+from .commands.setup import check, demo, plugins, schema
 from .commands.spools import dead_letters, export, inspect, replay
 from .file_errors import ColumnError, FileError
 from .parameters import OK, PROBLEM, UsageError
@@ -30,7 +30,7 @@ __all__ = ["UsageError", "build_app", "main"]
 USAGE, INTERRUPTED = 2, 130
 
 _READ_FILES = ("import", "report")
-_OWN_COMMANDS = ("check", "dead-letters", "demo", "import", "plugins", "report", "spool")
+_OWN_COMMANDS = ("check", "dead-letters", "demo", "import", "plugins", "report", "schema", "spool")
 _HELP = (
     "What are our feature flags really doing?\n\n"
     "Every command works with the backends that flag-analytics.toml, [tool.flag-analytics] in pyproject.toml or "
@@ -156,6 +156,7 @@ def build_app() -> App:
     app.command(report, usage="Usage: flag-analytics report [FLAG ...] [OPTIONS]")
     app.command(plugins)
     app.command(check)
+    app.command(schema)
     app.command(dead_letters)
     spool = App(name="spool", help="Look after the events that wait on disk.")
     for command in (inspect, replay, export):

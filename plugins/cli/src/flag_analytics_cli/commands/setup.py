@@ -1,4 +1,4 @@
-"""``demo``, ``plugins`` and ``check``: see it work, and see what is installed and configured."""
+"""``demo``, ``plugins``, ``check`` and ``schema``: see it work, and see what is installed and configured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..choices import ListFormat
 from ..parameters import OK, PROBLEM, Config, Switch, UsageError
 from ..terminal import diagnostics, note, results
 
-__all__ = ["check", "demo", "plugins"]
+__all__ = ["check", "demo", "plugins", "schema"]
 
 _INTERRUPTED = 130
 DemoConfig = Annotated[Path | None, Parameter(name="--config")]
@@ -105,3 +105,20 @@ def check(
     elif plan is not None:
         print_plan(results(), plan)
     return OK if problem is None else PROBLEM
+
+
+def schema() -> int:
+    """Print the JSON Schema of a configuration of the installed plugins, for editors and checkers of TOML.
+
+    A first line `#:schema ./flag-analytics.schema.json` in flag-analytics.toml tells editors where it is.
+    """
+    from flag_analytics.config.schema import configuration_schema
+
+    from ..terminal import print_json
+    from ..visible import visible
+
+    document, problems = configuration_schema()
+    print_json(document)
+    for problem in problems:
+        note(f"a plugin is left out: {visible(str(problem))}", "yellow")
+    return PROBLEM if problems else OK
