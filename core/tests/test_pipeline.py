@@ -221,8 +221,8 @@ def test_delivery_settings_reach_the_engine(plugins):
     }
     plan = read_config(source, environ={}, registry=plugins.registry)
     with plugins.open(plan) as pipeline:
-        engine = pipeline._delivery._engine
-        found = {machine.name: machine.options for machine in engine.machines}
+        engine = pipeline._fanout._engine._engine
+        found = {name: sink.machine.options for name, sink in engine.accounts.sinks.items()}
         assert engine.settings.options == DeliveryOptions(max_events=4, batch_size=9)
         assert found["sink"] == DeliveryOptions(max_events=4, batch_size=3, flush_interval_seconds=0.01)
         assert found["plain"] == DeliveryOptions(max_events=2, batch_size=9)

@@ -17,8 +17,8 @@ _MODULES = {
     "config.plan": "Plan",
     "config.reading": "read_config",
     "errors": (
-        "BadBatch CommitUnknown ConfigError ConfigProblem DeliveryError EventError FlagAnalyticsError "
-        "PluginError PluginNotInstalledError SinkUnavailable SourceError"
+        "BadBatch CommitUnknown ConfigError ConfigProblem DeliveryError EventError FatalConfiguration "
+        "FlagAnalyticsError PluginError PluginNotInstalledError SinkUnavailable SourceError"
     ),
     "events": "EvaluationReason FlagEvaluationEvent",
     "frozen": "FrozenEvent",

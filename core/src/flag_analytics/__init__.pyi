@@ -18,6 +18,7 @@ from .errors import ConfigError as ConfigError
 from .errors import ConfigProblem as ConfigProblem
 from .errors import DeliveryError as DeliveryError
 from .errors import EventError as EventError
+from .errors import FatalConfiguration as FatalConfiguration
 from .errors import FlagAnalyticsError as FlagAnalyticsError
 from .errors import PluginError as PluginError
 from .errors import PluginNotInstalledError as PluginNotInstalledError

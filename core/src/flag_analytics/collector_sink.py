@@ -13,7 +13,7 @@ from .reports import DeliveryReport
 
 __all__ = ["CollectorSink", "as_sink"]
 
-_OPTIONAL = ("after_fork_in_child", "close", "flush", "open", "ping", "traceparent", "write_dead_letters")
+_OPTIONAL = ("after_fork_in_child", "close", "flush", "open", "ping", "prepare", "traceparent", "write_dead_letters")
 _NEAR = 0.85
 """How alike the names are that are taken for a mistake: ``pings`` and ``ping`` are, ``reopen`` and ``open`` are not."""
 

@@ -11,14 +11,15 @@
     └── DeliveryError                    what a sink raises to say what became of a batch
         ├── SinkUnavailable              nothing was stored, a later attempt may succeed
         │   └── CommitUnknown            … or it was stored and the answer was lost
-        └── BadBatch                     the content is refused: find the bad events by bisection
+        ├── FatalConfiguration           no attempt can succeed before the configuration is mended
+        └── BadBatch                     the content is refused: all of it, or the events that it names
 
 Messages name the thing, the place, what was expected and what to do; never event content, never a secret.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -29,6 +30,7 @@ __all__ = [
     "ConfigProblem",
     "DeliveryError",
     "EventError",
+    "FatalConfiguration",
     "FlagAnalyticsError",
     "PluginError",
     "PluginNotInstalledError",
@@ -95,12 +97,40 @@ class DeliveryError(FlagAnalyticsError):
 
 
 class SinkUnavailable(DeliveryError):  # noqa: N818 - it says what the sink is
-    """Nothing of the batch was stored and a later attempt may succeed: the same batch is tried again."""
+    """Nothing of the batch was stored and a later attempt may succeed: the same batch is tried again.
+
+    ``retry_after`` is the least pause before that, in seconds, as a backend asked for it; at most 300 are waited.
+    """
+
+    def __init__(self, message: str = "", *, code: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
 
 
 class CommitUnknown(SinkUnavailable):
     """The connection was lost after the batch was sent: it may be stored, and is tried again under the same ids."""
 
 
+class FatalConfiguration(DeliveryError):  # noqa: N818 - it says what is fatal
+    """No attempt can succeed before the configuration is mended: a wrong password, a database that does not exist."""
+
+
 class BadBatch(DeliveryError):  # noqa: N818 - it says what the batch is
-    """The backend refused the content, and would again: the bad events are found by bisection and set aside."""
+    """The backend refused the content, and would again.
+
+    Without ``refused`` and ``stored`` the bad events are found by bisection. A backend that answers for each event says
+    so instead: events in neither are tried again.
+
+    Args:
+        message: For people; it is neither logged nor kept.
+        refused: A short machine-readable reason for each refused event, by event id.
+        stored: The ids of the events that are stored.
+        code: As in ``DeliveryError``; it stands for a reason that is empty.
+    """
+
+    def __init__(
+        self, message: str = "", *, refused: Mapping[str, str] | None = None, stored: Iterable[str] = (), code: str = ""
+    ) -> None:
+        super().__init__(message, code=code)
+        self.refused = dict(refused or {})
+        self.stored = frozenset(stored)

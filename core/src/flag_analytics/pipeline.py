@@ -1,4 +1,4 @@
-"""One pipeline: events in, processors over them, every configured collector and exporter behind one delivery engine.
+"""One pipeline: events in, processors over them, out to every configured collector and exporter.
 
 ::
 
@@ -12,34 +12,30 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from .collector_sink import as_sink
 from .config.plan import Plan
 from .config.reading import Source, read_config
-from .errors import SourceError
+from .errors import PluginNotInstalledError, SourceError
+from .fanout import Fanout, Record
+from .inline import InlineSinks, run_inline
 from .processing import Processing
-from .protocols import InlineSink, Processor, RecordResult
+from .protocols import BatchSink, InlineSink, Processor
 from .registry import Registry, default_registry
 from .reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
 from .sources import EventSource
 
 if TYPE_CHECKING:
-    from flag_analytics_delivery import Delivery
-
     from .aggregator import AnalyticsAggregator
 
 __all__ = ["Pipeline", "open_pipeline"]
 
 _CLOSE_TIMEOUT_SECONDS = 5.0
-
-
-class _RecordNowait(Protocol):
-    def __call__(self, event: Any) -> RecordResult: ...
 
 
 class Pipeline:
@@ -55,11 +51,11 @@ class Pipeline:
         exporters: What the exporter backends created, by name in configuration.
     """
 
-    record_nowait: _RecordNowait
+    record_nowait: Record
 
     def __init__(
         self,
-        delivery: Delivery,
+        fanout: Fanout,
         *,
         collectors: Mapping[str, Any],
         exporters: Mapping[str, Any],
@@ -69,13 +65,13 @@ class Pipeline:
     ) -> None:
         self.collectors = dict(collectors)
         self.exporters = dict(exporters)
-        self._delivery = delivery
+        self._fanout = fanout
         self._plugins = tuple(plugins)
         self._registry = registry or default_registry()
         self._aggregator: AnalyticsAggregator | None = None
         self._to_announce = ["closing"]
-        # Bound here, once: without processors an event costs what the delivery engine costs, and nothing more.
-        self.record_nowait = Processing(processors, delivery).record_nowait if processors else delivery.record_nowait
+        # Bound here, once: without processors an event costs what its destinations cost, and nothing more.
+        self.record_nowait = Processing(processors, fanout).record_nowait if processors else fanout.record_nowait
 
     async def record(self, event: Any) -> None:
         """Take one event, as ``record_nowait``; never waits, and never raises for an event."""
@@ -83,11 +79,11 @@ class Pipeline:
 
     async def flush(self, timeout: float = 30.0) -> DeliveryReport:
         """Wait, at most ``timeout`` seconds, until all that was recorded before is stored; the report is true if so."""
-        return await self._delivery.flush(timeout)
+        return await self._fanout.flush(timeout)
 
     def flush_sync(self, timeout: float = 30.0) -> DeliveryReport:
         """``flush`` for callers without an event loop."""
-        return self._delivery.flush_sync(timeout)
+        return self._fanout.flush_sync(timeout)
 
     async def close(self, timeout: float | None = None) -> DeliveryReport:
         """Refuse further events, deliver what waits within ``timeout`` seconds, close every backend.
@@ -96,34 +92,34 @@ class Pipeline:
         ``delivery.close_timeout_seconds``.
         """
         self._announce_closing()
-        return await self._delivery.close(timeout)
+        return await self._fanout.close(timeout)
 
     def close_sync(self, timeout: float | None = None) -> DeliveryReport:
         """``close`` for callers without an event loop."""
         self._announce_closing()
-        return self._delivery.close_sync(timeout)
+        return self._fanout.close_sync(timeout)
 
     def stats(self) -> DeliveryStats:
         """Return the ledger: what became of every event, by sink and by reason. Does no I/O."""
-        stats = self._delivery.stats()
+        stats = self._fanout.stats()
         future = self._count_future()
         return stats if future is None else _with_future(stats, future)
 
     def health(self) -> dict[str, Any]:
         """Return ``status`` (``ok``, ``degraded``, ``closed``) and the state and role of each sink; no I/O."""
-        health = self._delivery.health()
+        health = self._fanout.stats().health(closed=self.closed)
         for name, sink in health["sinks"].items():
             sink["role"] = "collector" if name in self.collectors else "exporter"
         return health
 
     def dead_letters(self) -> tuple[DeadLetter, ...]:
         """Return the latest events that backends refused for good, at most 1,000."""
-        return self._delivery.dead_letters()
+        return self._fanout.dead_letters()
 
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
-        return self._delivery.closed
+        return self._fanout.closed
 
     @property
     def aggregator(self) -> AnalyticsAggregator:
@@ -159,8 +155,6 @@ class Pipeline:
 
     def _count_future(self) -> int | None:
         """Return how many events are dated in the future, as far as sources in memory can tell without waiting."""
-        from flag_analytics_delivery.engine import run_inline
-
         counts = []
         for collector in self.collectors.values():
             if isinstance(collector, EventSource) and isinstance(collector, InlineSink):
@@ -221,28 +215,18 @@ def open_pipeline(
     """
     registry = registry or default_registry()
     plan = source if isinstance(source, Plan) else read_config(source, environ=environ, registry=registry)
-    from flag_analytics_delivery import Delivery
-
     created: dict[str, Any] = {}
     try:
         for planned in plan.sinks:
             created[planned.name] = planned.create()
         sinks = {planned.name: as_sink(created[planned.name]) for planned in plan.sinks}
         processors = [(planned.name, planned.create()) for planned in plan.processors]
-        delivery = Delivery(
-            sinks,
-            plan.delivery_options(),
-            sink_options={
-                planned.name: plan.sink_options(planned, _wish(sinks[planned.name])) for planned in plan.sinks
-            },
-            name=name,
-            on_dead_letters=partial(_tell_of_dead_letters, registry, plan.plugins),
-        )
+        fanout = _fan_out(plan, sinks, name, partial(_tell_of_dead_letters, registry, plan.plugins))
     except BaseException:
         _close_all(created.values())
         raise
     pipeline = Pipeline(
-        delivery,
+        fanout,
         collectors={planned.name: created[planned.name] for planned in plan.sinks if planned.role == "collector"},
         exporters={planned.name: created[planned.name] for planned in plan.sinks if planned.role == "exporter"},
         processors=processors,
@@ -253,9 +237,52 @@ def open_pipeline(
     return pipeline
 
 
-def _wish(sink: Any) -> DeliveryOptions | None:
-    wish = getattr(sink, "delivery", None)
-    return wish if isinstance(wish, DeliveryOptions) else None
+def _fan_out(
+    plan: Plan,
+    sinks: Mapping[str, BatchSink | InlineSink],
+    name: str,
+    on_dead_letters: Callable[[str, str, Sequence[DeadLetter]], None],
+) -> Fanout:
+    options = plan.delivery_options()
+    inline = {name: sink for name, sink in sinks.items() if not _is_batch_sink(sink)}
+    batch = {name: sink for name, sink in sinks.items() if name not in inline}
+    engine = None
+    if batch:
+        engine = _delivery_class()(
+            batch,
+            options,
+            sink_options={
+                planned.name: plan.sink_options(planned, _sink_defaults(sinks[planned.name]))
+                for planned in plan.sinks
+                if planned.name in batch
+            },
+            name=name,
+            on_dead_letters=on_dead_letters,
+        )
+    inline_sinks = InlineSinks(cast("dict[str, InlineSink]", inline))
+    return Fanout(tuple(sinks), inline_sinks, engine, close_timeout_seconds=options.close_timeout_seconds)
+
+
+def _delivery_class() -> Any:
+    try:
+        from flag_analytics_delivery import Delivery
+    except ModuleNotFoundError as error:
+        missing = error.name
+    else:
+        return Delivery
+    raise PluginNotInstalledError(
+        f"a backend that is written to in batches needs the delivery engine, and {missing} is not installed: "
+        "run `pip install flag-analytics-delivery`"
+    )
+
+
+def _is_batch_sink(created: Any) -> bool:
+    return callable(getattr(created, "write", None))
+
+
+def _sink_defaults(sink: Any) -> DeliveryOptions | None:
+    defaults = getattr(sink, "delivery", None)
+    return defaults if isinstance(defaults, DeliveryOptions) else None
 
 
 def _tell_of_dead_letters(

@@ -6,15 +6,13 @@ import inspect
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .events import FlagEvaluationEvent
+from .fanout import Fanout
 from .freezer import event_like
 from .frozen import FrozenEvent
 from .protocols import Processor, RecordResult
-
-if TYPE_CHECKING:
-    from flag_analytics_delivery import Delivery
 
 __all__ = ["Processing", "as_event"]
 
@@ -27,19 +25,19 @@ _UNKNOWN: dict[str, Any] = {"timestamp": None, "flag_key": "", "value": None, "r
 
 
 class Processing:
-    """Takes events for a delivery through processors, in order. Holds no reference to the pipeline it belongs to.
+    """Takes events for the sinks through processors, in order. Holds no reference to the pipeline it belongs to.
 
     Args:
         processors: Their names in configuration, and what they do.
-        delivery: Where events go, and where those that do not are counted.
+        fanout: Where events go, and where those that do not are counted.
     """
 
-    __slots__ = ("_delivery", "_log_next", "_names", "_processors")
+    __slots__ = ("_fanout", "_log_next", "_names", "_processors")
 
-    def __init__(self, processors: Sequence[tuple[str, Processor]], delivery: Delivery) -> None:
+    def __init__(self, processors: Sequence[tuple[str, Processor]], fanout: Fanout) -> None:
         self._names = tuple(name for name, _ in processors)
         self._processors = tuple(process for _, process in processors)
-        self._delivery = delivery
+        self._fanout = fanout
         self._log_next = 0.0
 
     def record_nowait(self, event: Any) -> RecordResult:
@@ -51,17 +49,17 @@ class Processing:
             for process in self._processors:
                 event = process(event)
                 if event is None:
-                    return self._delivery.refuse(RecordResult.FILTERED)
+                    return self._fanout.refuse(RecordResult.FILTERED)
                 if event.__class__ is not FlagEvaluationEvent:
                     raise _unusable(event)
                 step += 1
         except BaseException as error:
-            outcome = self._delivery.refuse(RecordResult.ERROR)
+            outcome = self._fanout.refuse(RecordResult.ERROR)
             if isinstance(error, KeyboardInterrupt):
                 raise
             self._log(step, error)
             return outcome
-        return self._delivery.record_nowait(event)
+        return self._fanout.record_nowait(event)
 
     def _log(self, step: int, error: BaseException) -> None:
         now = time.monotonic()

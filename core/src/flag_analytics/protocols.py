@@ -91,35 +91,37 @@ class Batch:
 
 @runtime_checkable
 class BatchSink(Protocol):
-    """A backend that is written to in batches; queue, retries, deadlines and accounting are the delivery engine's.
+    """A backend that is written to in batches; log, retries, deadlines and accounting are the delivery engine's.
 
-    All methods run on the sink's own delivery thread, in its event loop, never concurrently. Further attributes
-    are used where present:
+    ``write`` is all it needs. It runs on the sink's own delivery thread, in its event loop, never concurrently, as do
+    the others but where they say otherwise. Further attributes are used where present:
 
     - ``async def open(self)``: called before the first write, and again after a failed open;
+    - ``async def close(self)``: releases connections; called once, after the last write;
+    - ``def prepare(self, event: FrozenEvent)``: called once for each event before its batch is written, without any
+      I/O; an exception says that the event itself is bad;
     - ``async def ping(self)``: raises unless the backend answers on a fresh connection; it is how a batch that
       breaks connections is told from a backend that is down;
     - ``async def write_dead_letters(self, letters: Sequence[DeadLetter])``: keeps events that were refused;
     - ``def after_fork_in_child(self)``: called in a forked child, in the thread that forked: forgets, without closing,
       what belongs to the parent; the next write opens anew. It must not wait, log or open anything;
-    - ``delivery: DeliveryOptions``: how this sink wants to be delivered to, below the user's own settings;
+    - ``delivery: DeliveryOptions``: how this sink is delivered to, below the user's own settings;
     - ``def traceparent(self) -> str | None``: called in ``record`` for the caller's trace context.
     """
 
-    async def write(self, batch: Batch) -> None:
-        """Store the whole batch, or raise.
+    async def write(self, batch: Batch) -> object:
+        """Store the whole batch, or raise; a ``BadBatch`` may be returned as well.
 
         The same ids may come again after ``CommitUnknown``, a timeout or a crash: store each id once.
 
         Raises:
-            BadBatch: the content is refused; the batch is split until the bad events are found.
-            CommitUnknown: it may have been stored.
-            Exception: anything else counts as not stored and is tried again.
+            BadBatch: the content is refused: the events that it names, or else the batch is split until they are found.
+            SinkUnavailable: nothing was stored; the same batch is tried again after a pause.
+            CommitUnknown: it may have been stored; likewise.
+            FatalConfiguration: no attempt can succeed before ``reopen``.
+            Exception: anything else counts as not stored and is tried again. A batch that goes on failing is set aside,
+                so that others flow; no event is given up without proof that it is the cause.
         """
-        ...
-
-    async def close(self) -> None:
-        """Release connections; called once, after the last write."""
         ...
 
 

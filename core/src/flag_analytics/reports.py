@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -95,11 +96,12 @@ class SinkStats:
     """One sink's ledger at one moment. Always: accepted + recovered = delivered + pending + dropped + dead.
 
     Attributes:
-        accepted: Events taken for this sink since the start.
-        recovered: Events taken over from the spools of processes that are gone.
+        accepted: Events meant for this sink since the start.
+        recovered: Events taken over from the spools of earlier processes.
         delivered: Events the sink has stored.
         queued: Events that wait in memory.
-        in_flight: Events in the batch that is being written or retried.
+        in_flight: Events that were taken off the log and are not resolved yet, those that are set aside among them.
+        set_aside: Events that failed again and again and are tried alone, while the others flow.
         spooled: Events that wait on disk.
         dropped: Events that were lost, by reason: ``overflow``, ``closed``, ``spool_full``, ``spool_corrupt``,
             ``spool_gone``, ``error``.
@@ -110,8 +112,11 @@ class SinkStats:
         backlog_bytes: What waits in memory, in bytes.
         backlog_age_seconds: How long the oldest waiting event has been waiting; None without any.
         last_success: When a batch was last stored, in seconds since the Unix epoch.
-        breaker: ``closed`` (all well), ``open`` (pausing after a failure) or ``half_open`` (trying one batch).
+        breaker: ``closed`` (all well), ``open`` (pausing after a failure), ``half_open`` (trying one batch) or
+            ``halted`` (the sink said that its configuration is wrong; ``reopen`` tries again).
         last_error: Class and code of the latest failure; None if there was none since the last success.
+        position: Every event of the log before this position is resolved for this sink.
+        lag: How many events the position is behind the end of the log, or logs.
     """
 
     accepted: int = 0
@@ -119,6 +124,7 @@ class SinkStats:
     delivered: int = 0
     queued: int = 0
     in_flight: int = 0
+    set_aside: int = 0
     spooled: int = 0
     dropped: Mapping[str, int] = attrs.field(factory=dict[str, int])
     dead: int = 0
@@ -130,6 +136,8 @@ class SinkStats:
     last_success: float | None = None
     breaker: str = "closed"
     last_error: str | None = None
+    position: int = 0
+    lag: int = 0
 
     @property
     def pending(self) -> int:
@@ -153,7 +161,7 @@ class DeliveryStats:
         sanitised: Changes that bringing events into canonical form took, by kind (see ``flag_analytics.canonical``).
         sinks: The ledger of each sink, by its name in configuration.
         future_events: Stored events dated in the future, where a source was asked.
-        spool: What befell the spool: ``errors``, ``adopted`` and ``quarantined`` files; empty without one.
+        spool: What happened to the spool: ``errors``, ``adopted`` and ``quarantined`` files; empty without one.
     """
 
     recorded: int
@@ -169,6 +177,27 @@ class DeliveryStats:
         return self.recorded == self.accepted + sum(self.refused.values()) and all(
             sink.balanced() for sink in self.sinks.values()
         )
+
+    def health(self, *, closed: bool) -> dict[str, Any]:
+        """Return ``status`` (``ok``, ``degraded``, ``closed``) and the state of each sink."""
+        sinks = {
+            name: {
+                "status": "ok" if sink.breaker == "closed" and not sink.set_aside else "degraded",
+                "breaker": sink.breaker,
+                "pending": sink.pending,
+                "set_aside": sink.set_aside,
+                "lag": sink.lag,
+                "backlog_bytes": sink.backlog_bytes,
+                "backlog_age_seconds": sink.backlog_age_seconds,
+                "last_success": sink.last_success,
+                "last_error": sink.last_error,
+                "dropped": sum(sink.dropped.values()),
+                "dead": sink.dead,
+            }
+            for name, sink in self.sinks.items()
+        }
+        degraded = any(sink["status"] != "ok" for sink in sinks.values())
+        return {"status": "closed" if closed else "degraded" if degraded else "ok", "sinks": sinks}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain dicts and numbers."""
@@ -199,6 +228,22 @@ class DeliveryReport:
     dead: int
     complete: bool
     sinks: Mapping[str, SinkStats]
+
+    @classmethod
+    def of(cls, sinks: Mapping[str, SinkStats], *, complete: bool) -> DeliveryReport:
+        """Return the report that sums up these ledgers."""
+        dropped: Counter[str] = Counter()
+        for sink in sinks.values():
+            dropped.update(sink.dropped)
+        return cls(
+            stored=sum(sink.delivered for sink in sinks.values()),
+            spooled=sum(sink.spooled for sink in sinks.values()),
+            pending=sum(sink.queued + sink.in_flight for sink in sinks.values()),
+            dropped=dict(dropped),
+            dead=sum(sink.dead for sink in sinks.values()),
+            complete=complete,
+            sinks=dict(sinks),
+        )
 
     def __bool__(self) -> bool:
         return self.complete

@@ -71,9 +71,9 @@ async def test_a_thousand_cancelled_flushes_lose_and_repeat_nothing():
     await asyncio.gather(*(cancelled() for _ in range(1_000)))
     assert await delivery.flush()
     assert (len(sink.stored), sink.repeated) == (1_000, 0)
-    machine = delivery._engine.machines[0]
+    machine = next(iter(delivery._engine.accounts.sinks.values())).machine
     assert machine._draining == 0
-    assert not delivery._engine._waiters
+    assert not delivery._engine.accounts._waiters
     await delivery.close()
 
 

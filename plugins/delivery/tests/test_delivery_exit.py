@@ -19,8 +19,8 @@ HEAD = """
 import asyncio, logging, os, signal, sys, time
 logging.getLogger("flag_analytics").addHandler(logging.NullHandler())
 logging.getLogger("flag_analytics").propagate = False
-from flag_analytics.delivery import Delivery, DeliveryOptions
-from flag_analytics_delivery.exit import install_signal_handlers
+from flag_analytics import Delivery, DeliveryOptions
+from flag_analytics import install_signal_handlers
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.testing.samples import plain_events
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import pytest
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.events import new_event_id
+from flag_analytics.processes import ForkBarrier
 from flag_analytics.reports import DeliveryOptions
 from flag_analytics.testing.faults import ScriptedSink
 from flag_analytics.testing.samples import plain_event, plain_events
 from flag_analytics_delivery import Delivery
-from flag_analytics_delivery import spool as spool_module
-from flag_analytics_delivery.spool import _ForkBarrier
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -174,18 +174,18 @@ def test_a_fork_while_the_spool_works_deadlocks_no_child(tmp_path):
 
 
 def test_two_forks_at_once_let_everybody_in_again():
-    barrier = _ForkBarrier()
-    barrier.before_fork()
-    second = threading.Thread(target=lambda: (barrier.before_fork(), barrier.after_fork_in_parent()))
+    barrier = ForkBarrier()
+    soon = time.monotonic() + 0.05
+    barrier.before_fork(soon)
+    second = threading.Thread(target=lambda: (barrier.before_fork(soon), barrier.after_fork_in_parent()))
     second.start()
     second.join()
     barrier.after_fork_in_parent()
     assert in_another_thread(lambda: enter(barrier))
 
 
-def test_a_fork_waits_for_whoever_uses_sqlite_and_for_nobody_for_long(monkeypatch):
-    monkeypatch.setattr(spool_module, "FORK_PATIENCE_SECONDS", 0.05)
-    barrier = _ForkBarrier()
+def test_a_fork_waits_a_moment_for_what_uses_sqlite():
+    barrier = ForkBarrier()
     inside, leave = threading.Event(), threading.Event()
 
     def use():
@@ -196,7 +196,7 @@ def test_a_fork_waits_for_whoever_uses_sqlite_and_for_nobody_for_long(monkeypatc
     user = threading.Thread(target=use)
     user.start()
     inside.wait(10.0)
-    barrier.before_fork()  # in vain
+    barrier.before_fork(time.monotonic() + 0.05)  # in vain
     barrier.after_fork_in_parent()
     leave.set()
     user.join()

@@ -232,7 +232,7 @@ def test_a_spool_that_is_taken_over_while_the_delivery_closes_is_left_to_the_nex
     report = first.close_sync(0.0)
     go_on.set()
     assert report.spooled == 0
-    assert wait_until(lambda: not first._engine.spool.adopting)
+    assert wait_until(lambda: not first._engine.accounts.adopting)
     assert first.stats().sinks["sink"].recovered == 0
     sink = ScriptedSink()
     second = Delivery({"sink": sink}, spooling(tmp_path))
@@ -467,7 +467,7 @@ def test_a_process_ends_while_a_look_up_of_a_name_hangs():
     code = """
         import asyncio, socket, time
         socket.getaddrinfo = lambda *_, **__: time.sleep(60)
-        from flag_analytics.delivery import Delivery, DeliveryOptions
+        from flag_analytics import Delivery, DeliveryOptions
         from flag_analytics.testing.samples import plain_event
 
         class Remote:
@@ -547,7 +547,7 @@ def test_a_batch_out_of_the_spool_may_be_larger_than_what_memory_may_hold(tmp_pa
         delivery.record_nowait(event)
     assert delivery.persist()
     assert wait_until(lambda: delivery.stats().sinks["sink"].in_flight > 100)
-    machine = delivery._engine.machines[0]
+    machine = next(iter(delivery._engine.accounts.sinks.values())).machine
     frozen = [Freezer().freeze(event) for event in plain_events(20, context_attributes=large)]
     with delivery._engine.lock:
         machine.take_in(frozen, sum(event.size for event in frozen), overflow="spool_full")

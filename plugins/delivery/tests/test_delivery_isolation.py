@@ -182,46 +182,6 @@ def test_a_sink_that_does_not_block_holds_nobody_up_for_one_that_does():
     delivery.close_sync(0.0)
 
 
-class Inline:
-    def __init__(self, outcome=RecordResult.ACCEPTED, *, fail=False):
-        self.outcome, self.fail, self.events, self.closed = outcome, fail, [], 0
-
-    def record_nowait(self, event):
-        self.events.append(event)
-        return self.outcome
-
-    async def flush(self):
-        if self.fail:
-            raise RuntimeError
-
-    async def close(self):
-        self.closed += 1
-        if self.fail:
-            raise RuntimeError
-
-
-def test_an_event_that_only_an_inline_sink_took_is_accepted():
-    stuck, inline = ScriptedSink(always=SinkUnavailable()), Inline()
-    delivery = Delivery({"stuck": stuck, "inline": inline}, QUICK.evolve(max_events=1, retry_initial_seconds=30.0))
-    for event in plain_events(3):
-        assert delivery.record_nowait(event)
-    stats = delivery.stats()
-    assert (stats.recorded, stats.accepted, sum(stats.refused.values())) == (3, 3, 0)
-    assert stats.balanced()
-    delivery.close_sync(0.0)
-
-
-async def test_an_inline_sink_that_raises_in_flush_and_close_keeps_nobody_from_theirs():
-    bad, good = Inline(fail=True), Inline()
-    delivery = Delivery({"bad": bad, "good": good})
-    delivery.record_nowait(plain_event())
-    assert not await delivery.flush()
-    assert await delivery.close()
-    assert (bad.closed, good.closed) == (1, 1)
-    assert delivery.close_sync()
-    assert (bad.closed, good.closed) == (1, 1)
-
-
 def test_a_logging_filter_that_raises_breaks_neither_record_nor_delivery():
     def broken(_):
         raise ZeroDivisionError
@@ -243,7 +203,7 @@ def test_a_logging_filter_that_raises_breaks_neither_record_nor_delivery():
 def test_a_worker_that_a_mistake_ended_is_started_again():
     sink = ScriptedSink()
     delivery = Delivery({"sink": sink}, QUICK)
-    machine = delivery._engine.machines[0]
+    machine = next(iter(delivery._engine.accounts.sinks.values())).machine
     poll = machine.poll
 
     def mistaken(now):

@@ -7,12 +7,11 @@ import random
 
 import pytest
 from flag_analytics.errors import BadBatch, CommitUnknown, SinkUnavailable
-from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeliveryOptions
 from flag_analytics.testing.faults import ScriptedSink, wait_until
 from flag_analytics.testing.samples import plain_event, plain_events
 from flag_analytics_delivery import Delivery
-from flag_analytics_delivery.machine import SinkMachine
+from flag_analytics_delivery.bisect import Bisection, Part
 
 QUICK = DeliveryOptions(flush_interval_seconds=5.0, retry_initial_seconds=0.005, retry_max_seconds=0.02)
 
@@ -50,29 +49,25 @@ def test_bad_events_are_found_with_at_most_2k_log_n_plus_1_writes(bad):
 
 
 def test_the_bound_of_writes_would_notice_a_search_one_by_one(monkeypatch):
-    halve = SinkMachine._split
+    def one_by_one(self, **_):
+        part = self.todo.pop()
+        singles = [Part(f"{part.batch_id}.{at}", part.piece.choose([at])) for at in range(len(part))]
+        self.todo += reversed(singles)
+        self.halved = True
 
-    def one_by_one(self, part, *arguments):
-        resolved = halve(self, part, *arguments)
-        if self._round is not None and len(part.batch) > 1:
-            template = type(part)
-            singles = [Batch(f"{part.batch.id}.{at}", (each,)) for at, each in enumerate(part.batch.events)]
-            self._round.todo[-2:] = [template(single) for single in reversed(singles)]
-        return resolved
-
-    monkeypatch.setattr(SinkMachine, "_split", one_by_one)
+    monkeypatch.setattr(Bisection, "halve", one_by_one)
     assert len(write_with_poison(3, 1_000).writes) > 2 * 3 * 10 + 1
 
 
-def test_an_event_that_breaks_the_connection_is_found_while_the_backend_answers_pings(caplog):
+def test_an_event_that_breaks_the_connection_is_set_aside_while_the_backend_answers_pings(caplog):
     sink = ScriptedSink(always=refusing(CommitUnknown(code="08006")))
     delivery = Delivery({"sink": sink}, QUICK.evolve(batch_size=16))
     for number in range(32):
         delivery.record_nowait(plain_event(number, variant="bad" if number in {5, 20} else "good"))
-    delivery.flush_sync(10.0)
+    assert wait_until(lambda: delivery.stats().sinks["sink"].delivered == 30)
+    assert wait_until(lambda: delivery.stats().sinks["sink"].set_aside == 2)
     stats = delivery.stats().sinks["sink"]
-    assert (stats.dead, stats.delivered, len(sink.stored)) == (2, 30, 30)
-    assert {letter.event.variant for letter in sink.letters} == {"bad"}
+    assert (stats.dead, stats.delivered, stats.pending) == (0, 30, 2)
     assert sink.pings == 2
     assert caplog.text.count("the backend answers a ping") == 1
     delivery.close_sync()
@@ -106,14 +101,13 @@ def test_a_good_event_survives_lost_answers_in_the_middle_of_a_bisection():
     delivery.close_sync()
 
 
-@pytest.mark.parametrize("error", [BadBatch(code="42P01"), RuntimeError("schema"), KeyError("column")])
-def test_a_backend_that_refuses_everything_gets_no_dead_letters_but_another_chance(error):
+def test_a_backend_that_refuses_everything_gets_no_dead_letters_but_another_chance():
     async def refuse(batch):
         # Repaired between two rounds: what was refused before a repair in the middle of one would look like bad events.
         if len(sink.writes) > 60 and len(batch) == 100:
             sink.always = None
             return True
-        raise error
+        raise BadBatch(code="42P01")
 
     sink = ScriptedSink(always=refuse)
     delivery = Delivery({"sink": sink}, QUICK.evolve(batch_size=100))
@@ -126,25 +120,20 @@ def test_a_backend_that_refuses_everything_gets_no_dead_letters_but_another_chan
     delivery.close_sync()
 
 
-def test_a_sink_that_cannot_be_pinged_gets_over_a_batch_of_bad_events_alone():
-    class Plain:
-        def __init__(self):
-            self.stored = []
-
-        async def write(self, batch):
-            if any(event.variant == "bad" for event in batch):
-                raise ValueError
-            self.stored.extend(batch)
-
-        async def close(self):
-            pass
-
-    sink = Plain()
-    delivery = Delivery({"sink": sink}, QUICK.evolve(batch_size=1))
-    for number in range(6):
-        delivery.record_nowait(plain_event(number, variant="bad" if number < 2 else "good"))
-    delivery.flush_sync(10.0)
-    assert (len(sink.stored), delivery.stats().sinks["sink"].dead) == (4, 2)
+@pytest.mark.parametrize("error", [RuntimeError("schema"), KeyError("column")])
+def test_a_backend_that_fails_in_any_other_way_gets_no_dead_letters(error):
+    sink = ScriptedSink(always=error)
+    delivery = Delivery({"sink": sink}, QUICK.evolve(batch_size=100))
+    for event in plain_events(100):
+        delivery.record_nowait(event)
+    assert sink.wait_for(lambda: len(sink.writes) > 20)
+    stats = delivery.stats().sinks["sink"]
+    assert (stats.dead, stats.pending, stats.set_aside) == (0, 100, 100)
+    assert not delivery.flush_sync(0.0)
+    assert delivery.stats().health(closed=False)["sinks"]["sink"]["set_aside"] == 100
+    sink.always = None
+    assert delivery.flush_sync(10.0)
+    assert len(sink.stored) == 100
     delivery.close_sync()
 
 

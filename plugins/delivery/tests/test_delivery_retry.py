@@ -127,7 +127,7 @@ def test_a_sink_that_ignores_its_deadline_is_never_called_again_meanwhile():
     delivery.record_nowait(plain_event())
     assert wait_until(lambda: delivery.stats().sinks["sink"].attempts >= 3, 10.0)
     assert most == 1
-    thread_loop = delivery._engine._workers[delivery._engine.machines[0]]._loop
+    thread_loop = delivery._engine._workers["sink"]._loop
     thread_loop.call_soon_threadsafe(release.set)
     assert delivery.flush_sync(5.0)
     assert most == 1

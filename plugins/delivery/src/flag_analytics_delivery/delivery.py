@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
-import attrs
 from flag_analytics.freezer import Freezer
+from flag_analytics.frozen import FrozenEvent
 from flag_analytics.processes import close_at_exit, keep_inherited, renew_after_fork
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
 
-from .engine import GRACE_SECONDS, Engine, Settings, as_timeout
+from .engine import GRACE_SECONDS, Engine, Settings
 
 if TYPE_CHECKING:
-    from flag_analytics.protocols import BatchSink, InlineSink
+    from flag_analytics.protocols import BatchSink
 
 __all__ = ["Delivery"]
 
@@ -26,9 +27,8 @@ __all__ = ["Delivery"]
 class Delivery:
     """Delivers events to a set of sinks, loses none without counting it, and never blocks or breaks its caller.
 
-    A sink with ``write`` gets batches on a worker of its own; one with ``record_nowait`` gets each event at once, in
-    the caller's thread. No thread is started before there is something to deliver. In a forked child a delivery is as
-    new: it has no events, threads or connections of the parent's.
+    Each sink gets batches on a worker of its own. No thread is started before there is something to deliver. In a
+    forked child a delivery is as new: it has no events, threads or connections of the parent's.
 
     Args:
         sinks: The sinks by name.
@@ -38,11 +38,14 @@ class Delivery:
         name: Tells this delivery's spools from others' in the same directory for state.
         on_dead_letters: Called with a sink's name, an error's class and the events that were given up. A bound method
             is held weakly.
+
+    Raises:
+        TypeError: a sink has no ``write``.
     """
 
     def __init__(
         self,
-        sinks: Mapping[str, BatchSink | InlineSink],
+        sinks: Mapping[str, BatchSink],
         options: DeliveryOptions | None = None,
         *,
         sink_options: Mapping[str, DeliveryOptions] | None = None,
@@ -50,21 +53,24 @@ class Delivery:
         name: str = "delivery",
         on_dead_letters: Callable[[str, str, Sequence[DeadLetter]], None] | None = None,
     ) -> None:
-        wishes: dict[str, DeliveryOptions] = {}
+        sink_defaults: dict[str, DeliveryOptions] = {}
         if options is None:
             own = {sink_name: getattr(sink, "delivery", None) for sink_name, sink in sinks.items()}
-            wishes = {sink_name: wish for sink_name, wish in own.items() if isinstance(wish, DeliveryOptions)}
-            # What belongs to the whole delivery (durability, the spool) can be the wish of a single sink.
-            options = next(iter(wishes.values())) if len(sinks) == 1 and wishes else DeliveryOptions()
+            sink_defaults = {sink_name: one for sink_name, one in own.items() if isinstance(one, DeliveryOptions)}
+            # Settings of the whole delivery (durability, the spool) can come from a single sink.
+            options = next(iter(sink_defaults.values())) if len(sinks) == 1 and sink_defaults else DeliveryOptions()
+        for sink_name, sink in sinks.items():
+            if not callable(getattr(sink, "write", None)):
+                raise TypeError(f"sink {sink_name} is {type(sink).__name__}, which has no method write: expected a sink")
         settings = Settings(
             name=name,
             sinks=dict(sinks),
             options=options,
-            sink_options={**wishes, **(sink_options or {})},
-            freezer=freezer or Freezer(traceparent=_traceparent_of(sinks)),
+            sink_options={**sink_defaults, **(sink_options or {})},
+            freezer=freezer or Freezer(traceparent=traceparent_of(sinks.values())),
             on_dead_letters=_weakly(on_dead_letters),
         )
-        self._freeze = settings.freezer.freeze
+        self.freeze = settings.freezer.freeze
         self._engine = Engine(settings)
         self._holder = [self._engine]
         self._finalizer = weakref.finalize(self, _dropped_without_close, self._holder)
@@ -82,17 +88,18 @@ class Delivery:
         Returns:
             ``RecordResult.ACCEPTED``, or why no sink will get the event; either way it is counted.
         """
-        engine = self._engine
         try:
-            if not engine.machines:
-                return engine.offer_inline(event)
-            frozen = self._freeze(event)
+            frozen = self.freeze(event)
         except (KeyboardInterrupt, SystemExit):
             raise  # most likely out of a signal handler that ends the process
         except BaseException as error:
             return self._refuse_broken(error)
+        return self.offer(frozen)
+
+    def offer(self, event: FrozenEvent) -> RecordResult:
+        """Take one event that is frozen already."""
         try:
-            return engine.offer(frozen)  # what this raises comes out of the application's own signal handlers
+            return self._engine.offer(event)  # what this raises comes out of the application's own signal handlers
         except (RecursionError, MemoryError) as error:
             return self._refuse_broken(error)
 
@@ -100,11 +107,10 @@ class Delivery:
         try:
             self._engine.refuse("error")
         except RecursionError:
-            self._engine.intake.exhausted += 1  # there is not even room for that call
+            self._engine.accounts.exhausted += 1  # there is not even room for that call
             return RecordResult.ERROR
         try:
-            name = type(error).__name__
-            self._engine.log(f"record:{name}", "an event was not recorded: %s", name)
+            self._engine.accounts.warn("an event was not recorded: %s", type(error).__name__)
         except RecursionError:
             pass  # it is counted
         return RecordResult.ERROR
@@ -119,39 +125,35 @@ class Delivery:
     async def flush(self, timeout: float = 30.0) -> DeliveryReport:
         """Wait until everything accepted before is stored; the report is true if it is.
 
-        It waits at most ``timeout`` seconds; cancelling it changes nothing but the waiting. What was lost since the
-        last flush (an event that ``drop_oldest`` gave up, a dead letter) makes the report false.
+        It waits at most ``timeout`` seconds; cancelling it changes nothing but the waiting. Accepted events that were
+        lost since the last flush (forgotten by ``drop_oldest``, dead letters) make the report false.
 
         Raises:
             ValueError: the timeout is not a number.
         """
         import asyncio
 
-        engine = self._engine
-        ends = time.monotonic() + as_timeout(timeout)
+        engine, seconds = self._engine, as_timeout(timeout)
         waiter = engine.begin_flush()
         try:
-            await asyncio.wait_for(_as_awaitable(waiter.future), ends - time.monotonic())
+            await asyncio.wait_for(_as_awaitable(waiter.future), seconds)
         except TimeoutError:
             pass  # the report says so
         finally:
             report = engine.end_flush(waiter)
-        flushed = await engine.finish_lanes(list(engine.inline), "flush", ends)
-        return report if flushed else attrs.evolve(report, complete=False)
+        return report
 
     def flush_sync(self, timeout: float = 30.0) -> DeliveryReport:
         """``flush`` for callers without an event loop."""
-        engine = self._engine
-        waited = as_timeout(timeout)
+        engine, seconds = self._engine, as_timeout(timeout)
         waiter = engine.begin_flush()
         try:
-            waiter.future.result(waited)
+            waiter.future.result(seconds)
         except TimeoutError:
             pass  # the report says so
         finally:
             report = engine.end_flush(waiter)
-        flushed = engine.finish_lanes_sync(list(engine.inline), "flush")
-        return report if flushed else attrs.evolve(report, complete=False)
+        return report
 
     def persist(self) -> bool:
         """Make everything recorded so far durable, in this thread; return whether it is.
@@ -159,7 +161,15 @@ class Delivery:
         Without a spool nothing is ever durable before it is delivered: then it returns false.
         """
         spool = self._engine.spool
-        return spool is not None and spool.drain() and spool.holds_everything()
+        return spool is not None and spool.sync() and spool.holds_everything()
+
+    def reopen(self, sink: str) -> None:
+        """Try a sink again that raised ``FatalConfiguration``.
+
+        Raises:
+            KeyError: there is no such sink.
+        """
+        self._engine.reopen(sink)
 
     async def close(self, timeout: float | None = None) -> DeliveryReport:
         """Refuse further events, drain for at most ``timeout`` seconds, close the sinks, report what was achieved.
@@ -175,10 +185,8 @@ class Delivery:
             await asyncio.wait_for(_as_awaitable(done), self._left())
         except TimeoutError:
             pass  # finish() accounts for what the workers left
-        report = engine.finish()
         self._finalizer.detach()
-        await engine.finish_lanes(engine.inline_open, "close", time.monotonic() + self._left())
-        return report
+        return engine.finish()
 
     def close_sync(self, timeout: float | None = None) -> DeliveryReport:
         """``close`` for callers without an event loop."""
@@ -188,16 +196,14 @@ class Delivery:
             done.result(self._left())
         except TimeoutError:
             pass  # finish() accounts for what the workers left
-        report = engine.finish()
         self._finalizer.detach()
-        engine.finish_lanes_sync(engine.inline_open, "close")
-        return report
+        return engine.finish()
 
     def _timeout(self, timeout: float | None) -> float:
         return as_timeout(self._engine.settings.options.close_timeout_seconds if timeout is None else timeout)
 
     def _left(self) -> float:
-        deadline = self._engine.close_deadline
+        deadline = self._engine.accounts.close_deadline
         return GRACE_SECONDS if deadline is None else max(0.0, deadline - time.monotonic()) + GRACE_SECONDS
 
     @property
@@ -207,57 +213,36 @@ class Delivery:
 
     def begin_exit(self) -> None:
         """Begin to close, at the end of the process."""
-        self._engine.begin_close(self.exit_timeout, start_workers=False)
+        if not self.reported:
+            self._engine.begin_close(self.exit_timeout, start_workers=False)
 
     def end_exit(self, deadline: float) -> None:
         """Wait for what ``begin_exit`` began."""
-        engine = self._engine
-        try:
-            engine.all_done.result(max(0.0, deadline - time.monotonic()) + 0.1)
-        except TimeoutError:
-            pass  # finish() accounts for what the workers left
-        engine.finish()
+        _end_exit(self._engine, deadline)
 
     # --- accounts
 
     @property
     def reported(self) -> bool:
         """Whether a close has come to its end."""
-        return self._engine.reported
+        return self._engine.report is not None
 
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
-        return self._engine.intake.closed
+        return self._engine.accounts.closed
 
     def stats(self) -> DeliveryStats:
         """Return the ledger. It balances at any moment: see ``DeliveryStats`` and ``SinkStats``."""
         return self._engine.stats()
 
-    def dead_letters(self) -> tuple[DeadLetter, ...]:
-        """Return the latest events that sinks refused for good, at most 1,000."""
-        return tuple(self._engine.dead_letters)
-
     def health(self) -> dict[str, Any]:
         """Return ``status`` (``ok``, ``degraded``, ``closed``) and the state of each sink; does no I/O."""
-        stats = self.stats()
-        sinks = {
-            name: {
-                "status": "ok" if sink.breaker == "closed" else "degraded",
-                "breaker": sink.breaker,
-                "pending": sink.pending,
-                "backlog_bytes": sink.backlog_bytes,
-                "backlog_age_seconds": sink.backlog_age_seconds,
-                "last_success": sink.last_success,
-                "last_error": sink.last_error,
-                "dropped": sum(sink.dropped.values()),
-                "dead": sink.dead,
-            }
-            for name, sink in stats.sinks.items()
-        }
-        degraded = any(sink["status"] != "ok" for sink in sinks.values())
-        status = "closed" if self.closed else "degraded" if degraded else "ok"
-        return {"status": status, "sinks": sinks}
+        return self.stats().health(closed=self.closed)
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """Return the latest events that sinks refused for good, at most 1,000."""
+        return tuple(self._engine.accounts.dead_letters)
 
     # --- fork
 
@@ -266,12 +251,30 @@ class Delivery:
         parent = self._engine
         parent.leave_in_child()
         parent.settings.freezer.after_fork_in_child()
-        closed = parent.intake.closed
         self._engine = Engine(parent.settings)
         self._holder[0] = self._engine
         keep_inherited(parent)
-        if closed:
+        if parent.accounts.closed:
             self._engine.begin_close(0.0, start_workers=False)
+
+
+def as_timeout(seconds: float) -> float:
+    """Return a number of seconds that every clock can add; infinity is as good as three years.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    if math.isnan(seconds):
+        raise ValueError("a timeout is NaN: expected a number of seconds")
+    return min(float(seconds), 1e8)
+
+
+def _end_exit(engine: Engine, deadline: float) -> None:
+    try:
+        engine.all_done.result(max(0.0, deadline - time.monotonic()) + 0.1)
+    except TimeoutError:
+        pass  # finish() accounts for what the workers left
+    engine.finish()
 
 
 _draining: set[_Dropped] = set()
@@ -281,36 +284,31 @@ class _Dropped:
     """The engine of a delivery that was dropped without ``close``: it holds the end of the process as well."""
 
     def __init__(self, engine: Engine) -> None:
+        options = engine.settings.options
         self._engine = engine
-        self.exit_timeout = as_timeout(engine.settings.options.exit_timeout_seconds)
+        self.exit_timeout = as_timeout(options.exit_timeout_seconds)
         _draining.add(self)
         close_at_exit(self)
-        engine.begin_close(as_timeout(engine.settings.options.close_timeout_seconds)).add_done_callback(
+        engine.begin_close(as_timeout(options.close_timeout_seconds)).add_done_callback(
             lambda _: _draining.discard(self)
         )
 
     def begin_exit(self) -> None:
-        pass  # it drains already
+        """Do nothing: it drains already."""
 
     def end_exit(self, deadline: float) -> None:
-        try:
-            self._engine.all_done.result(max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            pass  # finish() accounts for the rest
-        self._engine.finish()
+        _end_exit(self._engine, deadline)
 
 
 renew_after_fork(_draining.clear)
 
 
 def _dropped_without_close(holder: list[Engine]) -> None:
-    """Drain, as far as it goes, the engine of a delivery that nobody holds any more; its workers end by themselves."""
+    """Drain, as far as it goes, the engine of a delivery that was dropped; its workers end by themselves."""
     engine = holder[0]
-    stats = engine.stats()
-    closing = engine.intake.closed
-    busy = any(sink.pending for sink in stats.sinks.values())
+    used, closing = engine.stats().accepted > 0, engine.accounts.closed
     _Dropped(engine)
-    if not closing and (busy or stats.accepted):
+    if used and not closing:
         warnings.warn(
             f"{engine.settings.name} was dropped without close(): use `async with`, `with` or close()",
             ResourceWarning,
@@ -318,9 +316,9 @@ def _dropped_without_close(holder: list[Engine]) -> None:
         )
 
 
-def _traceparent_of(sinks: Mapping[str, Any]) -> Callable[[], str | None] | None:
-    """Return how the first sink that wants to know finds the caller's trace context."""
-    for sink in sinks.values():
+def traceparent_of(sinks: Iterable[Any]) -> Callable[[], str | None] | None:
+    """Return how the first sink that asks for it finds the caller's trace context."""
+    for sink in sinks:
         traceparent = getattr(sink, "traceparent", None)
         if callable(traceparent):
             return cast("Callable[[], str | None]", traceparent)

@@ -30,7 +30,7 @@ from flag_analytics.reports import DeliveryOptions
 
 from .ranges import Ranges, add, common, count, cut, gaps_of, holds, split
 
-__all__ = ["Cursor", "Log", "Piece", "Place", "Segment", "weigh"]
+__all__ = ["Cursor", "Ledger", "Log", "Piece", "Place", "Segment", "weigh"]
 
 SEGMENT_EVENTS = 256
 MOST_GAPS = 1_000
@@ -161,25 +161,38 @@ class Place:
         return attrs.evolve(place, full_from=None, full_bytes=0)
 
 
-class Cursor:
-    """Where one sink is in one log, what it holds, and its ledger.
+@attrs.define(eq=False)
+class Ledger:
+    """What became of a sink's events, over all logs.
 
     Attributes:
         delivered: Events that the sink stored.
         dead: Events that it refused for good.
-        dropped: Events that were lost, by reason; those for want of room are in ``overflow``.
+        dropped: Events that were lost, by reason; a cursor counts those for want of room in its ``overflow``.
+        recovered: Events taken over from the spools of earlier processes.
+    """
+
+    delivered: int = 0
+    dead: int = 0
+    dropped: Counter[str] = attrs.field(factory=Counter[str])
+    recovered: int = 0
+
+
+class Cursor:
+    """Where one sink is in one log, and what it holds there.
+
+    Attributes:
         in_flight: Events that were taken and are not settled.
     """
 
-    def __init__(self, log: Log, name: str, options: DeliveryOptions, place: Place) -> None:
+    def __init__(self, log: Log, name: str, options: DeliveryOptions, place: Place, ledger: Ledger) -> None:
         self.log = log
         self.name = name
         self.options = options
         self.place = place
+        self.ledger = ledger
         self.origin = place.settled
-        self.delivered = 0
-        self.dead = 0
-        self.dropped: Counter[str] = Counter()
+        self.overflow_before: Counter[str] = Counter()
         self.in_flight = 0
         self.in_flight_bytes = 0
         self.wake_at = NEVER
@@ -207,6 +220,12 @@ class Cursor:
     def overflow(self) -> int:
         """Events that this sink did not get for want of room."""
         return self.place.overflow + self._skipping + self.log.refused
+
+    def overflow_by_reason(self) -> Counter[str]:
+        """Return the same by reason: ``overflow``, or ``spool_full`` while the spool takes nothing."""
+        by_reason = Counter(self.overflow_before)
+        by_reason[self.log.overflow_reason] += self.overflow - self.overflow_before.total()
+        return +by_reason
 
     @property
     def _skipping(self) -> int:
@@ -310,7 +329,7 @@ class Cursor:
             lost = tuple(
                 part for start, end in cut(positions, first, self.end) for part in gaps_of(self.place.gaps, start, end)
             )
-            self.dropped[reason] += count(lost)
+            self.ledger.dropped[reason] += count(lost)
             self.place = self.place.settle(lost, 0)
 
     def forget_oldest(self) -> None:
@@ -332,7 +351,7 @@ class Cursor:
             pending = gaps_of(place.gaps, place.position, self.log.end)
             kept = common(pending, self.log.on_disk)
             lost = tuple(part for first, end in pending for part in gaps_of(kept, first, end))
-            self.dropped["closed"] += count(lost)
+            self.ledger.dropped["closed"] += count(lost)
             place = place.settle(lost, 0)
             self.place = attrs.evolve(place, taken=place.position)
             self.in_flight = self.in_flight_bytes = 0
@@ -340,11 +359,11 @@ class Cursor:
     def next_on_disk(self) -> tuple[int, int] | None:
         """Return the stretch that has the next event, if only the spool has it."""
         place = self.place
-        for first, _ in gaps_of(place.gaps, place.taken, self.end):
+        for first, end in gaps_of(place.gaps, place.taken, self.end):
             segment = self.log.segment_at(first)
             if segment is None or segment.events is not None:
                 return None
-            return first, min(segment.end, self.end)
+            return first, min(segment.end, end)
         return None
 
     def needs(self, segment: Segment) -> bool:
@@ -368,6 +387,7 @@ class Log:
         refused: Events that no cursor had room for.
         on_disk: The positions that the spool has.
         newcomer: Called at the next append, then forgotten; it wakes the spool's thread.
+        overflow_reason: What an event is lost to for want of room.
     """
 
     def __init__(
@@ -378,6 +398,7 @@ class Log:
         self.spooling = spooling
         self.on_disk: Ranges = ()
         self.newcomer: Callable[[], bool] | None = None
+        self.overflow_reason = "overflow"
         self._wake = wake
         self._segments = [Segment(start, [], 0)]
         self._events: list[FrozenEvent] = []
@@ -392,6 +413,15 @@ class Log:
         self._all_full = False
         self._busy = False
         self._meanwhile: deque[FrozenEvent] = deque()
+
+    @classmethod
+    def of_disk(cls, positions: Ranges) -> Log:
+        """Return the log of a spool that has these positions, and gets no more."""
+        first, end = positions[0][0], positions[-1][1]
+        log = cls(start=end)
+        log._segments.insert(0, Segment(first, None, 0, on_disk=True, length=end - first))
+        log.on_disk = positions
+        return log
 
     @property
     def end(self) -> int:
@@ -408,9 +438,12 @@ class Log:
         """Accepted events that have no position yet: a finaliser recorded them inside an append."""
         return len(self._meanwhile)
 
-    def add_cursor(self, name: str, options: DeliveryOptions, place: Place | None = None) -> Cursor:
+    def add_cursor(
+        self, name: str, options: DeliveryOptions, ledger: Ledger | None = None, place: Place | None = None
+    ) -> Cursor:
         """Add a sink; it gets every event from here on, or from ``place`` on."""
-        cursor = Cursor(self, name, options, place or Place(self.end, self.end, self.end, self._size))
+        place = place or Place(self.end, self.end, self.end, self._size)
+        cursor = Cursor(self, name, options, place, ledger or Ledger())
         self.cursors.append(cursor)
         self._capacity = max(1, min(self._capacity, options.max_events // 4))
         self._capacity_bytes = max(1, min(self._capacity_bytes, options.max_bytes // 4))
@@ -545,17 +578,22 @@ class Log:
             cursor.place = place.reopen(self.end, self._size)
             self._free(place.full_from, self.end)
 
-    def sleep(self, cursor: Cursor, *, idle: bool) -> None:
-        """Have the worker woken at the next event (``idle``), or when a batch is full or half of a bound is reached."""
+    def sleep(self, cursor: Cursor) -> None:
+        """Have the worker woken at the next event, or where some wait already, when they are to be written."""
         options = cursor.options
         with self.changing():
-            if idle:
-                cursor.wake_at, cursor.wake_bytes = self.end + 1, NEVER
-                return
-            held, size = cursor.held()
-            events = min(options.batch_size - cursor.waiting, (options.max_events + 1) // 2 - held)
-            room = min(options.max_batch_bytes - (size - cursor.in_flight_bytes), (options.max_bytes + 1) // 2 - size)
-            cursor.wake_at, cursor.wake_bytes = self.end + max(1, events), self._size + max(1, room)
+            cursor.wake_at = cursor.wake_bytes = NEVER
+            if not cursor.waiting:
+                cursor.wake_at = self.end + 1
+            elif not cursor.ready:
+                held, size = cursor.held()
+                queued = size - cursor.in_flight_bytes
+                cursor.wake_at = self.end + min(
+                    options.batch_size - cursor.waiting, (options.max_events + 1) // 2 - held
+                )
+                cursor.wake_bytes = self._size + min(
+                    options.max_batch_bytes - queued, (options.max_bytes + 1) // 2 - size
+                )
 
     def catch_up(self) -> None:
         """Do what an append may leave for later: positions for events recorded meanwhile, exact bounds."""
@@ -662,6 +700,23 @@ class Log:
             else:
                 merged.append(segment)
         self._segments[:] = merged
+
+    def set_overflow_reason(self, reason: str) -> None:
+        """Count what is lost for want of room under another reason from here on."""
+        if reason != self.overflow_reason:
+            for cursor in self.cursors:
+                cursor.overflow_before = cursor.overflow_by_reason()
+            self.overflow_reason = reason
+
+    @property
+    def is_written(self) -> bool:
+        """Whether no event waits to be written."""
+        return all(segment.on_disk for segment in self._segments[:-1]) and not self._segments[-1].events
+
+    def call_newcomer(self, newcomer: Callable[[], bool]) -> None:
+        """Have ``newcomer`` called at the next append, until it returns true."""
+        with self.changing():
+            self.newcomer = newcomer
 
     def forget(self, before: int) -> None:
         """Note that the spool has nothing before a position any more."""

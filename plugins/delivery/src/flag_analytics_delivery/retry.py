@@ -23,6 +23,7 @@ from collections.abc import Set as AbstractSet
 from enum import Enum
 
 import attrs
+from flag_analytics.frozen import FrozenEvent
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeliveryOptions
 
@@ -294,13 +295,18 @@ class SinkMachine:
         self._unreadable = cursor
         self.backoff.pause(now, jitter)
 
+    def cannot_start(self, error: str) -> None:
+        """Note that there is no thread or event loop for the worker yet."""
+        self.last_error = error
+        self.backoff.failures = max(1, self.backoff.failures)
+
     def interrupted(self, now: float, jitter: float) -> None:
         """Note that the worker ended in the middle of something, which may happen again."""
         self.backoff.pause(now, jitter)
 
     # --- what came of it
 
-    def stored(self, now: float, jitter: float) -> Resolved:
+    def stored(self) -> Resolved:
         """Note that the part just written is stored."""
         part = self._succeed()
         if part is None:  # closed while the write was under way
@@ -531,6 +537,8 @@ class SinkMachine:
     def _failed_alone(self, failure: Failure, error: str, code: str, now: float, jitter: float) -> Resolved:
         suspect, self._alone = self._alone, None
         assert suspect is not None
+        self.suspects.remove(suspect)
+        self.suspects.append(suspect)  # the others come first
         suspect.backoff.pause(now, jitter)
         others_stored_between = self._stored > suspect.seen_stored
         suspect.seen_stored = self._stored
@@ -593,6 +601,14 @@ class SinkMachine:
     def set_aside(self) -> int:
         """Events that are set aside."""
         return sum(len(suspect.part) for suspect in self.suspects)
+
+    def oldest_in_flight(self) -> list[FrozenEvent]:
+        """Return the first event of each part that is not resolved."""
+        parts = [suspect.part for suspect in self.suspects]
+        if self._round is not None:
+            parts += self._round.todo
+            return [dead.event for dead in self._round.refused] + [part.piece.events[0] for part in parts]
+        return [part.piece.events[0] for part in parts]
 
     @property
     def idle(self) -> bool:

@@ -1,32 +1,36 @@
-"""The crash-safe disk spool: one SQLite file per process and delivery, with a cursor for each sink.
+"""The log on disk: one SQLite file for each process and delivery, in the format that the README describes.
 
-Events are appended in one transaction per interval; a sink reads on from its cursor and moves it when a batch is
-resolved; what every sink is past is deleted. A file is locked by its process (``lockf``: a forked child does not hold
-it), so a file that can be locked is an orphan and is adopted.
+The key of a row is the position of its event plus one; the cursor of a sink is the number of events that it is past.
+A file is locked by its process (``lockf``: a forked child does not hold it), so a file that can be locked was left by
+an earlier process and is adopted.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import attrs
 import msgspec
-from flag_analytics.events import EventKind
-from flag_analytics.frozen import FrozenEvent
+import platformdirs
+from flag_analytics.frozen import FrozenEvent, decode_event, encode_event
 from flag_analytics.locks import FileLock
+from flag_analytics.processes import ForkBarrier, keep_inherited
 from flag_analytics.reports import DeadLetter
 
+from .ranges import Ranges, add
+
 __all__ = [
+    "Loaded",
     "Spool",
     "SpoolCorruptError",
     "SpoolError",
@@ -35,19 +39,17 @@ __all__ = [
     "bytes_of",
     "default_directory",
     "orphans",
+    "set_aside",
 ]
 
 FREE_SPACE_RESERVE = 4 * 2**20
 LEAST_LOG_BYTES = 8 * 2**20
-"""What SQLite's write-ahead log may take, however small the spool is to be: it is taken back every 4 MiB."""
-FORK_PATIENCE_SECONDS = 1.0
+"""The most SQLite's write-ahead log may take, however small the spool is to be: it is taken back every 4 MiB."""
 PAGE_BYTES = 4096
-_ROWS_AT_ONCE = 500
-"""Rows in one statement. ``sqlite3`` gives the interpreter's lock away at every step of a statement: while another
-thread computes, a row took 270 µs with ``executemany``, and takes 7 µs this way. SQLite before 3.32 allows 999."""
 SUFFIX = ".spool"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_ROWS_AT_ONCE = 400
+"""Rows in one statement. ``sqlite3`` gives the interpreter's lock away at every step of a statement: while another
+thread computes, a row took 270 µs with ``executemany``, and takes 7 µs this way. An old SQLite takes 999 values."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -59,53 +61,7 @@ CREATE TABLE IF NOT EXISTS dead (
 );
 """
 
-
-class _ForkBarrier:
-    """Entered around every use of SQLite: ``with barrier``. A fork waits a moment until nobody is inside.
-
-    SQLite has locks of its own, which a child would inherit in the state another thread had them in.
-    """
-
-    def __init__(self) -> None:
-        self._renew()
-
-    def _renew(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._forks = 0
-        self._mine = threading.local()
-
-    def __enter__(self) -> None:
-        depth = getattr(self._mine, "depth", 0)
-        if not depth:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._forks, FORK_PATIENCE_SECONDS)
-                self._inside += 1
-        self._mine.depth = depth + 1
-
-    def __exit__(self, *_: object) -> None:
-        self._mine.depth -= 1
-        if not self._mine.depth:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    def before_fork(self) -> None:
-        own = 1 if getattr(self._mine, "depth", 0) else 0
-        with self._changed:
-            self._forks += 1
-            self._changed.wait_for(lambda: self._inside <= own, FORK_PATIENCE_SECONDS)
-
-    def after_fork_in_parent(self) -> None:
-        with self._changed:
-            self._forks -= 1
-            self._changed.notify_all()
-
-    def after_fork_in_child(self) -> None:
-        self._renew()
-
-
-_barrier = _ForkBarrier()
+_barrier = ForkBarrier()
 
 
 class _Entrance:
@@ -127,17 +83,6 @@ class _Entrance:
         _barrier.__exit__()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_barrier.before_fork,
-        after_in_parent=_barrier.after_fork_in_parent,
-        after_in_child=_barrier.after_fork_in_child,
-    )
-
-_graveyard: list[sqlite3.Connection] = []
-"""Connections inherited through fork. Closing one in the child could checkpoint the parent's file: they stay open."""
-
-
 class SpoolError(Exception):
     """The spool cannot do what was asked of it, for now or for good; delivery goes on without it."""
 
@@ -154,109 +99,39 @@ class SpoolCorruptError(SpoolError):
     """The file is not a sound spool."""
 
 
-class _Row(msgspec.Struct, array_like=True, frozen=True):
-    """A frozen event as one line of JSON; value and context are embedded as they are."""
-
-    timestamp_us: int
-    flag_key: str
-    value: msgspec.Raw
-    reason: str
-    variant: str | None
-    targeting_key: str | None
-    context: msgspec.Raw
-    evaluation_duration_ms: float
-    event_id: str
-    error_type: str | None
-    error_message: str | None
-    flag_version: str | None
-    flag_set_id: str | None
-    provider_name: str | None
-    kind: EventKind
-    sample_rate: float
-    received_at: float
-    size: int
-    traceparent: str | None
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Row).decode
-
-
-def encode_event(event: FrozenEvent) -> bytes:
-    """Return an event as UTF-8 JSON, an array in the order of ``FrozenEvent``'s fields."""
-    return _encode(
-        (
-            (event.timestamp - _EPOCH) // _MICROSECOND,
-            event.flag_key,
-            msgspec.Raw(event.value_json),
-            event.reason,
-            event.variant,
-            event.targeting_key,
-            msgspec.Raw(event.context_json),
-            event.evaluation_duration_ms,
-            event.event_id,
-            event.error_type,
-            event.error_message,
-            event.flag_version,
-            event.flag_set_id,
-            event.provider_name,
-            event.kind,
-            event.sample_rate,
-            event.received_at,
-            event.size,
-            event.traceparent,
-        )
-    )
-
-
-def decode_event(body: bytes) -> FrozenEvent:
-    """Return the event that ``encode_event`` wrote; raises ``msgspec.MsgspecError`` for anything else."""
-    row = _decode(body)
-    return FrozenEvent(
-        _EPOCH + row.timestamp_us * _MICROSECOND,
-        row.flag_key,
-        bytes(row.value),
-        row.reason,
-        row.variant,
-        row.targeting_key,
-        bytes(row.context),
-        row.evaluation_duration_ms,
-        row.event_id,
-        row.error_type,
-        row.error_message,
-        row.flag_version,
-        row.flag_set_id,
-        row.provider_name,
-        row.kind,
-        row.sample_rate,
-        row.received_at,
-        row.size,
-        row.traceparent,
-    )
-
-
 @attrs.frozen
 class Loaded:
-    """A stretch of a spool: its readable events, the sequence number it ends at, and how many rows were unreadable."""
+    """Events read off the disk.
+
+    Attributes:
+        events: In the order of their positions.
+        positions: Where they are.
+        end: Every position before it was looked at; a position in neither is missing, or cannot be read.
+    """
 
     events: tuple[FrozenEvent, ...]
-    last_seq: int
-    unreadable: int
-    spool: Path | None = None
+    positions: Ranges
+    end: int
 
 
 class Spool:
-    """One spool file, open and locked. Safe from any thread of the process that opened it.
+    """One spool file, open in this process.
+
+    Args:
+        path: The file; it is made if missing.
+        cursors: The position of each sink, for a new file.
+        max_bytes: The most bytes the file may take.
+        fsync: ``normal`` survives the end of the process, ``full`` also the loss of power.
+        patient: Whether to wait a few seconds for another program that has the file open.
 
     Raises:
-        SpoolCorruptError: the file is not sound; ``quarantine`` it.
-        SpoolError: it cannot be opened, locked or created.
+        SpoolError: it belongs to a living process, or cannot be opened or created.
     """
 
     def __init__(
         self,
         path: Path,
-        sinks: Iterable[str],
+        cursors: Mapping[str, int],
         *,
         max_bytes: int,
         fsync: Literal["normal", "full"] = "normal",
@@ -274,7 +149,7 @@ class Spool:
             with self._lock:
                 connection = _connect(path, max_bytes=max_bytes, fsync=fsync, patient=patient)
                 self._connection = connection
-                self._cursors = self._load_cursors(sinks)
+                self._cursors = self._load_cursors(cursors)
             self._identity = _identity_of(path)
         except (sqlite3.Error, OSError, SpoolError) as error:
             if connection is not None:
@@ -288,7 +163,7 @@ class Spool:
 
     @classmethod
     def create(
-        cls, directory: Path, sinks: Iterable[str], *, max_bytes: int, fsync: Literal["normal", "full"]
+        cls, directory: Path, cursors: Mapping[str, int], *, max_bytes: int, fsync: Literal["normal", "full"]
     ) -> Spool:
         """Return a new spool of this process in ``directory``, which is made, private to its user, if missing."""
         try:
@@ -296,15 +171,15 @@ class Spool:
         except OSError as error:
             raise SpoolError(f"cannot create {directory}: {error.strerror}") from None
         name = f"{os.getpid()}-{time.time_ns():x}{SUFFIX}"
-        return cls(directory / name, sinks, max_bytes=max_bytes, fsync=fsync)
+        return cls(directory / name, cursors, max_bytes=max_bytes, fsync=fsync)
 
-    def _load_cursors(self, sinks: Iterable[str]) -> dict[str, int]:
+    def _load_cursors(self, cursors: Mapping[str, int]) -> dict[str, int]:
         with self._connection:
             version = self._connection.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
             if version is None:
                 self._connection.execute("INSERT INTO meta VALUES ('version', '1')")
                 self._connection.execute("INSERT INTO meta VALUES ('created', ?)", (str(time.time()),))
-                self._connection.executemany("INSERT INTO cursors VALUES (?, 0)", [(sink,) for sink in sinks])
+                self._connection.executemany("INSERT INTO cursors VALUES (?, ?)", cursors.items())
             elif version[0] != "1":
                 raise SpoolError(f"{self.path.name} has version {version[0]}: expected 1")
         return dict(self._connection.execute("SELECT sink, seq FROM cursors"))
@@ -314,16 +189,16 @@ class Spool:
         return _identity_of(self.path) != self._identity
 
     @property
-    def sinks(self) -> frozenset[str]:
-        """The sinks that events of this spool are for."""
-        return frozenset(self._cursors)
+    def cursors(self) -> Mapping[str, int]:
+        """How many events each sink is past."""
+        return self._cursors
 
-    def append(self, events: Sequence[FrozenEvent]) -> None:
-        """Make events durable, all or none.
+    def append(self, first: int, events: Sequence[FrozenEvent]) -> None:
+        """Make events durable, all or none; the first one has position ``first``.
 
         Raises:
             SpoolFullError: no room; nothing was written.
-            SpoolCorruptError, SpoolError: it cannot be written; nothing was.
+            SpoolCorruptError, SpoolGoneError, SpoolError: it cannot be written; nothing was.
         """
         if self.is_gone():
             raise SpoolGoneError("its file was deleted")
@@ -331,15 +206,22 @@ class Spool:
             raise SpoolFullError("its log has grown too large")
         if _free_bytes(self.path.parent) < FREE_SPACE_RESERVE:
             raise SpoolFullError("the disk is nearly full")
-        bodies = [encode_event(event) for event in events]
+        values = [value for key, event in enumerate(events, start=first + 1) for value in (key, encode_event(event))]
+        with self._using() as connection:
+            for at in range(0, len(values), 2 * _ROWS_AT_ONCE):
+                some = values[at : at + 2 * _ROWS_AT_ONCE]
+                places = ", ".join(["(?, ?)"] * (len(some) // 2))
+                connection.execute(f"INSERT INTO events (seq, body) VALUES {places}", some)  # noqa: S608
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """Enter a transaction of this file; SQLite's errors become ours, without their words."""
         with self._lock:
-            self._check_pid()
+            if os.getpid() != self._pid:
+                raise SpoolError("this spool belongs to the parent process")
             try:
                 with self._connection:
-                    for at in range(0, len(bodies), _ROWS_AT_ONCE):
-                        some = bodies[at : at + _ROWS_AT_ONCE]
-                        places = ", ".join(["(?)"] * len(some))
-                        self._connection.execute(f"INSERT INTO events (body) VALUES {places}", some)  # noqa: S608
+                    yield self._connection
             except sqlite3.Error as error:
                 raise _spool_error(error) from None
 
@@ -347,9 +229,8 @@ class Spool:
         return bytes_of(Path(f"{self.path}-wal")) > max(self._max_bytes, LEAST_LOG_BYTES)
 
     def _take_log_back(self) -> bool:
-        """Empty the log beside the file, and return whether that worked: not while somebody else reads it."""
+        """Empty the log beside the file, and return whether that worked: not while another program reads it."""
         with self._lock:
-            self._check_pid()
             try:
                 self._connection.execute("PRAGMA busy_timeout = 0")
                 try:
@@ -361,69 +242,61 @@ class Spool:
         return not self._log_is_too_large()
 
     def has_events(self) -> bool:
-        """Return whether anything waits in it, for whatever sink."""
-        with self._lock:
-            self._check_pid()
-            try:
-                return bool(self._connection.execute("SELECT EXISTS (SELECT 1 FROM events)").fetchone()[0])
-            except sqlite3.Error as error:
-                raise _spool_error(error) from None
+        """Return whether events wait in it, for any sink."""
+        with self._using() as connection:
+            return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM events)").fetchone()[0])
 
-    def pending(self, sink: str) -> int:
-        """Return how many events wait for this sink."""
-        with self._lock:
-            self._check_pid()
-            try:
-                row = self._connection.execute(
-                    "SELECT count(*) FROM events WHERE seq > ?", (self._cursors.get(sink, 0),)
-                ).fetchone()
-            except sqlite3.Error as error:
-                raise _spool_error(error) from None
-        return int(row[0]) if sink in self._cursors else 0
+    def positions(self) -> Ranges:
+        """Return the positions that it has."""
+        with self._using() as connection:
+            keys = connection.execute("SELECT seq FROM events ORDER BY seq").fetchall()
+        found: list[tuple[int, int]] = []
+        for (key,) in keys:
+            if found and found[-1][1] == key - 1:
+                found[-1] = (found[-1][0], key)
+            else:
+                found.append((key - 1, key))
+        return tuple(found)
 
-    def read(self, sink: str, limit: int, max_bytes: int) -> Loaded:
-        """Return the next events for this sink, in the order they came: at most ``limit``, and at least one."""
-        with self._lock:
-            self._check_pid()
-            try:
-                rows = self._connection.execute(
-                    "SELECT seq, CAST(body AS BLOB) FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
-                    (self._cursors[sink], limit),
-                ).fetchall()
-            except sqlite3.Error as error:
-                raise _spool_error(error) from None
+    def read(self, first: int, end: int, limit: int, max_bytes: int) -> Loaded:
+        """Return the events from position ``first`` on and before ``end``: at most ``limit``, and at least one."""
+        with self._using() as connection:
+            rows = connection.execute(
+                "SELECT seq - 1, CAST(body AS BLOB) FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+                (first, end, limit),
+            ).fetchall()
         events: list[FrozenEvent] = []
-        unreadable = 0
+        positions: Ranges = ()
         size = 0
-        last_seq = self._cursors[sink]
-        for seq, body in rows:
+        for position, body in rows:
             try:
                 event = decode_event(body)
             except (msgspec.MsgspecError, TypeError, ValueError, OverflowError):
-                unreadable += 1
-                last_seq = seq
                 continue
             if events and size + event.size > max_bytes:
-                break
+                return Loaded(tuple(events), positions, position)
             events.append(event)
+            positions = add(positions, position, position + 1)
             size += event.size
-            last_seq = seq
-        return Loaded(tuple(events), last_seq, unreadable, self.path)
+        return Loaded(tuple(events), positions, rows[-1][0] + 1 if len(rows) == limit else end)
 
-    def acknowledge(self, sink: str, seq: int) -> None:
-        """Move a sink's cursor and delete what every sink is past.
+    def acknowledge(self, cursors: Mapping[str, int], settled: Ranges = ()) -> int:
+        """Move sinks' cursors, and delete the events that every sink is past, or has settled.
 
-        The cursor moves in memory even where the disk refuses: a sink never gets an event twice from one process.
+        The cursors move in memory even where the disk refuses: a sink never gets an event twice from one process.
+
+        Returns:
+            The position before which no event is left.
         """
-        with self._lock:
-            self._check_pid()
-            self._cursors[sink] = seq
-            try:
-                with self._connection:
-                    self._connection.execute("UPDATE cursors SET seq = ? WHERE sink = ?", (seq, sink))
-                    self._connection.execute("DELETE FROM events WHERE seq <= ?", (min(self._cursors.values()),))
-            except sqlite3.Error as error:
-                raise _spool_error(error) from None
+        self._cursors.update(cursors)
+        past = min(self._cursors.values(), default=0)
+        with self._using() as connection:
+            moves = [(position, sink) for sink, position in cursors.items()]
+            connection.executemany("UPDATE cursors SET seq = ? WHERE sink = ?", moves)
+            connection.execute("DELETE FROM events WHERE seq <= ?", (past,))
+            if self._cursors.keys() == cursors.keys():
+                connection.executemany("DELETE FROM events WHERE seq > ? AND seq <= ?", settled)
+        return past
 
     def add_dead(self, letters: Sequence[DeadLetter]) -> None:
         """Keep events that a sink refused for good."""
@@ -431,39 +304,28 @@ class Spool:
             (letter.sink, letter.error, letter.code, letter.batch_id, letter.at, encode_event(letter.event))
             for letter in letters
         ]
-        with self._lock:
-            self._check_pid()
-            try:
-                with self._connection:
-                    self._connection.executemany(
-                        "INSERT INTO dead (sink, error, code, batch_id, at, body) VALUES (?, ?, ?, ?, ?, ?)", rows
-                    )
-            except sqlite3.Error as error:
-                raise _spool_error(error) from None
+        with self._using() as connection:
+            connection.executemany(
+                "INSERT INTO dead (sink, error, code, batch_id, at, body) VALUES (?, ?, ?, ?, ?, ?)", rows
+            )
 
     def dead_letters(self) -> Iterator[DeadLetter]:
         """Yield the dead letters in the order they were added."""
-        with self._lock:
-            self._check_pid()
-            rows = self._connection.execute(
-                "SELECT sink, body, error, code, batch_id, at FROM dead ORDER BY id"
-            ).fetchall()
+        with self._using() as connection:
+            rows = connection.execute("SELECT sink, body, error, code, batch_id, at FROM dead ORDER BY id").fetchall()
         for sink, body, error, code, batch_id, at in rows:
             yield DeadLetter(sink, decode_event(body), error, code, batch_id, at)
 
-    def events(self) -> Iterator[FrozenEvent]:
-        """Yield every event that waits for at least one sink, oldest first."""
-        seq = min(self._cursors.values(), default=0)
-        while True:
-            with self._lock:
-                self._check_pid()
-                rows = self._connection.execute(
-                    "SELECT seq, CAST(body AS BLOB) FROM events WHERE seq > ? ORDER BY seq LIMIT 500", (seq,)
-                ).fetchall()
-            if not rows:
-                return
-            for seq, body in rows:  # noqa: B007 - the last one is where the next query goes on
-                yield decode_event(body)
+    def copy_to(self, other: Spool) -> None:
+        """Append all events to another spool, at their positions."""
+        for first, end in self.positions():
+            at = first
+            while at < end:
+                loaded = self.read(at, end, 500, 2**62)
+                events = iter(loaded.events)
+                for start, stop in loaded.positions:
+                    other.append(start, list(islice(events, stop - start)))
+                at = loaded.end
 
     def close(self) -> None:
         """Close the file, and delete it where nothing is left in it."""
@@ -477,7 +339,7 @@ class Spool:
             except sqlite3.Error:
                 left = 1
             self._connection.close()
-            empty = not left and not self.is_gone()  # another file of that name is somebody else's
+            empty = not left and not self.is_gone()  # another file of that name belongs to another process
             if empty:
                 _unlink_all(self.path)
             self._file_lock.release(unlink=empty)
@@ -492,11 +354,7 @@ class Spool:
 
     def abandon_in_child(self) -> None:
         """Forget the parent's file, after a fork, without closing it."""
-        _graveyard.append(self._connection)
-
-    def _check_pid(self) -> None:
-        if os.getpid() != self._pid:
-            raise SpoolError("this spool belongs to the parent process")
+        keep_inherited(self._connection)
 
 
 def orphans(directory: Path) -> list[Path]:
@@ -508,7 +366,7 @@ def orphans(directory: Path) -> list[Path]:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a spool that is not sound, with its log, so that nobody opens it again; return the new path."""
+    """Rename a spool that is not sound, with its log, so that it is not opened again; return the new path."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     aside = path.with_name(f"{path.name}.corrupt-{stamp}-{time.time_ns() % 1_000_000:06d}")
     for suffix in ("", "-wal", "-shm"):
@@ -525,20 +383,10 @@ def default_directory(identity: str) -> Path:
     Where there is no such user (a container with an arbitrary one), it is in the system's directory for temporary
     files.
     """
-    try:
-        base = _state_directory()
-    except RuntimeError:
-        base = Path(tempfile.gettempdir())
-    folder = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return base / "flag-analytics" / "spool" / folder
-
-
-def _state_directory() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support"
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    base = platformdirs.user_state_path("flag-analytics", appauthor=False)
+    if not base.is_absolute():
+        base = Path(tempfile.gettempdir(), "flag-analytics")
+    return base / "spool" / sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _connect(path: Path, *, max_bytes: int, fsync: str, patient: bool) -> sqlite3.Connection:

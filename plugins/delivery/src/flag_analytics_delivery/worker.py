@@ -1,7 +1,7 @@
-"""The worker of one sink: a daemon thread with its own event loop that does what the sink's machine says.
+"""The worker of one sink: a daemon thread with an event loop of its own that does what the sink's machine says.
 
-One thread for each sink, so that a sink that blocks (a synchronous driver, a name look-up, a busy encoder) holds up
-nobody else: an event loop cannot be taken away from a coroutine that does not give it back.
+One thread for each sink, so that a sink that blocks (a synchronous driver, a name look-up, a busy encoder) holds up no
+other: an event loop cannot be taken away from a coroutine that does not give it back.
 """
 
 from __future__ import annotations
@@ -14,42 +14,54 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
-from flag_analytics.processes import DaemonExecutor
+from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, FatalConfiguration, SinkUnavailable
+from flag_analytics.processes import DaemonExecutor, keep_inherited, start_thread
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeadLetter
 
-from .machine import Dead, Failure, Load, Ping, Resolved, SinkMachine, Wait, Write
-from .spool import SpoolError
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .accounts import Accounts, Sink
+from .bisect import Dead
+from .retry import Failure, Ping, Read, Resolved, Wait, Write
 
 __all__ = ["SinkWorker"]
 
 CANCEL_GRACE_SECONDS = 1.0
-_graveyard: list[Any] = []
-"""Threads and loops inherited through fork: collecting them in the child would close what the parent uses."""
+START_PAUSE_SECONDS = 1.0
+"""The longest pause before another attempt to start, where there is no thread or no descriptor to be had."""
 
 
 class SinkWorker:
-    """Drives one ``SinkMachine`` against its sink. The machine is only touched under the engine's lock."""
+    """Drives one sink's machine against the backend. The machine is only touched under the accounts' lock.
 
-    def __init__(self, engine: Engine, sink: Any, machine: SinkMachine) -> None:
-        self._engine = engine
+    Args:
+        accounts: The delivery's accounts.
+        sink: The sink's accounts.
+        backend: What is written to.
+        ended: Called, without the lock, when the worker has ended for good.
+
+    Attributes:
+        done: Whether the worker has ended, or never had anything to do, after a close began.
+    """
+
+    def __init__(self, accounts: Accounts, sink: Sink, backend: Any, ended: Callable[[], None]) -> None:
+        self._accounts = accounts
         self._sink = sink
-        self._machine = machine
+        self._machine = sink.machine
+        self._backend = backend
+        self._ended = ended
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
+        self._start_after = 0.0
+        self._start_pause = 0.0
         self._opened = False
-        self._stuck: asyncio.Task[BaseException | None] | None = None
+        self._prepared: str | None = None
+        self._stuck: asyncio.Task[Any] | None = None
         self.done = False
-        """Whether the worker has ended, or never had anything to do, after the engine began to close."""
 
-    # --- called by others, under the engine's lock
+    # --- called by others, under the lock
 
     def wake(self) -> bool:
         """Make the worker look at its machine, starting its thread if need be; return whether it runs."""
@@ -64,15 +76,18 @@ class SinkWorker:
 
     def wake_to_close(self, *, start: bool) -> None:
         """Wake the worker for the last time; one that never ran is started only if ``start``, or if events wait."""
-        if self._thread is None and not start and self._machine.idle and not self._engine.intake.waiting:
+        if self._thread is None and not start and self._machine.idle:
             self.done = True
-        else:
-            self.wake()
+            return
+        self._start_after = 0.0
+        if not self.wake():
+            self.done = True
 
     def leave_in_child(self) -> None:
-        _graveyard.append((self._thread, self._loop, self._woken))
+        """Forget the parent's thread and connections, in a forked child."""
+        keep_inherited(self._thread, self._loop, self._woken)
         self._thread = self._loop = self._woken = None
-        forget = getattr(self._sink, "after_fork_in_child", None)
+        forget = getattr(self._backend, "after_fork_in_child", None)
         if callable(forget):
             try:
                 forget()
@@ -80,71 +95,92 @@ class SinkWorker:
                 return  # the sink will say so itself at its first write; nothing may be logged inside a fork
 
     def _start(self) -> None:
-        name = f"flag-analytics-{self._machine.name}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:  # no thread to be had, or the interpreter is ending: the next event tries again
-            self._thread = None
-            self._engine.intake.sleep(self._machine, filling=False)
-            if self._engine.intake.closed:
-                self.done = True
+        now = time.monotonic()
+        if now < self._start_after:
+            return
+        self._thread = start_thread(self._run, name=self._machine.name)
+        if self._thread is None:  # the next event tries again
+            self._machine.cannot_start("RuntimeError")
+            self._start_after = now + self._start_pause
+            self._start_pause = min(START_PAUSE_SECONDS, max(0.01, 2 * self._start_pause))
 
     # --- the worker's own thread
 
     def _run(self) -> None:
-        loop = asyncio.new_event_loop()
-        loop.set_debug(False)  # in debug mode it logs arguments, and so event content
-        loop.set_default_executor(DaemonExecutor())
+        loop = self._make_loop()
         try:
-            loop.run_until_complete(self._main(loop))
+            if loop is not None:
+                loop.run_until_complete(self._main(loop))
         except BaseException as error:
-            self._engine.log(f"{self._machine.name}:worker", "worker ended by %s", type(error).__name__)
+            self._accounts.warn("%s: worker ended by %s", self._machine.name, type(error).__name__)
         finally:
-            _close_loop(loop)
-            with self._engine.lock:
-                self._loop = None
-                self._stuck = None
-                if self._engine.close_deadline is None:  # ended by a mistake: another thread goes on
-                    self._thread = None
-                    self._opened = False
-                    self._engine.intake.sleep(self._machine, filling=False)
-                    if not self._machine.idle:
-                        self._machine.interrupted(time.monotonic(), random.random())
-                        self.wake()
-                else:
-                    self.done = True
-            self._engine.worker_done()
+            if loop is not None:
+                _close_loop(loop)
+            self._end()
+            self._ended()
+
+    def _make_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return a loop; where no descriptor is to be had, wait for one until a close gives up."""
+        pause = 0.01
+        while True:
+            try:
+                loop = asyncio.new_event_loop()
+            except OSError as error:
+                code = errno.errorcode.get(error.errno or 0, "")
+                self._accounts.warn("%s: no event loop can be made (%s): trying again", self._machine.name, code)
+                with self._accounts.lock:
+                    self._machine.cannot_start(f"OSError {code}")
+                    deadline = self._accounts.close_deadline
+                if deadline is not None and time.monotonic() >= deadline:
+                    return None
+                time.sleep(pause)
+                pause = min(START_PAUSE_SECONDS, 2 * pause)
+                continue
+            loop.set_debug(False)  # in debug mode it logs arguments, and so event content
+            loop.set_default_executor(DaemonExecutor())
+            return loop
+
+    def _end(self) -> None:
+        accounts = self._accounts
+        with accounts.lock:
+            self._loop = self._stuck = None
+            if accounts.close_deadline is not None:
+                self.done = True
+                return
+            # Ended by a mistake: another thread goes on.
+            self._thread = None
+            self._opened = False
+            accounts.log.sleep(self._sink.cursor)
+            if not self._machine.idle:
+                self._machine.interrupted(time.monotonic(), random.random())
+                self.wake()
 
     async def _main(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._engine.lock:
+        with self._accounts.lock:
             self._loop = loop
             self._woken = asyncio.Event()
         while await self._step():
             pass
-        await self._close_sink()
+        await self._close_backend()
 
     async def _step(self) -> bool:
         """Do the machine's next action; return whether there will be another one."""
-        engine, machine = self._engine, self._machine
+        accounts, machine = self._accounts, self._machine
         assert self._woken is not None
-        with engine.lock:
-            engine.intake.hand_over()
+        with accounts.lock:
+            accounts.log.catch_up()
             now = time.monotonic()
-            if engine.close_deadline is not None and (
-                now >= engine.close_deadline or (machine.idle and not engine.intake.waiting)
-            ):
+            deadline = accounts.close_deadline
+            if deadline is not None and (now >= deadline or machine.halted or (machine.idle and not accounts.adopting)):
                 return False
             action = machine.poll(now)
             if isinstance(action, Wait):
                 self._woken.clear()
-                engine.intake.sleep(machine, filling=action.until is not None)
-                if engine.intake.unseen:  # a finaliser recorded just now
-                    self._woken.set()
+                accounts.log.sleep(self._sink.cursor)
         if isinstance(action, Write):
             await self._write(action.batch)
-        elif isinstance(action, Load):
-            self._load(action.limit)
+        elif isinstance(action, Read):
+            self._read(action)
         elif isinstance(action, Ping):
             await self._ping()
         else:
@@ -153,7 +189,7 @@ class SinkWorker:
 
     async def _sleep(self, until: float | None) -> None:
         assert self._woken is not None
-        deadline = self._engine.close_deadline
+        deadline = self._accounts.close_deadline
         if deadline is not None:
             until = deadline if until is None else min(until, deadline)
         timeout = None if until is None else max(0.0, until - time.monotonic())
@@ -161,88 +197,79 @@ class SinkWorker:
             await asyncio.wait_for(self._woken.wait(), timeout)
         except TimeoutError:
             pass  # the time has come
-        with self._engine.lock:
-            self._engine.intake.awake(self._machine)
+
+    def _read(self, action: Read) -> None:
+        disk = self._accounts.disk
+        if disk is None or not disk.read(action.cursor, action.first, action.end, action.limit):
+            with self._accounts.lock:
+                self._machine.cannot_read(action.cursor, time.monotonic(), random.random())
 
     async def _write(self, batch: Batch) -> None:
-        error = await self._attempt(lambda: self._sink.write(batch))
-        now, wall, jitter = time.monotonic(), time.time(), random.random()
-        code = ""
-        with self._engine.lock:
-            if error is None:
-                resolved = self._machine.stored(now, wall, jitter)
+        answer = self._prepare(batch) or await self._attempt(lambda: self._backend.write(batch))
+        now, jitter = time.monotonic(), random.random()
+        name, code = type(answer).__name__, ""
+        with self._accounts.lock:
+            if answer is None:
+                resolved = self._machine.stored()
+            elif isinstance(answer, BadBatch) and (answer.refused or answer.stored):
+                code = answer.code
+                resolved = self._machine.answered(answer.refused, answer.stored, name, code, now, jitter)
             else:
-                failure, code = _classify(error)
-                resolved = self._machine.failed(failure, type(error).__name__, code, now, jitter)
-        if error is not None:
-            name = type(error).__name__
-            self._engine.log(
-                f"{self._machine.name}:{name}", "%s: a batch of %d was not stored (%s %s)",
-                self._machine.name, len(batch), name, code,
-            )  # fmt: skip
+                failure, code = _classify(answer)
+                pause = answer.retry_after if isinstance(answer, SinkUnavailable) else 0.0
+                resolved = self._machine.failed(failure, name, code, now, jitter, retry_after=pause)
+            if answer is None or resolved.stored:
+                self._sink.last_success = time.time()
+        if answer is not None:
+            self._accounts.warn("%s: a batch was not stored (%s %s)", self._machine.name, name, code)
         await self._settle(resolved)
+
+    def _prepare(self, batch: Batch) -> BadBatch | None:
+        """Let the sink turn each event into its own form; what it raises is that event's fault."""
+        prepare = getattr(self._backend, "prepare", None)
+        if not callable(prepare) or self._prepared == batch.id:
+            return None
+        refused = {}
+        for event in batch:
+            try:
+                prepare(event)
+            except Exception as error:
+                refused[event.event_id] = type(error).__name__
+        self._prepared = batch.id
+        return BadBatch(refused=refused, code="prepare") if refused else None
 
     async def _ping(self) -> None:
-        error = await self._attempt(self._sink.ping)
-        if error is None:
-            self._engine.log(
-                f"{self._machine.name}:ping",
-                "%s: the backend answers a ping: events that it does not store are looked for one by one",
-                self._machine.name,
+        answer = await self._attempt(self._backend.ping)
+        if answer is None:
+            self._accounts.warn(
+                "%s: the backend answers a ping: events that it does not store are looked for", self._machine.name
             )
-        with self._engine.lock:
-            resolved = self._machine.pinged(error is None, time.monotonic(), random.random())
+        with self._accounts.lock:
+            resolved = self._machine.pinged(answer is None, time.monotonic(), random.random())
         await self._settle(resolved)
 
-    def _load(self, limit: int) -> None:
-        machine, spool = self._machine, self._engine.spool
-        try:
-            if spool is None:
-                raise SpoolError("there is no spool")
-            loaded = spool.read(machine, limit)
-        except SpoolError as error:
-            self._engine.log(f"{machine.name}:spool", "%s: the spool cannot be read (%s)", machine.name, error)
-            with self._engine.lock:
-                machine.load_failed(time.monotonic(), random.random())
-            return
-        with self._engine.lock:
-            machine.lose_spooled(loaded.unreadable, loaded.spool)
-            if loaded.events:
-                machine.loaded(loaded.events, loaded.last_seq, loaded.spool)
-            elif machine.spooled and not loaded.unreadable:
-                machine.load_failed(time.monotonic(), random.random())
-        if loaded.unreadable and not loaded.events:  # else the next look would find the same rows again
-            spool.acknowledge(machine.name, loaded.last_seq)
-        with self._engine.lock:
-            self._engine.resolved()
-
     async def _settle(self, resolved: Resolved) -> None:
-        """Keep the dead letters of a report, then forget in the spool what it settled, then tell who waits."""
+        """Keep the dead letters of a report, then count what it settled."""
         try:
             if resolved.dead:
-                await self._bury(resolved.dead)
+                await self._keep_dead_letters(resolved.dead)
         finally:
-            self._acknowledge(resolved)
+            with self._accounts.lock:
+                self._accounts.settle(self._sink, resolved)
 
-    def _acknowledge(self, resolved: Resolved) -> None:
-        if resolved.ack is not None and self._engine.spool is not None:
-            self._engine.spool.acknowledge(self._machine.name, resolved.ack)
-        with self._engine.lock:
-            self._engine.resolved()
-
-    async def _bury(self, dead: Sequence[Dead]) -> None:
+    async def _keep_dead_letters(self, dead: Sequence[Dead]) -> None:
         at = time.time()
         letters = [DeadLetter(self._machine.name, one.event, one.error, one.code, one.batch_id, at) for one in dead]
-        keep = getattr(self._sink, "write_dead_letters", None)
+        keep = getattr(self._backend, "write_dead_letters", None)
         kept = callable(keep) and await self._attempt(lambda: keep(letters)) is None
-        if not kept and self._engine.spool is not None:
-            self._engine.spool.add_dead(letters)
-        self._engine.bury(letters)
+        if not kept and self._accounts.disk is not None:
+            self._accounts.disk.add_dead(letters)
+        self._accounts.keep_dead_letters(letters)
 
     async def _attempt(self, action: Callable[[], Awaitable[Any] | Any]) -> BaseException | None:
         """Do something with the sink within its deadline, opening it first; return what went wrong, if anything."""
         timeout = self._machine.options.attempt_timeout_seconds
-        deadline = self._engine.close_deadline
+        deadline = self._accounts.close_deadline
         if deadline is not None:
             timeout = min(timeout, max(0.05, deadline - time.monotonic()))
         if self._stuck is not None:  # a sink is never called while it is still busy with an earlier call
@@ -256,7 +283,7 @@ class SinkWorker:
         watch.cancel()
         if not task.done():
             task.cancel()
-            grace = CANCEL_GRACE_SECONDS if self._engine.close_deadline is None else 0.05
+            grace = CANCEL_GRACE_SECONDS if self._accounts.close_deadline is None else 0.05
             await asyncio.wait({task}, timeout=grace)
         if not task.done():  # it ignores being cancelled
             self._stuck = task
@@ -267,7 +294,7 @@ class SinkWorker:
         """Cut a write short at the deadline of a close that begins while it is under way."""
         assert self._woken is not None
         while True:
-            deadline = self._engine.close_deadline  # a later close may have brought it forward
+            deadline = self._accounts.close_deadline  # a later close may have brought it forward
             try:
                 await asyncio.wait_for(
                     self._woken.wait(), None if deadline is None else max(0.05, deadline - time.monotonic())
@@ -280,11 +307,11 @@ class SinkWorker:
     async def _guarded(self, action: Callable[[], Awaitable[Any] | Any]) -> BaseException | None:
         try:
             if not self._opened:
-                open_sink = getattr(self._sink, "open", None)
-                if callable(open_sink):
-                    await _maybe_await(open_sink())
+                open_backend = getattr(self._backend, "open", None)
+                if callable(open_backend):
+                    await _maybe_await(open_backend())
                 self._opened = True
-            await _maybe_await(action())
+            answer = await _maybe_await(action())
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -292,34 +319,28 @@ class SinkWorker:
             return RuntimeError("the sink cancelled itself")
         except BaseException as error:  # SystemExit and the like: a sink does not end the application
             return error
-        return None
+        return answer if isinstance(answer, BadBatch) else None
 
-    async def _close_sink(self) -> None:
+    async def _close_backend(self) -> None:
         # After the deadline a sink gets a last moment to release its connections.
+        deadline = self._accounts.close_deadline
+        past = deadline is not None and time.monotonic() >= deadline
         task = asyncio.ensure_future(self._guarded_close())
-        await asyncio.wait(
-            {task}, timeout=0.25 if self._past_deadline() else self._machine.options.attempt_timeout_seconds
-        )
+        await asyncio.wait({task}, timeout=0.25 if past else self._machine.options.attempt_timeout_seconds)
         if not task.done():
             task.cancel()
 
-    def _past_deadline(self) -> bool:
-        deadline = self._engine.close_deadline
-        return deadline is not None and time.monotonic() >= deadline
-
     async def _guarded_close(self) -> None:
-        close = getattr(self._sink, "close", None)
+        close = getattr(self._backend, "close", None)
         if not callable(close):
             return
         try:
             await _maybe_await(close())
         except Exception as error:
-            self._engine.log(
-                f"{self._machine.name}:close", "%s: close raised %s", self._machine.name, type(error).__name__
-            )
+            self._accounts.warn("%s: close raised %s", self._machine.name, type(error).__name__)
 
 
-async def _maybe_await(result: Any) -> None:
+async def _maybe_await(result: Any) -> Any:
     """Wait for what a sink's method returned, if it is something to wait for.
 
     Raises:
@@ -329,15 +350,16 @@ async def _maybe_await(result: Any) -> None:
         raise TypeError("a sink's method is a generator: expected it to have no yield")
     if isinstance(result, Future):
         result = asyncio.wrap_future(result)
-    if isinstance(result, Awaitable):
-        await result
+    return await result if isinstance(result, Awaitable) else result
 
 
 def _classify(error: BaseException) -> tuple[Failure, str]:
     """Return what an exception from ``write`` says about the batch, and its code."""
+    if isinstance(error, BadBatch):
+        return Failure.BAD, error.code
+    if isinstance(error, FatalConfiguration):
+        return Failure.FATAL, error.code
     if isinstance(error, DeliveryError):
-        if isinstance(error, BadBatch):
-            return Failure.BAD, error.code
         unknown = isinstance(error, CommitUnknown) or not isinstance(error, SinkUnavailable)
         return (Failure.UNKNOWN if unknown else Failure.UNAVAILABLE), error.code
     if isinstance(error, TimeoutError):
@@ -348,7 +370,7 @@ def _classify(error: BaseException) -> tuple[Failure, str]:
         return Failure.UNKNOWN, ""
     if isinstance(error, OSError):
         return Failure.UNAVAILABLE, errno.errorcode.get(error.errno or 0, "")
-    return Failure.SUSPICIOUS, ""
+    return Failure.UNEXPECTED, ""
 
 
 def _close_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,0 +1,73 @@
+"""Adopt the spools of earlier processes: each is a further log, in which every sink has a cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from .accounts import Sink
+from .log import Cursor, Log, Place
+from .ranges import count, cut, gaps_of
+from .spool import Spool, SpoolCorruptError, SpoolError, orphans, set_aside
+
+__all__ = ["Adopted", "adopt"]
+
+
+@attrs.frozen(eq=False)
+class Adopted:
+    """A spool of an earlier process, and the log that it is.
+
+    Attributes:
+        unclaimed: How many sinks have events in it that are not configured.
+    """
+
+    spool: Spool
+    log: Log
+    cursors: tuple[Cursor, ...]
+    unclaimed: int
+
+
+def adopt(
+    directory: Path, sinks: Mapping[str, Sink], open_spool: Callable[[Path], Spool], tell: Callable[[str], None]
+) -> Iterator[Adopted]:
+    """Yield what can be adopted from a directory, oldest first; ``tell`` hears of each file that is quarantined."""
+    for path in orphans(directory):
+        try:
+            spool = open_spool(path)
+        except SpoolCorruptError:
+            set_aside(path)
+            tell("quarantined")
+            continue
+        except SpoolError:
+            continue  # its process lives, or another program has it open: it is for a later start
+        try:
+            found = _read(spool, sinks)
+        except SpoolError:
+            spool.quarantine()
+            tell("quarantined")
+            continue
+        if found.unclaimed:
+            tell("unclaimed")
+        if found.cursors:
+            yield found
+        else:
+            spool.close()
+
+
+def _read(spool: Spool, sinks: Mapping[str, Sink]) -> Adopted:
+    positions = spool.positions()
+    if not positions:
+        return Adopted(spool, Log(), (), 0)
+    log = Log.of_disk(positions)
+    unclaimed = 0
+    for name, position in spool.cursors.items():
+        sink = sinks.get(name)
+        waiting = count(cut(positions, position, log.end))
+        if sink is None:
+            unclaimed += waiting > 0
+        elif waiting:
+            place = Place(position, position, position, 0).settle(gaps_of(positions, position, log.end), 0)
+            log.add_cursor(name, sink.machine.options, sink.ledger, place)
+    return Adopted(spool, log, tuple(log.cursors), unclaimed)
