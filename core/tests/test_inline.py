@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.fanout import Fanout
 from flag_analytics.inline import InlineSinks
@@ -90,3 +93,72 @@ def test_the_synchronous_close_of_a_collector_is_the_one_that_is_called():
     assert both.closed == 10
     asyncio.run(fan_out({"both": both}).close())
     assert both.closed == 11
+
+
+@pytest.mark.parametrize("method", ["flush", "close"])
+async def test_inline_sinks_share_one_deadline(method):
+    class Hanging(Inline):
+        async def flush(self):
+            await asyncio.sleep(60.0)
+
+        close = flush
+
+    sinks = fan_out({f"sink-{number}": Hanging() for number in range(4)})
+    started = time.monotonic()
+    await getattr(sinks, method)(0.3)
+    assert time.monotonic() - started < 1.1  # four deadlines one after the other would be 1.2
+
+
+async def test_a_close_that_was_cancelled_leaves_inline_sinks_to_the_next_one():
+    class Slow(Inline):
+        patient = True
+
+        async def close(self):
+            if self.patient:
+                await asyncio.sleep(60.0)
+            self.closed += 1
+
+    sink = Slow()
+    sinks = fan_out({"sink": sink})
+    closing = asyncio.ensure_future(sinks.close(30.0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    sink.patient = False
+    await sinks.close()
+    assert sink.closed == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt()])
+def test_an_inline_sink_that_ends_the_process_counts_and_keeps_nothing_from_the_others(error):
+    ends, other = Inline(error), Inline()
+    sinks = fan_out({"ends": ends, "other": other})
+    with pytest.raises(type(error)):
+        sinks.record_nowait(plain_event())
+    stats = sinks.stats()
+    assert len(other.events) == stats.sinks["other"].delivered == 1
+    assert stats.sinks["ends"].dropped == {"error": 1}
+    assert stats.balanced()
+
+
+async def test_ten_closes_at_once_close_an_inline_sink_once():
+    class ClosesSlowly(Inline):
+        async def close(self):
+            self.closed += 1
+            await asyncio.sleep(0)
+
+    sink = ClosesSlowly()
+    sinks = fan_out({"sink": sink})
+    await asyncio.gather(*(sinks.close() for _ in range(10)))
+    assert sink.closed == 1
+
+
+def test_closes_from_many_threads_share_the_inline_sinks():
+    for _ in range(100):
+        inline = {f"sink-{number}": Inline() for number in range(3)}
+        sinks = fan_out(inline)
+        with ThreadPoolExecutor(4) as threads:
+            for done in [threads.submit(sinks.close_sync) for _ in range(4)]:
+                assert done.result(10.0)
+        assert [sink.closed for sink in inline.values()] == [1, 1, 1]

@@ -43,7 +43,7 @@ class Alarm:
         signal.setitimer(signal.ITIMER_REAL, self.seconds, self.seconds)
 
     def _handle(self, _, frame):
-        if Path(frame.f_code.co_filename).name in {"intake.py", "machine.py", "engine.py"}:
+        if Path(frame.f_code.co_filename).name in {"log.py", "accounts.py", "engine.py", "retry.py"}:
             self.action()
 
     def __exit__(self, *_):
@@ -150,25 +150,6 @@ def test_near_the_end_of_the_stack_an_event_is_taken_or_counted_and_never_half_t
 # --- spools
 
 
-def test_a_spool_is_read_no_further_than_was_counted(tmp_path, monkeypatch):
-    """A row is there before its event is counted: who reads it in between would leave a flush waiting for ever."""
-    delivery = Delivery({"sink": ScriptedSink()}, spooling(tmp_path))
-    read = Spool.read
-    limits = []
-
-    def note(self, sink, limit, max_bytes):
-        limits.append((limit, delivery._engine.spool._counts[self.path, sink]))
-        return read(self, sink, limit, max_bytes)
-
-    monkeypatch.setattr(Spool, "read", note)
-    for event in plain_events(30):
-        delivery.record_nowait(event)
-    assert delivery.flush_sync(10.0)
-    assert limits
-    assert all(limit <= counted for limit, counted in limits)
-    delivery.close_sync()
-
-
 @posix
 def test_a_forked_child_that_recorded_nothing_has_flushed_everything(tmp_path):
     delivery = Delivery({"sink": ScriptedSink()}, spooling(tmp_path))
@@ -184,8 +165,8 @@ def test_a_forked_child_that_recorded_nothing_has_flushed_everything(tmp_path):
 
 
 def leave_a_spool(directory, events=3):
-    spool = Spool.create(directory, ["sink"], max_bytes=2**26, fsync="normal")
-    spool.append([Freezer().freeze(event) for event in plain_events(events)])
+    spool = Spool.create(directory, {"sink": 0}, max_bytes=2**26, fsync="normal")
+    spool.append(0, [Freezer().freeze(event) for event in plain_events(events)])
     spool.close()
     return spool.path
 
@@ -253,32 +234,8 @@ def test_a_spool_that_another_program_has_open_holds_nobody_up(tmp_path):
     delivery.close_sync(0.01)
 
 
-def test_what_a_full_inbox_refuses_is_counted_for_each_sink_beside_an_inline_one(tmp_path):
-    class Inline:
-        taken = 0
-
-        def record_nowait(self, _):
-            self.taken += 1
-
-        async def flush(self):
-            pass
-
-        async def close(self):
-            pass
-
-    inline = Inline()
-    options = spooling(tmp_path, max_events=10).evolve(spool_interval_seconds=60.0)
-    delivery = Delivery({"slow": ScriptedSink(always=SinkUnavailable()), "inline": inline}, options)
-    for event in plain_events(1_000):
-        delivery.record_nowait(event)
-    sink = delivery.stats().sinks["slow"]
-    assert inline.taken == 1_000
-    assert sink.accepted == 1_000
-    assert sink.dropped["overflow"] == 1_000 - sink.pending
-    delivery.close_sync(0.01)
-
-
-def test_what_was_in_a_file_that_was_deleted_is_not_reported_as_spooled(tmp_path):
+@posix
+def test_a_file_that_is_deleted_is_written_anew(tmp_path):
     delivery = Delivery({"sink": ScriptedSink(always=SinkUnavailable())}, spooling(tmp_path / "spool"))
     for event in plain_events(700):
         delivery.record_nowait(event)
@@ -286,11 +243,14 @@ def test_what_was_in_a_file_that_was_deleted_is_not_reported_as_spooled(tmp_path
     assert wait_until(lambda: delivery.stats().sinks["sink"].in_flight == 500)
     for path in (tmp_path / "spool").iterdir():
         path.unlink()
-    assert not delivery.persist()
+    assert delivery.persist()
     report = delivery.close_sync(0.05)
-    assert report.spooled == 0
-    assert sum(report.dropped.values()) == 700
-    assert delivery.stats().balanced()
+    assert (report.spooled, report.dropped) == (700, {})
+    sink = ScriptedSink()
+    second = Delivery({"sink": sink}, spooling(tmp_path / "spool"))
+    assert second.flush_sync(10.0)
+    assert len(sink.stored) == 700
+    second.close_sync()
 
 
 def test_a_reader_that_never_ends_does_not_let_the_log_grow_without_bound(tmp_path, monkeypatch):
@@ -352,52 +312,6 @@ def test_a_handler_of_dead_letters_that_raises_anything_repeats_no_batch(tmp_pat
 
 
 # --- bounds and deadlines
-
-
-@pytest.mark.parametrize("method", ["flush", "close"])
-async def test_inline_sinks_share_one_deadline(method):
-    class Hanging:
-        def record_nowait(self, _):
-            pass
-
-        async def flush(self):
-            await asyncio.sleep(60.0)
-
-        close = flush
-
-    delivery = Delivery({f"sink-{number}": Hanging() for number in range(4)})
-    started = time.monotonic()
-    await getattr(delivery, method)(0.3)
-    assert time.monotonic() - started < 1.1  # four deadlines one after the other would be 1.2
-    if method == "flush":
-        await delivery.close(0.0)
-
-
-async def test_a_close_that_was_cancelled_leaves_inline_sinks_to_the_next_one():
-    class Slow:
-        closed = 0
-        patient = True
-
-        def record_nowait(self, _):
-            pass
-
-        async def flush(self):
-            pass
-
-        async def close(self):
-            if self.patient:
-                await asyncio.sleep(60.0)
-            self.closed += 1
-
-    sink = Slow()
-    delivery = Delivery({"sink": sink})
-    closing = asyncio.ensure_future(delivery.close())
-    await asyncio.sleep(0.05)
-    closing.cancel()
-    await asyncio.wait({closing})
-    sink.patient = False
-    await delivery.close()
-    assert sink.closed == 1
 
 
 def test_drop_oldest_gives_up_nothing_for_an_event_that_finds_no_room_anyway():
@@ -506,76 +420,25 @@ def test_settings_without_end_break_nothing(tmp_path):
     delivery.close_sync(float("inf"))
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-def test_an_inline_sink_that_ends_the_process_counts_and_keeps_nothing_from_the_others(error):
-    class Inline:
-        def __init__(self, raises=None):
-            self.raises, self.taken = raises, 0
-
-        def record_nowait(self, _):
-            if self.raises:
-                raise self.raises
-            self.taken += 1
-
-        async def flush(self):
-            pass
-
-        async def close(self):
-            pass
-
-    sinks = {"ends": Inline(error), "other": Inline()}
-    delivery = Delivery(sinks)
-    with pytest.raises(error):
-        delivery.record_nowait(plain_event())
-    stats = delivery.stats()
-    assert sinks["other"].taken == stats.sinks["other"].delivered == 1
-    assert stats.sinks["ends"].dropped == {"error": 1}
-    assert stats.balanced()
-    delivery.close_sync()
-
-
-def test_a_batch_out_of_the_spool_may_be_larger_than_what_memory_may_hold(tmp_path):
-    """Nothing of what is refused meanwhile fits beside it: it is counted, and nobody raises."""
-    sink = ScriptedSink(always=SinkUnavailable())
-    options = spooling(tmp_path, policy="drop_oldest", max_bytes=256 * 1024, batch_size=150)
-    delivery = Delivery({"sink": sink}, options)
-    large = {"text": "x" * 2_000}
-    for event in plain_events(90, context_attributes=large):
-        delivery.record_nowait(event)
-    assert delivery.persist()
-    for event in plain_events(90, context_attributes=large):
-        delivery.record_nowait(event)
-    assert delivery.persist()
-    assert wait_until(lambda: delivery.stats().sinks["sink"].in_flight > 100)
-    machine = next(iter(delivery._engine.accounts.sinks.values())).machine
-    frozen = [Freezer().freeze(event) for event in plain_events(20, context_attributes=large)]
-    with delivery._engine.lock:
-        machine.take_in(frozen, sum(event.size for event in frozen), overflow="spool_full")
-    assert delivery.stats().sinks["sink"].dropped["spool_full"] == 20
-    assert delivery.stats().balanced()
-    assert not delivery.flush_sync(0.01)
-    delivery.close_sync(0.01)
-
-
 def test_a_spool_takes_events_again_once_the_reader_has_gone(tmp_path, monkeypatch):
     monkeypatch.setattr("flag_analytics_delivery.spool.LEAST_LOG_BYTES", 2**20)
-    spool = Spool.create(tmp_path, ["sink"], max_bytes=2**20, fsync="normal")
+    spool = Spool.create(tmp_path, {"sink": 0}, max_bytes=2**20, fsync="normal")
     one = Freezer().freeze(plain_event(context_attributes={"text": "x" * 30_000}))
-    spool.append([one])
+    spool.append(0, [one])
     reader = sqlite3.connect(spool.path)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM events").fetchall()
 
     def fill():
-        for _ in range(100):
-            spool.append([one])
-            spool.acknowledge("sink", spool.read("sink", 100, 2**30).last_seq)
+        for position in range(1, 101):
+            spool.append(position, [one])
+            spool.acknowledge({"sink": position + 1})
 
     with pytest.raises(SpoolFullError):
         fill()
     reader.close()
-    spool.append([one])
-    assert spool.pending("sink") == 1
+    spool.append(1_000, [one])
+    assert spool.positions()[-1] == (1_000, 1_001)
     spool.close()
 
 
@@ -595,64 +458,6 @@ def test_a_spools_thread_that_cannot_be_started_is_tried_again_with_the_next_eve
         delivery.record_nowait(event)
     assert sink.wait_for(lambda: len(sink.stored) == 10)
     delivery.close_sync()
-
-
-class ClosesSlowly:
-    def __init__(self):
-        self.closing, self.calls = 0, []
-
-    def record_nowait(self, _):
-        pass
-
-    async def flush(self):
-        pass
-
-    async def close(self):
-        self.closing += 1
-        self.calls.append(self.closing)
-        await asyncio.sleep(0)
-        self.closing -= 1
-
-
-async def test_ten_closes_at_once_close_an_inline_sink_once():
-    sink = ClosesSlowly()
-    delivery = Delivery({"sink": sink})
-    await asyncio.gather(*(delivery.close() for _ in range(10)))
-    assert sink.calls == [1]
-
-
-def test_closes_from_many_threads_share_the_inline_sinks():
-    for _ in range(100):
-        sinks = {f"sink-{number}": ScriptedSinkInline() for number in range(3)}
-        delivery = Delivery(sinks)
-        failures = []
-
-        def close(delivery=delivery, failures=failures):
-            try:
-                delivery.close_sync()
-            except BaseException as error:
-                failures.append(error)
-
-        threads = [threading.Thread(target=close) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not failures
-        assert [sink.closed for sink in sinks.values()] == [1, 1, 1]
-
-
-class ScriptedSinkInline:
-    closed = 0
-
-    def record_nowait(self, _):
-        pass
-
-    async def flush(self):
-        pass
-
-    async def close(self):
-        self.closed += 1
 
 
 def test_persist_is_about_what_was_recorded_before_it(tmp_path):

@@ -87,10 +87,10 @@ def test_a_line_that_is_no_event_costs_no_other_event(tmp_path, harm):
 
 
 def test_what_is_recorded_after_a_sink_came_to_rest_is_spooled_and_delivered_too(tmp_path):
-    sink, delivery = start(tmp_path)
+    _, delivery = start(tmp_path)
+    accounts = delivery._engine.accounts
     for stored in range(1, 6):
         delivery.record_nowait(plain_event())
-        accounts = delivery._engine.accounts
         assert wait_until(lambda stored=stored: accounts.sinks["sink"].ledger.delivered == stored)
         # Nothing is left to do: the sink's worker and the spool's thread both fall asleep, in either order.
         assert wait_until(lambda: accounts.log.newcomer is not None)

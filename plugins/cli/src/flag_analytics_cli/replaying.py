@@ -103,7 +103,7 @@ def print_replay(console: Console, outcome: ReplayReport) -> None:
 
 def _replay_spool(plan: Plan, path: Path, report: ReplayReport) -> None:
     with reading():
-        spool = Spool(path, (), max_bytes=_SPOOL_BYTES)
+        spool = Spool(path, {}, max_bytes=_SPOOL_BYTES)
     aside = _name_aside(path)
     planned = {sink.name for sink in plan.sinks}
     try:
@@ -140,7 +140,7 @@ def _replay_for(plan: Plan, name: str, spool: Spool, reader: SpoolReader, aside:
             dead = _dead(pipeline)
             if dead > dead_before:
                 _keep_dead(pipeline, name, spool, dead - dead_before)
-            spool.acknowledge(name, stretch.last_seq)
+            spool.acknowledge({name: stretch.last_seq})
             report.refused[name] += dead - dead_before
             report.delivered[name] += len(stretch.events) - (dead - dead_before)
             dead_before = dead

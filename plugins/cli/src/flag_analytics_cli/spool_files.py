@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import attrs
-from flag_analytics.frozen import FrozenEvent
+from flag_analytics.frozen import FrozenEvent, decode_event
 from flag_analytics.locks import FileLock
 from flag_analytics.reports import DeadLetter
-from flag_analytics_delivery.spool import decode_event, default_directory, orphans
+from flag_analytics_delivery.spool import default_directory, orphans
 from msgspec import MsgspecError
 
 from .wording import counted

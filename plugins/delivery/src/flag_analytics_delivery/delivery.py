@@ -61,7 +61,7 @@ class Delivery:
             options = next(iter(sink_defaults.values())) if len(sinks) == 1 and sink_defaults else DeliveryOptions()
         for sink_name, sink in sinks.items():
             if not callable(getattr(sink, "write", None)):
-                raise TypeError(f"sink {sink_name} is {type(sink).__name__}, which has no method write: expected a sink")
+                raise TypeError(f"sink {sink_name} is {type(sink).__name__}: expected an object with the method write")
         settings = Settings(
             name=name,
             sinks=dict(sinks),
@@ -161,7 +161,7 @@ class Delivery:
         Without a spool nothing is ever durable before it is delivered: then it returns false.
         """
         spool = self._engine.spool
-        return spool is not None and spool.sync() and spool.holds_everything()
+        return spool is not None and spool.persist()
 
     def reopen(self, sink: str) -> None:
         """Try a sink again that raised ``FatalConfiguration``.

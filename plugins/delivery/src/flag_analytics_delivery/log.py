@@ -708,10 +708,9 @@ class Log:
                 cursor.overflow_before = cursor.overflow_by_reason()
             self.overflow_reason = reason
 
-    @property
-    def is_written(self) -> bool:
-        """Whether no event waits to be written."""
-        return all(segment.on_disk for segment in self._segments[:-1]) and not self._segments[-1].events
+    def is_written(self, before: int = NEVER) -> bool:
+        """Return whether no event before a position waits to be written."""
+        return all(one.on_disk or one.start == one.end for one in self._segments if one.start < before)
 
     def call_newcomer(self, newcomer: Callable[[], bool]) -> None:
         """Have ``newcomer`` called at the next append, until it returns true."""

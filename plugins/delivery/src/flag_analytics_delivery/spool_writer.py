@@ -69,11 +69,13 @@ class SpoolWriter:
         self._stopped = False
         self.counters: Counter[str] = Counter()
         accounts.adopting = True
+        accounts.log.call_newcomer(self.wake)
 
     def start(self) -> None:
         """Start the thread, and another one that adopts spools: what is recorded meanwhile does not wait for them."""
         if self._thread is not None:
             return
+        self._accounts.adopting = True
         self._thread = start_thread(self._run, name="spool")
         if self._thread is None or start_thread(self._adopt_all, name="adopt") is None:
             self._accounts.adopting = False  # at the end of the process: finish() writes what is left
@@ -107,7 +109,7 @@ class SpoolWriter:
         with accounts.lock:
             while not self._wanted.empty():
                 self._take_token(0.0)
-            idle = self._log.is_written and not self._to_acknowledge()
+            idle = self._log.is_written() and not self._to_acknowledge()
             if idle:
                 self._log.call_newcomer(self.wake)
         closing = accounts.close_deadline is not None
@@ -339,10 +341,14 @@ class SpoolWriter:
             reason = error if isinstance(error, SpoolError) else type(error).__name__
             self._accounts.warn("dead letters could not be written to the spool (%s)", reason)
 
-    def holds_everything(self) -> bool:
-        """Return whether every event that is not settled is in a file that is there."""
+    def persist(self) -> bool:
+        """Make everything recorded before this call durable, in this thread; return whether it is."""
         with self._accounts.lock:
-            written = self._log.is_written
+            self._log.catch_up()
+            end = self._log.end
+        self.sync()
+        with self._accounts.lock:
+            written = self._log.is_written(before=end)
         return written and not any(spool.is_gone() for spool in self._spools())
 
     def _spools(self) -> list[Spool]:

@@ -28,6 +28,7 @@ from .retry import Failure, Ping, Read, Resolved, Wait, Write
 __all__ = ["SinkWorker"]
 
 CANCEL_GRACE_SECONDS = 1.0
+MOST_STARTS_AT_ONCE = 100
 START_PAUSE_SECONDS = 1.0
 """The longest pause before another attempt to start, where there is no thread or no descriptor to be had."""
 
@@ -55,7 +56,7 @@ class SinkWorker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
         self._start_after = 0.0
-        self._start_pause = 0.0
+        self._start_failures = 0
         self._opened = False
         self._prepared: str | None = None
         self._stuck: asyncio.Task[Any] | None = None
@@ -101,8 +102,8 @@ class SinkWorker:
         self._thread = start_thread(self._run, name=self._machine.name)
         if self._thread is None:  # the next event tries again
             self._machine.cannot_start("RuntimeError")
-            self._start_after = now + self._start_pause
-            self._start_pause = min(START_PAUSE_SECONDS, max(0.01, 2 * self._start_pause))
+            self._start_failures += 1
+            self._start_after = now + min(START_PAUSE_SECONDS, self._start_failures // MOST_STARTS_AT_ONCE)
 
     # --- the worker's own thread
 
