@@ -67,9 +67,10 @@ PLUGIN = """
 
         async def flush(self): pass
         async def close(self): self.closed += 1
-        async def summarise(self, flag_keys, window, *, parts=None, percentiles=(), where=None): return {}
-        async def list_flags(self, window, *, where=None): return []
-        async def count_steps(self, flag_key, window, step_seconds, *, where=None): return {}
+        async def summarise(self, flag_keys, window, **asked): return {}
+        async def get_exposures(self, flag_key, window, **asked): return None
+        async def list_flags(self, window, **asked): return []
+        async def count_steps(self, flag_key, window, step_seconds, **asked): return {}
         async def count_future(self, now): return sum(event.timestamp > now for event in self.events)
 
     class Plain(Keeper):

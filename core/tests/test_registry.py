@@ -31,6 +31,7 @@ READER = """
     class Source:
         def __init__(self, session): self.session = session
         async def summarise(self, flag_keys, window, **options): return {}
+        async def get_exposures(self, flag_key, window, **options): return None
         async def list_flags(self, window, **options): return []
         async def count_steps(self, flag_key, window, step_seconds, **options): return {}
         async def count_future(self, now): return 0

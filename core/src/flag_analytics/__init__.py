@@ -30,7 +30,7 @@ _MODULES = {
         "ProcessorFactory RecordResult"
     ),
     "reports": "DeadLetter DeliveryOptions DeliveryReport DeliveryStats SinkStats",
-    "sources": "EventFilter EventSource FlagActivity FlagSummary TimeStep Window",
+    "sources": "EventFilter EventSource Exposures FlagActivity FlagSummary Grouping TimeStep Window",
 }
 _PLUGINS = {
     "database": "DatabaseAnalyticsCollector",

@@ -47,8 +47,10 @@ from .reports import DeliveryStats as DeliveryStats
 from .reports import SinkStats as SinkStats
 from .sources import EventFilter as EventFilter
 from .sources import EventSource as EventSource
+from .sources import Exposures as Exposures
 from .sources import FlagActivity as FlagActivity
 from .sources import FlagSummary as FlagSummary
+from .sources import Grouping as Grouping
 from .sources import TimeStep as TimeStep
 from .sources import Window as Window
 

@@ -324,7 +324,7 @@ def test_commands_of_plugins_fall_back_to_what_all_commands_fall_back_to(tmp_pat
     done = run("prune", "--days", "1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "database: nothing is stored here yet\n")
     done = run("db", "upgrade", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "database: brought to version 0001 (was: missing)\n")
+    assert (done.returncode, done.stdout) == (0, "database: brought to version 0002 (was: missing)\n")
     assert (tmp_path / "flag-analytics.db").exists()
     other = tmp_path / "other.toml"
     other.write_text('[collectors.database]\nconnection_string = "sqlite:///other.db"\n')

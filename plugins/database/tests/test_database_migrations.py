@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ast
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flag_analytics.errors import SinkUnavailable
+from flag_analytics.sources import Window
 from flag_analytics_database import DatabaseStore
+from flag_analytics_database.schema import tables_named
 from flag_analytics_database.setup import VERSION, State
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import create_async_engine
+
+EVERYTHING = Window(None, datetime(2100, 1, 1, tzinfo=UTC))
 
 
 def test_the_newest_migration_is_the_version_of_this_release() -> None:
@@ -104,7 +110,7 @@ async def test_a_set_up_that_was_cut_short_is_completed(database: Any, make_even
     async with engine.connect() as connection:
         indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes("analytics_events"))
     await engine.dispose()
-    assert {index["name"] for index in indexes} == {"analytics_events_by_time", "analytics_events_by_flag"}
+    assert {index["name"] for index in indexes} == {"analytics_events_by_time", "analytics_events_figures"}
     await store.close()
 
 
@@ -121,3 +127,39 @@ async def test_an_older_version_is_refused_and_a_newer_one_shared(
     await store.write(batch_of(make_event()))
     assert await database.count() == 1
     await store.close()
+
+
+async def test_a_database_with_events_gets_the_figures_of_this_release(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    await _migrate_to(database, "0001")
+    sql = (
+        "INSERT INTO analytics_events (event_id, timestamp, received_at, kind, flag_key, reason, variant, "
+        "targeting_key, evaluation_duration_ms, value, context_attributes, sample_rate, error_type) VALUES "
+        "({id}, 1, 1, 0, 'checkout', 'DEFAULT', 'a', '{user}', 0, '1', '{{}}', 0.5, {error})"
+    )
+    ids = {"postgresql": "gen_random_uuid()", "mysql": "unhex(md5('{0}'))", "sqlite": "randomblob(16)"}
+    for user, error in (("u", "NULL"), ("v", "'GENERAL'"), ("w", "''")):
+        row_id = ids[database.family].format(user)
+        await database.run(sql.format(id=row_id, user=user, error=error))
+    store = database.store()
+    assert await store.upgrade() is State.OUTDATED
+    await store.write(batch_of(make_event(variant="b", targeting_key="u", error_type="GENERAL")))
+    summary = (await store.summarise(["checkout"], EVERYTHING))["checkout"]
+    assert (summary.total, summary.errors, summary.variant_users) == (7, 3, {"a": 6, "b": 1})
+    assert await store.upgrade() is State.READY
+    await store.close()
+
+
+async def _migrate_to(database: Any, revision: str) -> None:
+    def migrate(connection: Any) -> None:
+        config = Config()
+        config.set_main_option("script_location", "flag_analytics_database:migrations")
+        config.attributes["connection"] = connection
+        config.attributes["tables"] = tables_named()
+        command.upgrade(config, revision)
+
+    engine = create_async_engine(database.url)
+    async with engine.begin() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()

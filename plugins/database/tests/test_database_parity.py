@@ -10,7 +10,7 @@ import msgspec
 from flag_analytics import metrics
 from flag_analytics.events import FlagEvaluationEvent, new_event_id
 from flag_analytics.protocols import Batch
-from flag_analytics.sources import PARTS, EventFilter, FlagSummary, Window
+from flag_analytics.sources import PARTS, EventFilter, FlagSummary, Grouping, Window
 from flag_analytics_database import DatabaseStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +22,7 @@ MICROSECOND = timedelta(microseconds=1)
 offsets = st.sampled_from([0, 1, 2, 3, 999_999, 1_000_000, 1_000_001, 1_500_000, 3_599_999_999, 3_600_000_000])
 times = offsets.map(lambda offset: BASE + offset * MICROSECOND)
 flag_keys = st.sampled_from(["a", "b", "A", "a ", "ä", "🎏"])
+attribute_names = st.sampled_from(["plan", "environment", 'q"u', "a.b", "é", "\t", "", "$[0]", "-a"])
 attribute_values = st.sampled_from(
     [
         None,
@@ -51,9 +52,17 @@ attribute_values = st.sampled_from(
         {},
     ]
 )
-attribute_names = st.sampled_from(["plan", "environment", 'q"u', "a.b", "é", "\t", "", "$[0]", "-a"])
-contexts = st.dictionaries(attribute_names, attribute_values, max_size=3)
+numbers = st.sampled_from([0, 1, 1.0, -0.0, 1.5, 2**53 + 1, float(2**53), 2**60, float(2**60), 1e300, 5e-324])
+leaves = st.sampled_from([None, True, False, "", "1", "é", "true", "a b", "\t\n'"]) | numbers
+nested = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(attribute_names, inner, max_size=2),
+    max_leaves=4,
+)
+contexts = st.dictionaries(attribute_names, attribute_values | nested, max_size=3)
 
+# A third and 0.7 have no exact weight; the last is below the least rate that counts.
+rates = st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.1, 1 / 3, 0.7, 0.999999, 1e-9])
 events = st.builds(
     FlagEvaluationEvent,
     times,
@@ -65,6 +74,10 @@ events = st.builds(
     contexts,
     st.sampled_from([0.0, -1.0, 0.1, 0.2, 0.3, 1 / 3, 5e-324, 1e300]) | st.floats(1e-9, 1e9),
     event_id=st.builds(new_event_id),
+    error_type=st.sampled_from([None, None, "", "GENERAL"]),
+    flag_version=st.sampled_from([None, "", "1", "2"]),
+    flag_set_id=st.sampled_from([None, "web"]),
+    sample_rate=rates,
     kind=st.sampled_from(["evaluation", "evaluation", "exposure", "outcome"]),
     provider_name=st.sampled_from([None, "flagd", "Flagd"]),
 )
@@ -74,14 +87,30 @@ windows = st.builds(
     times,
     st.booleans(),
 )
-scalars = attribute_values.filter(lambda value: not isinstance(value, list | dict))
+
+
+def wanted(*texts: str) -> st.SearchStrategy[Any]:
+    """Any, one of these texts, or a set of them."""
+    return st.none() | st.none() | st.sampled_from(texts) | st.sets(st.sampled_from(texts), max_size=2)
+
+
+hashable = st.sampled_from([None, True, 1, 1.5, "x", "é", 2**60])
 filters = st.builds(
     EventFilter,
-    environment=st.sampled_from([None, None, "x", "1"]),
-    provider_name=st.sampled_from([None, None, "flagd"]),
-    variant=st.sampled_from([None, None, "on", "default", ""]),
-    context=st.dictionaries(attribute_names, scalars, max_size=1),
+    environment=wanted("x", "1"),
+    provider_name=wanted("flagd", "Flagd"),
+    variant=wanted("on", "default", "", "ON"),
+    context=st.dictionaries(attribute_names, attribute_values | nested | st.sets(hashable, max_size=2), max_size=1),
     kinds=st.sampled_from([("evaluation", "exposure"), ("outcome",), ("evaluation", "exposure", "outcome"), ()]),
+    reasons=wanted("SPLIT", "ERROR", "error"),
+    flag_version=wanted("1", "2", ""),
+    flag_set_id=wanted("web"),
+    targeting_key=wanted("u", "U", "", "ü"),
+)
+groupings = st.builds(
+    Grouping,
+    st.sampled_from(["variant", "reason", "flag_version", "environment"]) | attribute_names.map("context.{}".format),
+    st.sampled_from([1, 2, 50]),
 )
 percentiles = st.lists(st.sampled_from([0.0, 100.0, 50.0, 90.0, 99.0, 99.9]) | st.floats(0, 100), max_size=4)
 FEW = settings(
@@ -98,6 +127,7 @@ FEW = settings(
     percents=percentiles,
     step_seconds=st.sampled_from([1e-6, 2e-6, 0.5, 1.0, 1.000001, 3_600.0, 10_000.0]),
     parts=st.just(PARTS) | st.sets(st.sampled_from(sorted(PARTS))).map(frozenset),
+    group_by=groupings,
 )
 @FEW
 async def test_every_answer_is_that_of_events_in_memory(
@@ -110,6 +140,7 @@ async def test_every_answer_is_that_of_events_in_memory(
     percents: list[float],
     step_seconds: float,
     parts: frozenset[str],
+    group_by: Grouping,
 ) -> None:
     batch = _with_new_ids(batch_of(*recorded))
     await _replace_all(store, batch)
@@ -125,12 +156,29 @@ async def test_every_answer_is_that_of_events_in_memory(
     for flag_key, summary in found.items():
         assert _asked_for(summary, parts) == _asked_for(_tally(by_flag[flag_key], percents), parts)
 
+    assert await store.summarise(["a", "b"], window, percentiles=percents, where=where, group_by=group_by) == {
+        key: metrics.summarise(by_flag[key], percents, group_by) for key in ("a", "b") if key in by_flag
+    }
+    in_memory = metrics.EventsSource(lambda: batch.events)
+    for flag_key in ("a", "b"):
+        exposures = await in_memory.get_exposures(flag_key, window, where=where)
+        assert await store.get_exposures(flag_key, window, where=where) == exposures
+
+    for flag_key in ("a", "b"):
+        found = await store.summarise([flag_key], window, parts=parts, percentiles=percents, where=where)
+        assert found.keys() == {flag_key} & by_flag.keys()
+        for summary in found.values():
+            assert _asked_for(summary, parts) == _asked_for(_tally(by_flag[flag_key], percents), parts)
+
     activity = [metrics.activity(flag_key, of_flag) for flag_key, of_flag in sorted(by_flag.items())]
     assert await store.list_flags(window, where=where) == activity
     if window.start is not None:
         for flag_key in ("a", "b"):
             steps = metrics.count_steps(by_flag.get(flag_key, []), window, step_seconds)
             assert await store.count_steps(flag_key, window, step_seconds, where=where) == steps
+            grouped = await in_memory.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
+            found_steps = await store.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
+            assert found_steps == grouped
     assert await store.count_future(window.end) == sum(event.timestamp > window.end for event in batch.events)
 
     read = await store.get_events(window=window, where=where or EventFilter())
@@ -152,10 +200,15 @@ def _tally(selected: list[Any], percents: list[float]) -> FlagSummary:
 def _asked_for(summary: FlagSummary, parts: frozenset[str]) -> FlagSummary:
     """Leave out what was not asked for: a source may compute it or not."""
     nothing = FlagSummary()
-    fields = {"errors": "errors", "users": "unique_users", "variants": "variants", "reasons": "reasons"}
-    left_out = {field: getattr(nothing, field) for part, field in fields.items() if part not in parts}
-    if "latency" not in parts:
-        left_out["percentiles"] = {}
+    fields = {
+        "errors": ["errors"],
+        "users": ["unique_users"],
+        "variants": ["variants"],
+        "reasons": ["reasons"],
+        "latency": ["percentiles"],
+        "variant_users": ["variant_users", "crossover_users"],
+    }
+    left_out = {name: getattr(nothing, name) for part, names in fields.items() if part not in parts for name in names}
     return attrs.evolve(summary, **left_out)
 
 

@@ -352,7 +352,7 @@ async def test_an_index_answers_for_a_flag_without_touching_the_table(sqlite: An
     plan = await sqlite.run("EXPLAIN QUERY PLAN " + str(compiled))
     searches = [row[3] for row in plan if "analytics_events" in row[3]]
     assert searches
-    assert all("USING COVERING INDEX analytics_events_by_flag" in line for line in searches)
+    assert all("USING COVERING INDEX analytics_events_figures" in line for line in searches)
     await store.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -11,8 +10,17 @@ from flag_analytics.canonical import MAX_KEY_CHARS
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
-from flag_analytics.metrics import Tally, activity, select
-from flag_analytics.sources import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
+from flag_analytics.metrics import ActivityTally, ExposureTally, Tally, select
+from flag_analytics.sources import (
+    PARTS,
+    EventFilter,
+    Exposures,
+    FlagActivity,
+    FlagSummary,
+    Grouping,
+    TimeStep,
+    Window,
+)
 
 __all__ = ["TallySource"]
 
@@ -23,9 +31,10 @@ _CHUNK = 512
 class _Flag:
     """What is known of one flag so far; events wait in ``chunk``, since a tally is faster with many at once."""
 
+    activity: ActivityTally
     tally: Tally = attrs.field(factory=Tally)
+    exposures: ExposureTally = attrs.field(factory=ExposureTally)
     chunk: list[FlagEvaluationEvent | FrozenEvent] = attrs.field(factory=list)
-    activity: FlagActivity | None = None
 
 
 class TallySource:
@@ -41,7 +50,7 @@ class TallySource:
     def __init__(self, window: Window) -> None:
         self.window = window
         self._freeze = Freezer().freeze
-        self._flags: defaultdict[str, _Flag] = defaultdict(_Flag)
+        self._flags: dict[str, _Flag] = {}
         self._future = 0
 
     def record(self, event: FlagEvaluationEvent) -> None:
@@ -51,7 +60,9 @@ class TallySource:
         counted = event if len(text) <= MAX_KEY_CHARS and text.isprintable() else self._freeze(event)
         if counted.timestamp > self.window.end:
             self._future += 1
-        flag = self._flags[counted.flag_key]
+        flag = self._flags.get(counted.flag_key)
+        if flag is None:
+            flag = self._flags[counted.flag_key] = _Flag(ActivityTally(counted.flag_key))
         flag.chunk.append(counted)
         if len(flag.chunk) >= _CHUNK:
             self._count(flag)
@@ -64,16 +75,24 @@ class TallySource:
         parts: frozenset[str] = PARTS,  # noqa: ARG002 - all of them are there
         percentiles: Sequence[float] = (),
         where: EventFilter | None = None,
+        group_by: Grouping | None = None,
     ) -> Mapping[str, FlagSummary]:
         """Return the summaries of these flags."""
-        self._check(window, where)
+        self._check(window, where, group_by)
         found = {key: self._count(self._flags[key]) for key in flag_keys if key in self._flags}
-        return {key: flag.tally.summary(percentiles) for key, flag in found.items() if flag.activity is not None}
+        summaries = {key: flag.tally.summary(percentiles) for key, flag in found.items()}
+        return {key: summary for key, summary in summaries.items() if summary.total}
+
+    async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
+        """Return the flag's users by the variant that they saw first."""
+        self._check(window, where)
+        flag = self._flags.get(flag_key)
+        return Exposures() if flag is None else self._count(flag).exposures.exposures()
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag of the file, by key."""
         self._check(window, where)
-        found = (self._count(self._flags[key]).activity for key in sorted(self._flags))
+        found = (self._count(self._flags[key]).activity.activity() for key in sorted(self._flags))
         return [activity for activity in found if activity is not None]
 
     async def count_steps(
@@ -83,6 +102,7 @@ class TallySource:
         step_seconds: float,  # noqa: ARG002
         *,
         where: EventFilter | None = None,  # noqa: ARG002
+        group_by: Grouping | None = None,  # noqa: ARG002
     ) -> Mapping[int, TimeStep]:
         """Refuse: counts have no times."""
         raise ValueError("a file that is counted while it is read has no time series: import it into a database")
@@ -91,26 +111,15 @@ class TallySource:
         """Return how many events are dated after the window's end."""
         return self._future
 
-    def _check(self, window: Window, where: EventFilter | None) -> None:
-        if window != self.window or where not in (None, EventFilter()):
-            raise ValueError("only the window the file was read for can be asked about, without a filter")
+    def _check(self, window: Window, where: EventFilter | None, group_by: Grouping | None = None) -> None:
+        if window != self.window or where not in (None, EventFilter()) or group_by is not None:
+            raise ValueError("only the window the file was read for can be asked about, without a filter or groups")
 
     def _count(self, flag: _Flag) -> _Flag:
         """Count what waits."""
         events = select(flag.chunk, self.window)
         flag.chunk.clear()
-        if events:
-            flag.tally.add(events)
-            flag.activity = _both(flag.activity, activity(events[0].flag_key, events))
+        flag.tally.add(events)
+        flag.exposures.add(events)
+        flag.activity.add(events)
         return flag
-
-
-def _both(before: FlagActivity | None, now: FlagActivity) -> FlagActivity:
-    if before is None:
-        return now
-    return FlagActivity(
-        now.flag_key,
-        before.count + now.count,
-        min(before.first_seen, now.first_seen),
-        max(before.last_seen, now.last_seen),
-    )

@@ -9,7 +9,8 @@ from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.sources import EventFilter, Window
 from sqlalchemy import Executable, and_, or_, select
 
-from .queries import conditions, events_query
+from .conditions import conditions
+from .queries import events_query
 from .rows import event_from
 from .schema import Tables
 

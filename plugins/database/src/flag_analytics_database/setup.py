@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from .adoption import looks_like_litestar_flags, move_next_page
 from .errors import SchemaOutdated
 from .partitions import Period, create_partitions, is_partitioned
-from .schema import Tables, tables_named
+from .schema import TYPED_ERROR, Tables, tables_named
 
 __all__ = [
     "VERSION",
@@ -30,7 +30,7 @@ __all__ = [
     "upgrade",
 ]
 
-VERSION = "0001"
+VERSION = "0002"
 """The newest schema; the head of the migrations."""
 
 _LOCK_SECONDS = 30
@@ -201,7 +201,8 @@ def state_of(connection: Connection, tables: Tables) -> State:
     if looks_like_litestar_flags(columns):
         return State.LITESTAR_FLAGS
     # A set-up that was cut short: the version is written last.
-    return State.MISSING if columns == {column.name for column in tables.events.c} else State.FOREIGN
+    ours = {column.name for column in tables.events.c}
+    return State.MISSING if columns - {TYPED_ERROR} == ours else State.FOREIGN
 
 
 def _candidates(tables: Tables) -> tuple[str, str, str]:
@@ -213,10 +214,21 @@ def create_missing(connection: Connection, *tables: Table) -> None:
     for table in tables:
         if not inspect(connection).has_table(table.name, schema=table.schema):
             connection.execute(CreateTable(table))  # alone: table.create() makes the indexes too, in any order
+        if connection.dialect.name in {"mysql", "mariadb"}:
+            _add_computed(connection, table)
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             # One that was cut short after CREATE TABLE has the table and not its indexes (MySQL commits each).
             if index._ddl_if is None or index._ddl_if._should_execute(CreateIndex(index), index, connection):  # noqa: SLF001
                 index.create(connection, checkfirst=True)
+
+
+def _add_computed(connection: Connection, table: Table) -> None:
+    """Add the virtual columns of a table on MySQL or MariaDB; other databases do not need them."""
+    present = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
+    name = connection.dialect.identifier_preparer.format_table(table)
+    for column, definition in table.info.get("computed", {}).items():
+        if column not in present:
+            connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {column} {definition}")
 
 
 def _create_and_stamp(connection: Connection, tables: Tables) -> None:

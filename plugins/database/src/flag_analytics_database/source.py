@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from operator import add
 from typing import Any
 
 import attrs
 from flag_analytics.metrics import (
-    DEFAULT_VARIANT,
+    MILLION,
     canonical_filter,
     check_percentiles,
-    step_bounds,
+    group_steps,
     step_count,
     step_length,
+    time_step,
 )
-from flag_analytics.sources import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
+from flag_analytics.sources import (
+    PARTS,
+    EventFilter,
+    Exposures,
+    FlagActivity,
+    FlagSummary,
+    Grouping,
+    TimeStep,
+    Window,
+)
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
+from .answers import Draft, as_text, exposures_of
 from .errors import unavailable
-from .queries import GROUPS, USERS, activity_query, future_query, steps_query, summary_query
+from .queries import activity_query, exposures_query, future_query, steps_query, summary_query
 from .rows import from_micros
 from .schema import Tables, tables_named
 from .setup import incomplete
@@ -56,107 +69,120 @@ class DatabaseSource:
         parts: frozenset[str] = PARTS,
         percentiles: Sequence[float] = (),
         where: EventFilter | None = None,
+        group_by: Grouping | None = None,
     ) -> Mapping[str, FlagSummary]:
         """Return a summary for each flag that has events in the window."""
-        percentiles = check_percentiles(percentiles)
-        where = canonical_filter(where)
-        drafts: dict[str, _Draft] = {}
+        asked = (window, parts, check_percentiles(percentiles), canonical_filter(where), group_by)
+        drafts: dict[tuple[str, str | None], Draft] = {}
         for keys in _chunks(sorted(set(flag_keys)), _FLAGS_PER_STATEMENT):
-            query = summary_query(self.tables, self.family, keys, window, parts, percentiles, where)
-            for what, flag_key, *row in await self.ask(query):
-                drafts.setdefault(flag_key, _Draft(percentiles)).add(what, *row)
+            found = await self._drafts(keys, *asked, weighted=False)
+            if any(draft.sampled for draft in found.values()):
+                found = await self._drafts(keys, *asked, weighted=True)
+            drafts |= found
         # Of one flag without events, an aggregate still says 0.
-        return {flag_key: draft.summary(parts) for flag_key, draft in drafts.items() if draft.total}
+        summaries = {key: draft.summary(parts) for key, draft in drafts.items() if draft.total}
+        if group_by is None:
+            return {flag_key: summary for (flag_key, _), summary in summaries.items()}
+        groups: defaultdict[str, dict[str, FlagSummary]] = defaultdict(dict)
+        for (flag_key, group), summary in summaries.items():
+            groups[flag_key][group or ""] = summary
+        return {flag_key: FlagSummary(groups=named) for flag_key, named in groups.items()}
+
+    async def _drafts(
+        self,
+        keys: Sequence[str],
+        window: Window,
+        parts: frozenset[str],
+        percentiles: Sequence[float],
+        where: EventFilter,
+        group_by: Grouping | None,
+        *,
+        weighted: bool,
+    ) -> dict[tuple[str, str | None], Draft]:
+        query = summary_query(
+            self.tables, self.family, keys, window, parts, percentiles, where, group_by, weighted=weighted
+        )
+        drafts: dict[tuple[str, str | None], Draft] = {}
+        for kind, flag_key, group, *row in await self.ask(query):
+            key = (flag_key, as_text(group))
+            if key not in drafts:
+                drafts[key] = Draft(percentiles, weighted)
+            drafts[key].add(kind, *row)
+        return drafts
+
+    async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
+        """Return users by the variant that they saw first; see ``EventSource.get_exposures``."""
+        most = Grouping("flag_version").most
+        query = exposures_query(self.tables, self.family, flag_key, window, most, canonical_filter(where))
+        rows: defaultdict[str | None, list[Sequence[Any]]] = defaultdict(list)
+        for version, *row in await self.ask(query):
+            rows[as_text(version)].append(row)
+        whole = exposures_of(rows.pop(None, ()))
+        by_version = {version or "": exposures_of(some) for version, some in rows.items()}
+        return attrs.evolve(whole, by_version=by_version)
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""
-        rows = await self.ask(activity_query(self.tables, self.family, window, canonical_filter(where)))
-        found = [FlagActivity(key, count, from_micros(first), from_micros(last)) for key, count, first, last in rows]
+        asked = (self.tables, self.family, window, canonical_filter(where))
+        rows = await self.ask(activity_query(*asked))
+        weighted = any(least_rate < 1 for *_, least_rate in rows)
+        if weighted:
+            rows = await self.ask(activity_query(*asked, weighted=True))
+        found = []
+        for key, count, first, last, weight in rows:
+            total = int(weight) if weighted else count * MILLION
+            estimated = total != count * MILLION
+            found.append(FlagActivity(key, round(total / MILLION), from_micros(first), from_micros(last), estimated))
         return sorted(found, key=lambda flag: flag.flag_key)
 
     async def count_steps(
-        self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
+        self,
+        flag_key: str,
+        window: Window,
+        step_seconds: float,
+        *,
+        where: EventFilter | None = None,
+        group_by: Grouping | None = None,
     ) -> Mapping[int, TimeStep]:
         """Return, by number, the steps of the window that have events; see ``EventSource.count_steps``."""
         step = step_length(step_seconds)
         last = max(0, step_count(window, step) - 1)
         micros = (step.days * 86_400 + step.seconds) * _MICROSECOND_SECONDS + step.microseconds
-        query = steps_query(self.tables, self.family, flag_key, window, micros, last, canonical_filter(where))
-        rows = sorted(
-            (int(number), count, int(errors), users) for number, count, errors, users in await self.ask(query)
-        )
-        return {
-            number: TimeStep(*step_bounds(window, step, number), count, errors, users)
-            for number, count, errors, users in rows
+        asked = (self.tables, self.family, flag_key, window, micros, last, canonical_filter(where), group_by)
+        rows = await self.ask(steps_query(*asked))
+        weighted = any(least_rate < 1 for *_, least_rate in rows)
+        if weighted:
+            rows = await self.ask(steps_query(*asked, weighted=True))
+        sums: defaultdict[str | None, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * 4))
+        for number, group, count, *figures in rows:
+            whole = [int(count) * MILLION, *(int(figure) for figure in figures)]
+            if not weighted:
+                whole[1:] = [whole[1] * MILLION, whole[2] * MILLION, whole[0]]
+            of_step = sums[as_text(group)][int(number)]
+            of_step[:] = map(add, of_step, whole)
+        steps = {
+            group: {
+                number: time_step(
+                    window,
+                    step,
+                    number,
+                    count=round(total / MILLION),
+                    errors=round(errors / MILLION),
+                    unique_users=round(users / MILLION),
+                    estimated=total != rows_counted,
+                )
+                for number, (rows_counted, errors, users, total) in sorted(by_number.items())
+            }
+            for group, by_number in sums.items()
         }
+        if group_by is None:
+            return steps.get(None, {})
+        return group_steps(window, step_seconds, {group or "": by_number for group, by_number in steps.items()})
 
     async def count_future(self, now: datetime) -> int:
         """Return how many stored events are dated after ``now``."""
         ((count,),) = await self.ask(future_query(self.tables, now))
         return int(count)
-
-
-class _Draft:
-    """One flag's summary while its rows come in, in any order."""
-
-    def __init__(self, percentiles: Sequence[float]) -> None:
-        self._wanted = percentiles
-        self.total = 0
-        self._users = 0
-        self._first: int | None = None
-        self._variants: dict[str, int] = {}
-        self._reasons: dict[str | None, int] = {}
-        self._percentiles: dict[float, float] = {}
-        self._by_rank: dict[int, float] = {}
-        self._measured = 0
-
-    def add(
-        self,
-        what: int,
-        variant: str | None,
-        reason: str | None,
-        count: int | None,
-        number: int | None,
-        duration: float | None,
-        percentiles: Sequence[float] | None,
-    ) -> None:
-        if what == GROUPS:
-            if not count or number is None:
-                return
-            self.total += count
-            self._first = number if self._first is None else min(self._first, number)
-            self._variants[variant or DEFAULT_VARIANT] = self._variants.get(variant or DEFAULT_VARIANT, 0) + count
-            self._reasons[reason] = self._reasons.get(reason, 0) + count
-        elif what == USERS:
-            self._users = count or 0
-        elif percentiles is not None:
-            self._percentiles = dict(zip(self._wanted, percentiles, strict=True))
-        elif count is not None and number is not None and duration is not None:
-            self._by_rank[int(count)] = duration
-            self._measured = int(number)
-
-    def summary(self, parts: frozenset[str]) -> FlagSummary:
-        reasons = {reason: count for reason, count in self._reasons.items() if reason is not None}
-        return FlagSummary(
-            total=self.total,
-            errors=reasons.get("ERROR", 0),
-            unique_users=self._users,
-            variants=self._variants if "variants" in parts else {},
-            reasons=reasons if "reasons" in parts else {},
-            percentiles=self._percentiles or dict(self._interpolated()),
-            first_seen=None if self._first is None else from_micros(self._first),
-        )
-
-    def _interpolated(self) -> Iterator[tuple[float, float]]:
-        """Give the percentiles by linear interpolation between order statistics, as ``metrics.percentile`` does."""
-        if not self._measured:
-            return
-        for percent in self._wanted:
-            position = percent / 100 * (self._measured - 1)
-            below = int(position)
-            fraction = position - below
-            low = self._by_rank[below]
-            yield percent, low + fraction * (self._by_rank[below + 1] - low) if fraction else low
 
 
 def source_of(session_or_engine: Any) -> DatabaseSource | None:

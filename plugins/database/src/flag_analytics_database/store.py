@@ -18,7 +18,7 @@ from flag_analytics.metrics import canonical_filter
 from flag_analytics.processes import renew_after_fork
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeadLetter, DeliveryOptions
-from flag_analytics.sources import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
+from flag_analytics.sources import EventFilter, Exposures, FlagActivity, FlagSummary, TimeStep, Window
 from sqlalchemy import Executable, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -163,27 +163,23 @@ class DatabaseStore:
 
     # --- the source: called from anywhere
 
-    async def summarise(
-        self,
-        flag_keys: Sequence[str],
-        window: Window,
-        *,
-        parts: frozenset[str] = PARTS,
-        percentiles: Sequence[float] = (),
-        where: EventFilter | None = None,
-    ) -> Mapping[str, FlagSummary]:
+    async def summarise(self, flag_keys: Sequence[str], window: Window, **asked: Any) -> Mapping[str, FlagSummary]:
         """Return a summary for each flag that has events in the window: one statement for all of them."""
-        return await self.source.summarise(flag_keys, window, parts=parts, percentiles=percentiles, where=where)
+        return await self.source.summarise(flag_keys, window, **asked)
+
+    async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
+        """Return users by the variant that they saw first."""
+        return await self.source.get_exposures(flag_key, window, where=where)
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""
         return await self.source.list_flags(window, where=where)
 
     async def count_steps(
-        self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
+        self, flag_key: str, window: Window, step_seconds: float, **asked: Any
     ) -> Mapping[int, TimeStep]:
         """Return, by number, the steps of the window that have events."""
-        return await self.source.count_steps(flag_key, window, step_seconds, where=where)
+        return await self.source.count_steps(flag_key, window, step_seconds, **asked)
 
     async def count_future(self, now: datetime) -> int:
         """Return the number of stored events dated after ``now``."""

@@ -7,6 +7,7 @@ import itertools
 import os
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,9 +16,28 @@ import attrs
 from flag_analytics.canonical import MAX_KEY_CHARS, canonical_key
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
-from flag_analytics.metrics import Digest, StepTally, Tally, activity, canonical_filter, select
+from flag_analytics.metrics import (
+    ActivityTally,
+    Digest,
+    ExposureTally,
+    Groups,
+    StepTally,
+    Tally,
+    canonical_filter,
+    group_steps,
+    select,
+)
 from flag_analytics.protocols import RecordResult
-from flag_analytics.sources import PARTS, EventFilter, FlagActivity, FlagSummary, TimeStep, Window
+from flag_analytics.sources import (
+    PARTS,
+    EventFilter,
+    Exposures,
+    FlagActivity,
+    FlagSummary,
+    Grouping,
+    TimeStep,
+    Window,
+)
 
 from .admission import admit, as_recorded, has_context, is_small, with_own_context
 from .log import EventLog, Piece
@@ -27,6 +47,9 @@ __all__ = ["InMemoryAnalyticsCollector", "MemoryStats"]
 _MAX_FRESH = 512
 _SLICE = 10_000
 """How many events are looked at before other tasks of the event loop have their turn: a few milliseconds' worth."""
+
+_ALL = ""
+"""The name of the one group where no groups are asked for."""
 
 _ACCEPTED = RecordResult.ACCEPTED
 
@@ -272,45 +295,57 @@ class InMemoryAnalyticsCollector:
         parts: frozenset[str] = PARTS,  # noqa: ARG002  all parts take less than telling them apart
         percentiles: Sequence[float] = (),
         where: EventFilter | None = None,
+        group_by: Grouping | None = None,
     ) -> Mapping[str, FlagSummary]:
         """See ``EventSource.summarise``."""
         summaries = {}
         for key, pieces in self._pieces(flag_keys).items():
-            tally = Tally()
-            async for digest, events in self._matching(pieces, window, canonical_filter(where)):
+            tallies: dict[str, Tally] = defaultdict(Tally)
+            async for name, digest, events in self._grouped(pieces, window, canonical_filter(where), group_by):
                 if digest is not None:
-                    tally.merge(digest)
-                tally.add(events)
-            summary = tally.summary(percentiles)
-            if summary.total:
-                summaries[key] = summary
+                    tallies[name].merge(digest)
+                tallies[name].add(events)
+            if tallies:
+                found = {name: tally.summary(percentiles) for name, tally in tallies.items()}
+                summaries[key] = found[_ALL] if group_by is None else FlagSummary(groups=found)
         return summaries
+
+    async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
+        """See ``EventSource.get_exposures``."""
+        tally = ExposureTally()
+        pieces = self._pieces([flag_key])[flag_key]
+        async for _, events in self._matching(pieces, window, canonical_filter(where), digests=False):
+            tally.add(events)
+        return tally.exposures()
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """See ``EventSource.list_flags``."""
         flags = []
         for key, pieces in sorted(self._pieces(None).items()):
-            found: list[FlagActivity] = []
+            tally = ActivityTally(key)
             async for digest, events in self._matching(pieces, window, canonical_filter(where)):
                 if digest is not None:
-                    found.append(FlagActivity(key, digest.total, digest.first_seen, digest.last_seen))
-                if events:
-                    found.append(activity(key, events))
-            if found:
-                count = sum(part.count for part in found)
-                first_seen = min(part.first_seen for part in found)
-                flags.append(FlagActivity(key, count, first_seen, max(part.last_seen for part in found)))
-        return flags
+                    tally.merge(digest)
+                tally.add(events)
+            flags.append(tally.activity())
+        return [flag for flag in flags if flag is not None]
 
     async def count_steps(
-        self, flag_key: str, window: Window, step_seconds: float, *, where: EventFilter | None = None
+        self,
+        flag_key: str,
+        window: Window,
+        step_seconds: float,
+        *,
+        where: EventFilter | None = None,
+        group_by: Grouping | None = None,
     ) -> Mapping[int, TimeStep]:
         """See ``EventSource.count_steps``."""
-        tally = StepTally(window, step_seconds)
-        for pieces in self._pieces([flag_key]).values():
-            async for _, events in self._matching(pieces, window, canonical_filter(where), digests=False):
-                tally.add(events)
-        return tally.steps()
+        tallies: dict[str, StepTally] = defaultdict(lambda: StepTally(window, step_seconds))
+        pieces = self._pieces([flag_key])[flag_key]
+        async for name, _, events in self._grouped(pieces, window, canonical_filter(where), group_by, digests=False):
+            tallies[name].add(events)
+        found = {name: tally.steps() for name, tally in tallies.items()}
+        return found.get(_ALL, {}) if group_by is None else group_steps(window, step_seconds, found)
 
     async def count_future(self, now: datetime) -> int:
         """See ``EventSource.count_future``; it never suspends, so that a caller without an event loop can ask, too."""
@@ -336,8 +371,38 @@ class InMemoryAnalyticsCollector:
             keys = self._log.flag_keys() if flag_keys is None else flag_keys
             return {key: self._log.pieces(key) for key in keys}
 
+    async def _grouped(
+        self,
+        pieces: list[Piece],
+        window: Window,
+        where: EventFilter,
+        group_by: Grouping | None,
+        *,
+        digests: bool = True,
+    ) -> AsyncIterator[tuple[str, Digest | None, list[Any]]]:
+        """Yield what ``_matching`` does with the name of its group, which is ``_ALL`` unless groups are asked for."""
+        if group_by is None:
+            async for digest, events in self._matching(pieces, window, where, digests=digests):
+                if digest is not None or events:
+                    yield _ALL, digest, events
+            return
+        groups = Groups(group_by)
+        contexts = group_by.attribute is not None
+        async for _, events in self._matching(pieces, window, where, digests=False, contexts=contexts):
+            groups.add(events)
+        for name, events in groups.named().items():
+            async for some in _slices(events):
+                yield name, None, some
+            await asyncio.sleep(0)
+
     async def _matching(
-        self, pieces: list[Piece], window: Window, where: EventFilter, *, digests: bool = True
+        self,
+        pieces: list[Piece],
+        window: Window,
+        where: EventFilter,
+        *,
+        digests: bool = True,
+        contexts: bool = False,
     ) -> AsyncIterator[tuple[Digest | None, list[Any]]]:
         """Yield the events in the window that pass the filter: as a digest where a whole piece does, else themselves.
 
@@ -356,15 +421,15 @@ class InMemoryAnalyticsCollector:
             some += events
             looked_at += digest.total if digest is not None else len(events)
             if looked_at >= _SLICE:
-                yield None, _select(some, window, where)
+                yield None, _select(some, window, where, contexts)
                 some = []
                 looked_at = 0
                 await asyncio.sleep(0)
-        yield None, _select(some, window, where)
+        yield None, _select(some, window, where, contexts)
 
 
 def _asks_for_kinds_only(where: EventFilter) -> bool:
-    return where.provider_name is where.variant is None and not where.required_context()
+    return not where.required_texts() and not where.required_context()
 
 
 def _covers(window: Window, where: EventFilter, digest: Digest) -> bool:
@@ -372,9 +437,11 @@ def _covers(window: Window, where: EventFilter, digest: Digest) -> bool:
     return begun and digest.last_seen <= window.end and digest.kinds.issubset(where.kinds)
 
 
-def _select(events: list[Any], window: Window, where: EventFilter) -> list[Any]:
+def _select(events: list[Any], window: Window, where: EventFilter, contexts: bool) -> list[Any]:
     if where.required_context():
         events = [as_recorded(event) for event in events if has_context(event)]
+    elif contexts:
+        events = list(map(as_recorded, events))
     return select(events, window, where)
 
 

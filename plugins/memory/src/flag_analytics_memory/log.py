@@ -154,7 +154,10 @@ class EventLog:
         return segment.by_flag[key][: piece.end - segment.removed[key]]
 
     def digest(self, piece: Piece) -> Digest | None:
-        """Return the digest of a piece if it has so many events that this pays; it is kept for the next time."""
+        """Return the digest of a piece, which is kept for the next time.
+
+        None if it has too few events for that to pay, or several sample rates.
+        """
         segment, key = piece._segment, piece.flag_key  # noqa: SLF001  the log's own
         extent = (segment.removed[key], piece.end)
         kept_extent, packed = segment.digests.get(key, (None, None))
@@ -162,7 +165,10 @@ class EventLog:
             return packed.unpack()
         if piece.end - segment.removed[key] < _WORTH_A_DIGEST:
             return None
-        digest = Digest.of(self.events(piece))
+        events = self.events(piece)
+        if len({event.sample_rate for event in events}) != 1:
+            return None
+        digest = Digest.of(events)
         segment.digests[key] = (extent, PackedDigest.of(digest))
         return digest
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from datetime import datetime
 
 import attrs
@@ -25,36 +24,42 @@ class PackedDigest:
     """
 
     total: int
+    errors: int
     first_seen: datetime
     last_seen: datetime
     kinds: frozenset[str]
     variants: tuple[tuple[str | None, int], ...]
     reasons: tuple[tuple[str, int], ...]
-    users: str
+    users: tuple[tuple[str | None, str], ...]
     durations: array[float]
+    sample_rate: float
 
     @classmethod
     def of(cls, digest: Digest) -> PackedDigest:
         return cls(
             total=digest.total,
+            errors=digest.errors,
             first_seen=digest.first_seen,
             last_seen=digest.last_seen,
             kinds=_EVALUATIONS if digest.kinds == _EVALUATIONS else digest.kinds,
             variants=tuple(digest.variants.items()),
             reasons=tuple(digest.reasons.items()),
-            users=_BETWEEN.join(filter(None, digest.users)),
+            users=tuple((variant, _BETWEEN.join(filter(None, users))) for variant, users in digest.users.items()),
             durations=array("d", digest.durations),
+            sample_rate=digest.sample_rate,
         )
 
     def unpack(self) -> Digest:
-        """Return the digest; of no user and the empty one, which count as nobody, the empty one may be left."""
+        """Return the digest, without events that have no user among its users."""
         return Digest(
             total=self.total,
+            errors=self.errors,
             first_seen=self.first_seen,
             last_seen=self.last_seen,
             kinds=self.kinds,
-            variants=Counter(dict(self.variants)),
-            reasons=Counter(dict(self.reasons)),
-            users=self.users.split(_BETWEEN),
+            variants=dict(self.variants),
+            reasons=dict(self.reasons),
+            users={variant: users.split(_BETWEEN) for variant, users in self.users if users},
             durations=self.durations,
+            sample_rate=self.sample_rate,
         )
