@@ -233,6 +233,10 @@ class Closable(Protocol):
         """The longest the process may be held, in seconds."""
         ...
 
+    def flush_at_exit(self, deadline: float) -> None:
+        """Drain what waits, until a monotonic time at the latest; refuse nothing yet."""
+        ...
+
     def begin_exit(self) -> None:
         """Refuse further events and begin to drain."""
         ...
@@ -247,6 +251,9 @@ _closables: dict[int, weakref.ref[Closable]] = {}
 
 def close_at_exit(closable: Closable) -> None:
     """Drain ``closable`` when the process ends, for as long as it lives."""
+    if not _flushes_first:  # the handler that was registered last runs first
+        atexit.unregister(_flush_at_exit)
+        atexit.register(_flush_at_exit)
     key = id(closable)
     _closables[key] = weakref.ref(closable, lambda _: _closables.pop(key, None))
 
@@ -255,14 +262,32 @@ def _living_closables() -> list[Closable]:
     return [closable for reference in list(_closables.values()) if (closable := reference()) is not None]
 
 
+def _flush_at_exit() -> None:
+    """Drain everything while the libraries that sinks use still work: their own exit handlers come later."""
+    global _flush_seconds  # noqa: PLW0603 - a process ends once
+    began = time.monotonic()
+    threads = [
+        start_thread(closable.flush_at_exit, began + closable.exit_timeout, name="exit")
+        for closable in _living_closables()
+    ]
+    for thread in threads:
+        if thread is not None:
+            thread.join()
+    _flush_seconds = time.monotonic() - began
+
+
 def close_all() -> None:
     """Drain everything at once, each within its own timeout."""
     closables = _living_closables()
-    started = time.monotonic()
+    started = time.monotonic() - _flush_seconds
     for closable in closables:
         closable.begin_exit()
     for closable in closables:
         closable.end_exit(started + closable.exit_timeout)
+
+
+_flush_seconds = 0.0
+"""How much of the time that the process may be held was used for flushing."""
 
 
 class _Anchor:
@@ -280,6 +305,12 @@ def _close_with_multiprocessing() -> None:
 
 
 atexit.register(close_all)
+try:
+    # This runs before every exit handler, even of a library that is set up later; it is private, so it may be missing.
+    threading._register_atexit(_flush_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
+    _flushes_first = True
+except (AttributeError, RuntimeError):
+    _flushes_first = False
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 

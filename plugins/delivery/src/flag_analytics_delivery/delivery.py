@@ -211,6 +211,10 @@ class Delivery:
         """How long a process that exits may be held to drain, in seconds."""
         return as_timeout(self._engine.settings.options.exit_timeout_seconds)
 
+    def flush_at_exit(self, deadline: float) -> None:
+        """Flush at the end of the process, before anything is closed."""
+        self.flush_sync(max(0.0, deadline - time.monotonic()))
+
     def begin_exit(self) -> None:
         """Begin to close, at the end of the process."""
         if not self.reported:
@@ -292,6 +296,12 @@ class _Dropped:
         engine.begin_close(as_timeout(options.close_timeout_seconds)).add_done_callback(
             lambda _: _draining.discard(self)
         )
+
+    def flush_at_exit(self, deadline: float) -> None:
+        try:
+            self._engine.all_done.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            pass  # end_exit() waits for the rest
 
     def begin_exit(self) -> None:
         """Do nothing: it drains already."""
