@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import pytest
 from flag_analytics.config.plan import Plan
-from flag_analytics.config.reading import read_config, selected_plugins
+from flag_analytics.config.reading import read_config
 from flag_analytics.errors import ConfigError, PluginError
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics.processors import HashTargetingKey, Redact, Sample
@@ -308,7 +308,8 @@ def test_a_sinks_own_delivery_table_does_not_offer_what_belongs_to_the_pipeline(
         ("BUCKETS", "1, 2.5", {"buckets": (1.0, 2.5)}),
         ("TAGS", "a,b , 3", {"tags": ["a", "b", "3"]}),
         ("LIMIT", "9", {"limit": 9}),
-        ("ARGUMENTS", "{a = 1}", {"arguments": {"a": 1}}),
+        ("TAGS", '["a", "b"]', {"tags": ["a", "b"]}),
+        ("ARGUMENTS__POOL_SIZE", "5", {"arguments": {"pool_size": 5}}),
         ("ARGUMENTS__SSL", "require", {"arguments": {"ssl": "require"}}),
         ("KIND", "5", {"kind": 5}),
         ("KIND", "five", {"kind": "five"}),
@@ -473,20 +474,20 @@ def test_a_wrong_option_is_a_problem_with_its_path(store, table, path, expected)
 @pytest.mark.parametrize(
     ("source", "path", "expected"),
     [
-        ({"colectors": {}}, "colectors", "unknown table (did you mean 'collectors'?)"),
-        ({"collectors": []}, "collectors", "expected tables, one for each collector"),
+        ({"colectors": {}}, "colectors", "unknown option (did you mean 'collectors'?); known are collectors, delivery"),
+        ({"collectors": []}, "collectors", "expected a table, got an array"),
         ({"collectors": {"store": 5}}, "collectors.store", "expected a table"),
         ({"collectors": {"a b": {}}}, 'collectors."a b"', "expected a name of letters"),
         ({"collectors": {"store/": {}}}, 'collectors."store/"', "expected a name of letters"),
         ({"collectors": {"x\nfake log line": {}}}, 'collectors."x\\nfake log line"', "expected a name of letters"),
-        ({"collectors": {5: {}}}, "collectors.5", "expected a name of letters"),
+        ({"collectors": {5: {}}}, "collectors.5", "offers a plugin '5'"),
         ({"collectors": {"stor": {}}}, "collectors.stor", "did you mean 'store'?"),
         ({"exporters": {"store": {}}}, "exporters.store", "offers the exporters 'strict', 'none' and none named"),
         ({"collectors": {"memory": {}}}, "collectors.memory", "run `pip install flag-analytics-memory`"),
         ({"exporters": {"strict": {}}}, "exporters.strict.name", "is required: expected text"),
         ({"exporters": {"strict": {"name": "a", "low": 5, "high": 1}}}, "exporters.strict", "high is below low"),
         ({"exporters": {"none": {"a": 1}}}, "exporters.none.a", "known are none, it takes no options"),
-        ({"processors": {}}, "processors", "expected an array of tables"),
+        ({"processors": {}}, "processors", "expected an array, got a table"),
         ({"processors": [{}]}, "processors[0]", "built in are hash_targeting_key, redact, sample"),
         ({"processors": [5]}, "processors[0]", "expected a table with a type"),
         (
@@ -510,8 +511,8 @@ def test_a_wrong_option_is_a_problem_with_its_path(store, table, path, expected)
         ({"processors": [{"type": "redact"}]}, "processors[0]", "it would remove nothing: expected attributes"),
         ({"processors": [{"type": "nothing_like_it"}]}, "processors[0].type", "offers a plugin 'nothing_like_it'"),
         ({"delivery": {"policy": "drop"}}, "delivery.policy", "expected one of 'drop_newest', 'drop_oldest', 'block'"),
-        ({"delivery": []}, "delivery", "expected a table"),
-        ({"plugins": {"gone": True}}, "plugins", "expected an array of names"),
+        ({"delivery": []}, "delivery", "expected a table, got an array"),
+        ({"plugins": {"gone": True}}, "plugins", "expected an array of items: text, got a table"),
         ({"plugins": ["gone"]}, "plugins", "offers a plugin 'gone'"),
     ],
 )
@@ -614,17 +615,6 @@ def test_plugins_that_only_listen_are_named_by_themselves(store):
 def test_a_processor_comes_from_a_plugin_that_is_already_named(store):
     source = {"collectors": {"store": {}}, "processors": [{"type": "upper"}]}
     assert read_config(source, environ={}, registry=store).processors[0].backend.name == "upper"
-
-
-def test_what_is_selected_can_be_asked_without_loading_anything(site):
-    site.add("acme-bad", points={"bad": "acme_bad"}, modules={"acme_bad": "1 / 0"})
-    source = {
-        "collectors": {"bad/one": {"size": object}},
-        "exporters": {"missing": 5},
-        "processors": [{"type": "sample"}, {"type": "geo"}, 5],
-        "plugins": ["audit"],
-    }
-    assert selected_plugins(source, environ={}) == {"bad", "missing", "geo", "audit"}
 
 
 # --- precedence of delivery settings

@@ -165,6 +165,8 @@ def describe(kind: Any) -> str:
             return " or ".join(describe(member) for member in members if member is not types.NoneType)
         case "choice", choices:
             return "one of " + ", ".join(map(repr, choices))
+        case "array", (_, (item,), True) if item in {Any, object}:
+            return "an array"
         case "array", (_, items, repeats):
             return "an array of " + ("items: " if repeats else f"{len(items)}: ") + ", ".join(map(describe, items))
         case "table" | "options", _:

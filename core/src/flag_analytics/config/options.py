@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import tomllib
 import types
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +16,7 @@ import attrs
 from ..errors import ConfigProblem
 from .kinds import describe, shape_of, types_of
 from .secrets import looks_secret, mask, place
-from .sources import EnvTable, EnvText, fold, join_path
+from .sources import EnvTable, EnvText, join_path
 
 __all__ = ["OptionsReader", "Refused", "did_you_mean", "limits_of", "options_of", "origin_of"]
 
@@ -96,19 +95,18 @@ class OptionsReader:
         fields, kinds = options_of(cls), types_of(cls)
         values: dict[str, Any] = {}
         for key, raw in table.items():
-            name = _known_name(key, raw, fields)
-            if name is None:
+            if key not in fields:
                 known = ", ".join(sorted(fields.keys() - refused)) or "none, it takes no options"
                 problem = f"unknown option{did_you_mean(key, fields)}; known are {known}"
                 self._complain(join_path(path, key), problem, raw)
                 continue
-            field, where = fields[name], join_path(path, name)
+            field, where = fields[key], join_path(path, key)
             hidden = secret or _is_secret(field)
             try:
-                values[name] = value = self.read(raw, kinds[field.name], where, hidden)
+                values[key] = value = self.read(raw, kinds[field.name], where, hidden)
                 self._check(field, value, raw, kinds[field.name], where, hidden)
             except Refused:
-                values.pop(name, None)
+                values.pop(key, None)
         return values
 
     def read(self, raw: Any, kind: Any, path: str, secret: bool) -> Any:
@@ -252,12 +250,6 @@ def _is_discreet(field: attrs.Attribute[Any]) -> bool:
     return not _is_secret(field) or bool(field.metadata.get("discreet_validator"))
 
 
-def _known_name(key: Any, raw: Any, names: Collection[str]) -> str | None:
-    if isinstance(raw, EnvText | EnvTable):  # an environment variable cannot spell every name
-        return next((name for name in names if fold(name) == fold(key)), None)
-    return key if key in names else None
-
-
 def _chosen(raw: Any, choices: Mapping[Any, Any]) -> Any:
     if isinstance(raw, EnvText):
         return {str(choice): value for choice, value in choices.items()}[raw.text]
@@ -273,20 +265,18 @@ def _plain(raw: Any) -> Any:
 
 
 def _array(raw: Any) -> Collection[Any]:
-    if isinstance(raw, EnvText):
-        value = _toml(raw.text)
-        parts = value if isinstance(value, list) else filter(None, map(str.strip, raw.text.split(",")))
-        return [_marked(part, raw.variable) for part in parts]
+    if isinstance(raw, EnvText):  # as TOML has it, or with commas alone
+        parts = (part.strip(" \t\n\"'") for part in raw.text.strip().strip("[]").split(","))
+        return [EnvText(part, raw.variable) for part in parts if part]
     if not isinstance(raw, list | AbstractSet):
         raise TypeError
     return raw
 
 
 def _table(raw: Any) -> dict[Any, Any]:
-    table = _marked(_toml(raw.text), raw.variable) if isinstance(raw, EnvText) else raw
-    if not isinstance(table, dict):
+    if not isinstance(raw, dict):
         raise TypeError
-    return table
+    return raw
 
 
 def _toml(text: str) -> Any:
@@ -297,15 +287,6 @@ def _toml(text: str) -> Any:
         return text
     # One value and nothing else; quotes around text stay, since in an environment they belong to it.
     return document["value"] if document.keys() == {"value"} and not isinstance(document["value"], str) else text
-
-
-def _marked(value: Any, variable: str) -> Any:
-    """Return a value from an environment variable with its parts as texts of that variable."""
-    if isinstance(value, dict):
-        return {key: _marked(item, variable) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_marked(item, variable) for item in value]
-    return EnvText(value if isinstance(value, str) else json.dumps(value, default=str), variable)
 
 
 def _shown(raw: Any) -> str:

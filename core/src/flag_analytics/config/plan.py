@@ -59,7 +59,8 @@ class PlannedProcessor:
     name: str
     backend: ProcessorFactory[Any]
     options: Any = attrs.field(repr=False)
-    plugin: str = "flag-analytics"
+    explicit: frozenset[str] = frozenset()
+    plugin: str = "a plugin"
     secrets: frozenset[str] = attrs.field(default=frozenset(), repr=False)
     quote: bool = True
 

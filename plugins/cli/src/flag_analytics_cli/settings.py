@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 from flag_analytics.config.plan import Plan, PlannedSink
-from flag_analytics.config.reading import Source, read_config, selected_plugins
-from flag_analytics.config.sources import read_tables
+from flag_analytics.config.reading import Source, read_config
+from flag_analytics.config.sources import EnvText, read_tables
+from flag_analytics.processors import BUILT_IN
 from flag_analytics.registry import Registry, default_registry
 
 __all__ = [
@@ -74,8 +75,21 @@ def is_configured() -> bool:
 
 def chosen_plugins(config: Path | None, registry: Registry | None = None) -> frozenset[str]:
     """Return the names of the plugins that ``chosen_plan`` would load, without loading or checking anything."""
-    source, _ = _chosen_source(config, registry or default_registry())
-    return selected_plugins(source)
+    registry = registry or default_registry()
+    source, _ = _chosen_source(config, registry)
+    tree = read_tables(source, os.environ, registry.installed()).tree
+    return frozenset(_names_in(tree) - BUILT_IN.keys())
+
+
+def _names_in(tree: dict[str, Any]) -> set[str]:
+    sinks = (tree[section] for section in ("collectors", "exporters") if isinstance(tree.get(section), dict))
+    processors = tree["processors"] if isinstance(tree.get("processors"), list) else []
+    types = [table.get("type") for table in processors if isinstance(table, dict)]
+    others = tree.get("plugins", [])
+    others = re.split(r"[\s,\[\]\"']+", others.text) if isinstance(others, EnvText) else others
+    named = [*types, *(others if isinstance(others, list) else [])]
+    texts = {name.text if isinstance(name, EnvText) else name for name in named}
+    return {str(name).partition("/")[0] for table in sinks for name in table} | {str(name) for name in texts if name}
 
 
 def is_embedded(plan: Plan) -> bool:
