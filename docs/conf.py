@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -31,14 +32,23 @@ autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Capabilities", "params_style")]
 
-# Without a network there is no inventory of other projects' names. Of our own, private ones, type variables and the
-# modules inside a backend are not described; every other reference must resolve.
+# A reference to a public name of a module that the API reference describes must resolve. Without a network there is no
+# inventory of other projects' names.
+_api = Path(__file__).with_name("reference") / "api.md"
+_described = re.findall(r"^\.\. automodule:: (\S+)$", _api.read_text("utf-8"), re.MULTILINE)
 nitpick_ignore_regex = [
     ("py:.*", pattern)
-    for pattern in (r"(?!flag_analytics).*", r".*\._\w+", r"flag_analytics_.*", r"flag_analytics\.protocols\.Options")
+    for pattern in (
+        rf"(?!(?:{'|'.join(map(re.escape, _described))})\.\w+).*",
+        r".*\._\w+",
+        r"flag_analytics\.protocols\.Options",  # a type variable
+    )
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["copy.js"]
 html_title = "flag-analytics"
 html_copy_source = False
 html_show_sourcelink = False
