@@ -114,13 +114,14 @@ def test_a_file_is_reported_on_without_being_stored(exposures, capsys, tmp_path:
     output = capsys.readouterr()
     assert output.out.splitlines() == [
         "page",
-        "  20 evaluations by 9 users, all time, 1.1/min from first to last, no errors",
+        "  9 users, 20 exposures, all time, 1.1/min from first to last, no errors",
         "  2021-01-05 00:00:00 to 00:19:00 UTC",
         "  Latency not measured",
+        "  9 users saw more than one variant (100.0 %)",
         "",
-        "  Variant       Evaluations    Share",
-        "  control                10   50.0 %  ████████████████",
-        "  experimental           10   50.0 %  ████████████████",
+        "  Variant       Users    Share   95 % interval  Exposures    Share",
+        "  control           9  100.0 %  70.1 - 100.0 %         10   50.0 %  ████████████████████████████████",
+        "  experimental      9  100.0 %  70.1 - 100.0 %         10   50.0 %  ████████████████████████████████",
     ]
     assert "columns left out: page" in output.err
     assert [path.name for path in tmp_path.iterdir()] == [exposures]
@@ -173,7 +174,7 @@ def test_csv_has_a_line_for_each_variant(exposures, capsys):
 def test_a_rate_of_one_instant_is_left_out(capsys):
     Path("one.jsonl").write_text('{"timestamp": 1769860800, "flag_key": "f", "evaluation_duration_ms": 2}\n' * 3)
     assert main(["report", "--file", "one.jsonl"]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == "  3 evaluations by 0 users, all time, no errors"
+    assert capsys.readouterr().out.splitlines()[1] == "  0 users, 3 evaluations, all time, no errors"
     assert main(["report", "--file", "one.jsonl", "--format", "json"]) == 0
     [flag] = json.loads(capsys.readouterr().out)["flags"]
     assert (flag["evaluation_rate"], flag["evaluation_rate_over_seconds"]) == (None, None)
@@ -211,7 +212,7 @@ def test_events_of_the_future_are_in_no_window_and_said(capsys):
     )
     assert main(["report", "--file", "future.jsonl"]) == 0
     output = capsys.readouterr()
-    assert "1 evaluation by 0 users" in output.out
+    assert "0 users, 1 evaluation" in output.out
     assert "dated in the future, and so in no window yet: 1 event\n" in output.err
 
 
@@ -447,7 +448,7 @@ def test_the_demo_leaves_the_configured_backends_alone_unless_it_is_given_them(c
     assert "Kept in flag-analytics.db: apart from the backends that are configured." in capsys.readouterr().err
     assert sorted(Path().glob("*.db")) == [Path("flag-analytics.db")]
     assert main(["demo", "--once", "--events", "50", "--config", str(configuration)]) == 0
-    assert capsys.readouterr().err == ""
+    assert "  flag-analytics report new-checkout --config flag-analytics.toml\n" in capsys.readouterr().err
     assert sorted(Path().glob("*.db")) == [Path("flag-analytics.db"), Path("production.db")]
 
 
@@ -457,6 +458,21 @@ def test_a_variable_that_names_a_configuration_does_not_send_the_demo_there(caps
     monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__NOWHERE__URL", "x")
     assert main(["demo", "--once", "--events", "50"]) == 0
     assert "apart from the backends that are configured" in capsys.readouterr().err
+
+
+def test_the_demo_ends_with_the_ledger_and_commands_that_run_as_typed(capsys, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("flag_analytics_database")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["demo", "--once", "--events", "300"]) == 0
+    output = capsys.readouterr()
+    screen = output.out.splitlines()[-24 + len(output.err.splitlines()) :]
+    assert max(map(len, screen)) <= 80
+    for words in ("new-checkout", "smart-ranking", "Ledger", "database       300        300        0        0     0"):
+        assert any(words in line for line in screen), words
+    commands = [line.split()[1:] for line in output.err.splitlines() if line.startswith("  flag-analytics ")]
+    assert len(commands) == 3
+    for command in commands:
+        assert main(command) == 0
 
 
 README_TOML = """
@@ -486,7 +502,7 @@ def stored(exposures, capsys) -> None:
 def test_a_report_reads_what_outlives_the_process_whatever_comes_first(capsys):
     assert main(["report"]) == 0
     output = capsys.readouterr()
-    assert "20 evaluations by 9 users" in output.out
+    assert "9 users, 20 exposures" in output.out
     assert output.err == "from database/warehouse\n"
     assert main(["report", "--config", "only.toml"]) == 0
     assert capsys.readouterr().err == "", "there is only one that could be meant"
@@ -497,7 +513,7 @@ def test_a_report_reads_the_collector_that_is_named(capsys):
     table = '[collectors."database/empty"]\nconnection_string = "sqlite:///empty.db"\n'
     Path("flag-analytics.toml").write_text(table + README_TOML)
     assert main(["report", "--collector", "database/warehouse"]) == 0
-    assert "20 evaluations by 9 users" in capsys.readouterr().out
+    assert "9 users, 20 exposures" in capsys.readouterr().out
     for name, words in (
         ("memory", "it keeps no events after the process"),
         ("warehouse", "configured are: database/empty, memory, database/warehouse"),

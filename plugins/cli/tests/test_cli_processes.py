@@ -73,15 +73,15 @@ def test_the_real_ab_test_is_imported_and_found_again_by_another_process(tmp_pat
     assert (done.returncode, done.stdout) == (0, "476 events imported into database: 476 new\n"), done.stderr
     done = run("report", "page_redesign", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "476 evaluations by 474 users" in done.stdout
-    assert done.stdout.count("238   50.0 %") == 2
+    assert "474 users, 476 exposures" in done.stdout
+    assert done.stdout.count("        238   50.0 %") == 2
 
 
 def test_a_hyphen_is_standard_input(tmp_path: Path):
     line = '{"timestamp": 1769860800, "flag_key": "f"}\n'
     done = run("report", "--file", "-", "f", cwd=tmp_path, text=line)
     assert done.returncode == 0, done.stderr
-    assert "1 evaluation by 0 users" in done.stdout
+    assert "0 users, 1 evaluation" in done.stdout
     pytest.importorskip("flag_analytics_database")
     done = run("import", "-", "--format", "jsonl", cwd=tmp_path, text=line)
     assert (done.returncode, done.stderr) == (0, "standard input: read as flag-analytics events\n")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["FileFormat", "ImportFormat", "LettersFormat", "ListFormat", "ReportFormat"]
+__all__ = [
+    "EventsFormat",
+    "ExportTable",
+    "FileFormat",
+    "ImportFormat",
+    "LettersFormat",
+    "ListFormat",
+    "ReportFormat",
+    "SeriesFormat",
+    "SortOrder",
+]
 
 FileFormat = Literal[
     "csv",
@@ -25,4 +35,8 @@ ImportFormat = Literal["table", "json", "csv", "jsonl", "goff"]
 """The form of the outcome; a file's format is taken for ``--file-format``."""
 LettersFormat = Literal["table", "json", "jsonl"]
 ListFormat = Literal["table", "json"]
-ReportFormat = Literal["table", "json", "csv"]
+EventsFormat = Literal["csv", "jsonl", "parquet"]
+ExportTable = Literal["events", "assignments"]
+ReportFormat = Literal["table", "json", "csv", "html"]
+SeriesFormat = Literal["table", "json", "csv"]
+SortOrder = Literal["name", "users", "events", "errors", "last-seen"]

@@ -24,9 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .figures import Report, gather
-from .layout import overview, print_report
+from .layout import Trimmed, overview, print_report
+from .selection import Selection
 from .simulation import FLAGS, Visit, provider, visits
 from .terminal import results
+from .visible import visible
 
 __all__ = ["DemoError", "run_demo"]
 
@@ -79,8 +81,22 @@ async def _demo(plan: Plan, events: int, seed: int, live: bool) -> bool:
             raise DemoError(
                 f"not every event was stored: {report.pending:,} wait, {sum(report.dropped.values()):,} lost"
             )
-        print_report(console, await _figures(aggregator, started))
+        print_report(console, await _figures(aggregator, started), overview_last=True)
+        _print_ledger(console, pipeline)
     return finished
+
+
+def _print_ledger(console: Console, pipeline: Pipeline) -> None:
+    """Show the outcome of every event, by backend."""
+    console.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("Ledger")
+    for title in ("Accepted", "Delivered", "Waiting", "Refused", "Lost"):
+        table.add_column(title, justify="right")
+    for name, sink in pipeline.stats().sinks.items():
+        counts = (sink.accepted, sink.delivered, sink.pending, sink.dead, sum(sink.dropped.values()))
+        table.add_row(visible(name), *(f"{count:,}" for count in counts))
+    console.print(Trimmed(table))
 
 
 @asynccontextmanager
@@ -128,7 +144,7 @@ async def _watch(
 async def _figures(aggregator: AnalyticsAggregator, started: datetime) -> Report:
     now = datetime.now(UTC)
     # From the start and not a moment before: the store may hold the events of an earlier run.
-    return await gather(aggregator, tuple(FLAGS), (now - started).total_seconds(), now, window_name="this run")
+    return await gather(aggregator, tuple(FLAGS), Selection((now - started).total_seconds(), now, "this run"))
 
 
 def _frame(console: Console, report: Report, done: int, events: int) -> Group:

@@ -131,7 +131,7 @@ def parse_map(mappings: Sequence[str]) -> dict[str, str]:
 
 
 def read_file(
-    file: EventFile, record: Callable[[FlagEvaluationEvent], None], report: ImportReport, *, strict: bool = False
+    file: EventFile, record: Callable[[FlagEvaluationEvent], object], report: ImportReport, *, strict: bool = False
 ) -> None:
     """Give every event of the file to ``record``, and fill in the report as it goes.
 
@@ -155,7 +155,7 @@ def read_file(
 def _read(
     source: Source,
     reader: EventReader,
-    record: Callable[[FlagEvaluationEvent], None],
+    record: Callable[[FlagEvaluationEvent], object],
     report: ImportReport,
     strict: bool,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
@@ -14,12 +14,13 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from .figures import FlagFigures, Report, ranked
+from .figures import FlagFigures, Report, Share, ranked
+from .statistics import ArmCheck
 from .terminal import can_draw, say
 from .visible import visible
 from .wording import counted
 
-__all__ = ["Trimmed", "flag_block", "overview", "print_report"]
+__all__ = ["Trimmed", "bar", "flag_block", "overview", "print_report"]
 
 _MOST_BLOCKS = 12
 _MOST_ROWS = 20
@@ -33,7 +34,7 @@ _GAP = (0, 2, 0, 0)
 
 @attrs.frozen
 class Trimmed:
-    """Something without the spaces at the ends of its lines, which nobody sees and every other program stumbles on."""
+    """Something without the spaces at the ends of its lines, which disturb other programs."""
 
     content: RenderableType
 
@@ -47,60 +48,90 @@ class Trimmed:
             yield Segment.line()
 
 
-def print_report(console: Console, report: Report) -> None:
+def print_report(console: Console, report: Report, *, overview_last: bool = False) -> None:
     """Show an overview where there are several flags, and the details of each flag that was named or of a few."""
     if not report.flags:
         console.print(_nothing(report))
         return
     several = len(report.flags) > 1
-    if several:
-        console.print(overview(report.flags, console.width))
+    if several and not overview_last:
+        _print_overview(console, report)
     if not report.asked_for and len(report.flags) > _MOST_BLOCKS:
         console.print()
         over = "" if report.window_seconds else "Rates are from the first to the last evaluation. "
         say(console, f"{over}Name flags to see their variants and reasons.", "dim")
         return
     for index, flag in enumerate(report.flags):
-        if index or several:
+        if index or (several and not overview_last):
             console.print()
         console.print(flag_block(flag, report, console))
+    if several and overview_last:
+        console.print()
+        _print_overview(console, report)
+
+
+def _print_overview(console: Console, report: Report) -> None:
+    console.print(overview(report.flags, console.width))
+    if report.others:
+        say(console, f"and {report.others:,} more", "dim")
 
 
 def overview(flags: Sequence[FlagFigures], width: int) -> RenderableType:
     """Return one line for each flag; narrow terminals do without some of the figures."""
     columns = next(columns for least, columns in _OVERVIEWS if width >= least)
+    titles = [_noun(flags).capitalize() + "s" if column == _EVENTS else column for column in columns]
     rows = [[_CELLS[column](flag) for column in columns] for flag in flags]
     figures = sum(
-        2 + max(cell_len(column), *(cell.cell_len for cell in cells))
-        for column, cells in zip(columns, zip(*rows, strict=True), strict=True)
+        2 + max(cell_len(title), *(cell.cell_len for cell in cells))
+        for title, cells in zip(titles, zip(*rows, strict=True), strict=True)
     )
     room = max(width - figures, _SHORTEST_NAME)
-    names = [_shortened(visible(flag.flag_key), room) for flag in flags]
+    names = [_shortened(_name(flag), room) for flag in flags]
     # As wide as it needs to be: figures far away from their names are hard to follow.
     needed = max(map(cell_len, (*names, "Flag"))) + figures
     table = Table(box=None, pad_edge=False, padding=_GAP, header_style="dim", width=min(width, needed))
     table.add_column("Flag", ratio=1, no_wrap=True, overflow="ellipsis")
-    for column in columns:
-        table.add_column(column, justify="left" if column == _LAST_SEEN else "right", no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="left" if title == _LAST_SEEN else "right", no_wrap=True)
     for name, cells in zip(names, rows, strict=True):
         table.add_row(Text(name, "bold"), *cells)
     return Trimmed(table)
 
 
 def flag_block(flag: FlagFigures, report: Report, console: Console) -> RenderableType:
-    """Return everything known of one flag."""
+    """Return all figures of one flag."""
     metrics = flag.metrics
-    title = Text(visible(flag.flag_key), "bold", overflow="fold")
+    title = Text(_name(flag), "bold", overflow="fold")
     if not metrics.total_evaluations:
         return Group(title, Text(f"  {_nothing(report)}", "dim"))
-    lines = Group(
+    lines = [
         _summary_line(flag, report.window_name),
         Text(_span(flag.first_seen, flag.last_seen), "dim"),
         _latency_line(flag),
-        Text(),
-        _distributions(metrics, console),
-    )
-    return Group(title, Trimmed(Padding(lines, (0, 0, 0, 2))))
+    ]
+    if metrics.crossover_users:
+        share = metrics.crossover_users / max(metrics.unique_users, 1)
+        some = counted(metrics.crossover_users, "user")
+        lines.append(Text(f"{some} saw more than one variant ({100 * share:.1f} %)", "yellow"))
+    if metrics.estimated:
+        lines.append(Text("Estimated from a sample: each event counts as 1 / sample_rate events", "yellow"))
+    if flag.arms is not None:
+        lines.append(_arms_line(flag.arms))
+    tables = [_variants(flag, console), *_reasons(metrics, console)]
+    body = Group(*lines, *(part for table in tables for part in (Text(), table)))
+    return Group(title, Trimmed(Padding(body, (0, 0, 0, 2))))
+
+
+def _name(flag: FlagFigures) -> str:
+    return visible(flag.flag_key if flag.group is None else f"{flag.flag_key}, {flag.group}")
+
+
+def _noun(flags: Sequence[FlagFigures]) -> str:
+    """Return the word for the events of some flags."""
+    exposures = sum(flag.exposures for flag in flags)
+    if exposures == sum(flag.metrics.total_evaluations for flag in flags):
+        return "exposure"
+    return "event" if exposures else "evaluation"
 
 
 def _nothing(report: Report) -> str:
@@ -110,9 +141,9 @@ def _nothing(report: Report) -> str:
 def _summary_line(flag: FlagFigures, window_name: str) -> Text:
     metrics = flag.metrics
     line = Text.assemble(
-        counted(metrics.total_evaluations, "evaluation"),
-        " by ",
         counted(metrics.unique_users, "user"),
+        ", ",
+        counted(metrics.total_evaluations, _noun([flag])),
         (f", {window_name}, ", "dim"),
     )
     if flag.rate is not None:
@@ -131,47 +162,84 @@ def _latency_line(flag: FlagFigures) -> Text:
     return line
 
 
-def _distributions(metrics: FlagMetrics, console: Console) -> Table:
-    """Return variants and reasons in one table, so that their figures and bars stand under each other.
+def _arms_line(arms: ArmCheck) -> Text:
+    plan = visible(", ".join(f"{name} {100 * share:.4g} %" for name, share in arms.expected.items()))
+    if arms.unplanned:
+        return Text(f"Arms do not match {plan}: {arms.unplanned:,.0f} users saw another variant first", "red")
+    if arms.p_value is None:
+        return Text(f"Too few users to compare with {plan}", "yellow")
+    test = f"chi-square {arms.chi_square:.2f}, p = {arms.p_value:.2g}"
+    if arms.matches:
+        return Text(f"Arms match {plan} ({test})", "green")
+    return Text(f"Arms do not match {plan} ({test}): do not compare them before the reason is known", "red")
 
-    Reasons are left out where no event has one: that all of a file's are unknown is no finding.
-    """
-    variants, reasons = metrics.variant_distribution, metrics.reason_distribution
-    if reasons.keys() == {"UNKNOWN"}:
-        reasons = {}
-    narrow = console.width < _NARROW
-    widest = max(cell_len(visible(name)) for name in (*variants, *reasons, "Variant"))
-    name_width = min(widest, max(console.width - 24, 6) if narrow else console.width // 3)
-    bar_width = 0 if narrow else max(4, min(_LONGEST_BAR, console.width - name_width - 30))
-    table = Table(box=None, pad_edge=False, padding=_GAP, header_style="dim")
-    table.add_column("Variant", width=name_width, no_wrap=True, overflow="ellipsis")
-    table.add_column("Evaluations", justify="right", no_wrap=True, min_width=11)
-    table.add_column("Share", justify="right", no_wrap=True, min_width=7)
-    if not narrow:
+
+def _variants(flag: FlagFigures, console: Console) -> Table:
+    """Return the users and events of each variant."""
+    distribution = flag.metrics.variant_distribution
+    events = _noun([flag]).capitalize() + "s"
+    if not flag.shares:
+        return _distribution("Variant", events, distribution, "cyan", console)
+    parts = next(parts for least, parts in _VARIANT_PARTS if console.width >= least)
+    table = _table("Variant", (*distribution, *flag.shares), console)
+    for title in ("Users", "Share", *(("95 % interval",) if "interval" in parts else ())):
+        table.add_column(title, justify="right", no_wrap=True, min_width=_MIN_WIDTHS.get(title))
+    for title in (events, "Share") if "events" in parts else ():
+        table.add_column(title, justify="right", no_wrap=True, min_width=_MIN_WIDTHS.get(title))
+    bar_width = max(4, min(_LONGEST_BAR, console.width - 84)) if "bar" in parts else 0
+    if bar_width:
         table.add_column("", no_wrap=True, width=bar_width)
-    _add_rows(table, variants, bar_width, "cyan", console)
-    if reasons:
-        table.add_row()
-        table.add_row(Text("Reason", "dim"))
-        _add_rows(table, reasons, bar_width, "blue", console)
+    total = sum(distribution.values())
+    names = list(dict.fromkeys((*flag.shares, *(name for name, _ in ranked(distribution)))))
+    for name in names[:_MOST_ROWS]:
+        share, count = flag.shares.get(name, Share(0, 0.0, 0.0, 0.0)), distribution.get(name, 0)
+        cells = {
+            "users": (Text(f"{share.users:,}"), Text(f"{100 * share.share:.1f} %")),
+            "interval": (Text(f"{100 * share.low:.1f} - {100 * share.high:.1f} %", "dim"),),
+            "events": (Text(f"{count:,}"), Text(f"{100 * count / total:.1f} %")),
+            "bar": (Text(bar(share.share, bar_width, can_draw(console)), "cyan"),),
+        }
+        table.add_row(Text(visible(name)), *(cell for part in cells if part in parts for cell in cells[part]))
+    if len(names) > _MOST_ROWS:
+        table.add_row(Text(f"{len(names) - _MOST_ROWS:,} more", "dim"))
     return table
 
 
-def _add_rows(table: Table, distribution: Mapping[str, int], bar_width: int, colour: str, console: Console) -> None:
+def _reasons(metrics: FlagMetrics, console: Console) -> list[Table]:
+    """Return the reasons; none where no event has one: that all of a file's are unknown is no finding."""
+    reasons = metrics.reason_distribution
+    return [] if reasons.keys() <= {"UNKNOWN"} else [_distribution("Reason", "Events", reasons, "blue", console)]
+
+
+def _table(title: str, names: Iterable[str], console: Console) -> Table:
+    widest = max(cell_len(visible(name)) for name in (*names, title))
+    table = Table(box=None, pad_edge=False, padding=_GAP, header_style="dim")
+    limit = max(console.width - 24, 6) if console.width < _NARROW else console.width // 3
+    table.add_column(title, width=min(widest, limit), no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _distribution(title: str, events: str, distribution: Mapping[str, int], colour: str, console: Console) -> Table:
+    """Return a table of names, counts and shares."""
+    table = _table(title, distribution, console)
+    table.add_column(events, justify="right", no_wrap=True)
+    table.add_column("Share", justify="right", no_wrap=True, min_width=7)
+    bar_width = 0 if console.width < _NARROW else max(4, min(_LONGEST_BAR, console.width * 2 // 3 - 32))
+    if bar_width:
+        table.add_column("", no_wrap=True, width=bar_width)
     total = sum(distribution.values())
     rows = ranked(distribution)
     shown = rows if len(rows) <= _MOST_ROWS else rows[: _MOST_ROWS - 1]
     for name, count in shown:
-        share = count / total
-        bar = [Text(_bar(share, bar_width, can_draw(console)), colour)] if bar_width else []
-        table.add_row(Text(visible(name)), f"{count:,}", f"{100 * share:.1f} %", *bar)
-    rest = rows[len(shown) :]
-    if rest:
-        count = sum(number for _, number in rest)
-        table.add_row(Text(f"{len(rest):,} more", "dim"), f"{count:,}", f"{100 * count / total:.1f} %")
+        drawn = [Text(bar(count / total, bar_width, can_draw(console)), colour)] if bar_width else []
+        table.add_row(Text(visible(name)), f"{count:,}", f"{100 * count / total:.1f} %", *drawn)
+    if len(shown) < len(rows):
+        count = sum(number for _, number in rows[len(shown) :])
+        table.add_row(Text(f"{len(rows) - len(shown):,} more", "dim"), f"{count:,}", f"{100 * count / total:.1f} %")
+    return table
 
 
-def _bar(share: float, width: int, blocks: bool) -> str:
+def bar(share: float, width: int, blocks: bool) -> str:
     """Return a bar of this share of the width, to an eighth of a character; something is never nothing."""
     if not blocks:
         return "#" * max(1, round(share * width))
@@ -218,9 +286,10 @@ def _moment(moment: datetime | None) -> str:
 
 
 _LAST_SEEN = "Last seen (UTC)"
+_EVENTS = "Events"
 _CELLS: Mapping[str, Callable[[FlagFigures], Text]] = {
-    "Evaluations": lambda flag: Text(f"{flag.metrics.total_evaluations:,}"),
     "Users": lambda flag: Text(f"{flag.metrics.unique_users:,}"),
+    _EVENTS: lambda flag: Text(f"{flag.metrics.total_evaluations:,}"),
     "Rate": lambda flag: Text(_NONE, "dim") if flag.rate is None else Text(_rate(flag.rate)),
     "Errors": lambda flag: (
         Text(f"{flag.metrics.error_rate:.2f} %", "red") if flag.metrics.error_rate else Text("none", "dim")
@@ -229,12 +298,21 @@ _CELLS: Mapping[str, Callable[[FlagFigures], Text]] = {
     "p99 ms": lambda flag: _latency(flag.latencies[2]),
     _LAST_SEEN: lambda flag: Text(_moment(flag.last_seen)),
 }
-"""The columns of the overview and what stands in them."""
+"""The columns of the overview and their cells."""
 
 _OVERVIEWS = (
     (112, tuple(_CELLS)),
-    (70, ("Evaluations", "Users", "Rate", "Errors", "p50 ms", "p99 ms")),
-    (50, ("Evaluations", "Users", "Errors")),
-    (0, ("Evaluations", "Errors")),
+    (70, ("Users", _EVENTS, "Rate", "Errors", "p50 ms", "p99 ms")),
+    (50, ("Users", _EVENTS, "Errors")),
+    (0, ("Users", "Errors")),
 )
 """From how many columns of the terminal on which columns are shown."""
+
+_VARIANT_PARTS = (
+    (96, frozenset({"users", "interval", "events", "bar"})),
+    (76, frozenset({"users", "interval", "events"})),
+    (50, frozenset({"users", "events"})),
+    (0, frozenset({"users"})),
+)
+"""Likewise of the table of variants."""
+_MIN_WIDTHS = {"Share": 7}

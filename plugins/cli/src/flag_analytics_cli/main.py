@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError
 from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
 from .commands.files import import_file
-from .commands.reports import report
+from .commands.reports import export_events, report, series, tail
 from .commands.setup import check, demo, plugins, schema
 from .commands.spools import dead_letters, export, inspect, replay
 from .file_errors import ColumnError, FileError
@@ -29,8 +29,10 @@ __all__ = ["UsageError", "build_app", "main"]
 
 USAGE, INTERRUPTED = 2, 130
 
-_READ_FILES = ("import", "report")
-_OWN_COMMANDS = ("check", "dead-letters", "demo", "import", "plugins", "report", "schema", "spool")
+_READ_FILES = ("export", "import", "report", "series")
+_OWN_COMMANDS = (
+    *("check", "dead-letters", "demo", "export", "import", "plugins", "report", "schema", "series", "spool", "tail"),
+)
 _HELP = (
     "What are our feature flags really doing?\n\n"
     "Every command works with the backends that flag-analytics.toml, [tool.flag-analytics] in pyproject.toml or "
@@ -154,6 +156,9 @@ def build_app() -> App:
     app.command(demo)
     app.command(import_file, name="import", usage="Usage: flag-analytics import FILE [OPTIONS]")
     app.command(report, usage="Usage: flag-analytics report [FLAG ...] [OPTIONS]")
+    app.command(series, usage="Usage: flag-analytics series FLAG [OPTIONS]")
+    app.command(tail, usage="Usage: flag-analytics tail [FLAG ...] [OPTIONS]")
+    app.command(export_events, name="export", usage="Usage: flag-analytics export [FLAG ...] [OPTIONS]")
     app.command(plugins)
     app.command(check)
     app.command(schema)

@@ -1,67 +1,198 @@
-"""Reports of what a backend has stored, and of files that are only read."""
+"""Where questions are asked: a backend that keeps events, or a file that is only read."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import attrs
 from flag_analytics.aggregator import AnalyticsAggregator
+from flag_analytics.canonical import canonical_key
 from flag_analytics.config.plan import Plan, PlannedSink
 from flag_analytics.errors import SourceError
+from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.freezer import Freezer
+from flag_analytics.metrics import canonical_filter, select
 from flag_analytics.pipeline import Pipeline, open_pipeline
 from flag_analytics.registry import default_registry
-from flag_analytics.sources import EventSource, Window
+from flag_analytics.sources import EventSource
+from flag_analytics_memory import InMemoryAnalyticsCollector
 
-from .figures import Report, gather
 from .importing import EventFile, ImportReport, read_file, say_left_out
-from .settings import DATABASE_FILE, chosen_plan, is_embedded, is_lasting, missing_file
+from .selection import Selection
+from .settings import chosen_plan, is_embedded, is_lasting, missing_file
 from .tallies import TallySource
 from .terminal import note
 from .visible import visible
 from .wording import counted
 
-__all__ = ["file_report", "stored_report"]
+__all__ = ["Answers", "Place", "ask", "each_event", "say_future"]
+
+T = TypeVar("T")
+_MOST_FILE_EVENTS = 20_000_000
 
 
-def stored_report(
-    config: Path | None, flags: Sequence[str], window_seconds: float | None, collector: str | None = None
-) -> Report:
-    """Return the report of what a configured backend has stored, and say which one where there are several.
+class _Readable(Protocol):
+    """A collector whose events can be read back."""
+
+    def get_events(self, flag_key: str | None = None, limit: int | None = None, **_: Any) -> Any: ...
+
+
+@attrs.frozen
+class Place:
+    """Where the events are.
+
+    Attributes:
+        config: A configuration file.
+        collector: A collector's name in configuration; by default the first that outlives a process and can be asked.
+        file: A file of events, in place of a backend.
+        strict: Whether the first line of it that is no event ends it.
+    """
+
+    config: Path | None = None
+    collector: str | None = None
+    file: EventFile | None = None
+    strict: bool = False
+
+
+@attrs.frozen
+class Answers:
+    """An open source of events.
+
+    Attributes:
+        aggregator: Answers questions about them.
+        collector: Has the events themselves; None where only counts are kept.
+        bad_lines: How many lines of a file are no events.
+        name: The name of the source.
+    """
+
+    aggregator: AnalyticsAggregator
+    collector: Any = None
+    bad_lines: int = 0
+    name: str = ""
+
+    async def events(
+        self, flag_key: str | None, selection: Selection, limit: int | None = None
+    ) -> AsyncIterator[FlagEvaluationEvent]:
+        """Yield the stored events by time.
+
+        Raises:
+            SourceError: this source does not give its events back.
+        """
+        collector: _Readable | None = self.collector
+        if collector is None or not hasattr(collector, "get_events"):
+            raise SourceError(f"{self.name or 'the source'} answers questions but does not give its events back")
+        async for event in collector.get_events(flag_key, limit, window=selection.window, where=selection.where):
+            yield event
+
+
+def ask(
+    place: Place, selection: Selection, question: Callable[[Answers], Awaitable[T]], *, keep: bool = False
+) -> tuple[T, int]:
+    """Return the answer to a question, and how many lines of a file are no events.
 
     Args:
-        collector: The backend's name in configuration; by default the first that outlives a process and can be asked.
+        place: Where the events are.
+        selection: The window and filter that a file is read for.
+        question: Asks.
+        keep: Keep the events of a file, which takes memory for each, since the question needs more than counts.
 
     Raises:
         SourceError: there is no such backend.
+        OSError, FileError: the file cannot be read.
     """
-    plan = chosen_plan(config)
-    lasting = _lasting_collectors(plan, collector)
-    if is_embedded(plan) and not Path(DATABASE_FILE).exists():
+    if place.file is not None:
+        answers = _read(place.file, selection, place.strict, keep)
+        return asyncio.run(_answered(question, answers)), answers.bad_lines
+
+    async def asked() -> T:
+        async with _opened(place) as answers:
+            return await question(answers)
+
+    return asyncio.run(asked()), 0
+
+
+def each_event(
+    place: Place, flags: Sequence[str], selection: Selection, take: Callable[[FlagEvaluationEvent], None]
+) -> int:
+    """Give every event of some flags, by default of all, to a function; return how many lines of a file are none.
+
+    Those of a backend come by time, those of a file in its order.
+    """
+    keys = frozenset(map(canonical_key, flags))
+    if place.file is None:
+
+        async def read(answers: Answers) -> None:
+            async for event in answers.events(next(iter(keys)) if len(keys) == 1 else None, selection):
+                if not keys or event.flag_key in keys:
+                    take(event)
+
+        return ask(place, selection, read)[1]
+    freeze, where, window = Freezer().freeze, canonical_filter(selection.where), selection.window
+
+    def record(event: FlagEvaluationEvent) -> None:
+        frozen = freeze(event)
+        if (not keys or frozen.flag_key in keys) and select([frozen], window, where):
+            take(frozen.thaw())
+
+    outcome = ImportReport()
+    try:
+        read_file(place.file, record, outcome, strict=place.strict)
+    finally:
+        say_left_out(place.file, outcome)
+    return outcome.bad_lines
+
+
+async def _answered(question: Callable[[Answers], Awaitable[T]], answers: Answers) -> T:
+    return await question(answers)
+
+
+async def say_future(answers: Answers) -> None:
+    """Say how many events are dated in the future, and so missing from every window."""
+    future = await answers.aggregator.count_future()
+    if future:
+        note(f"dated in the future, and so in no window yet: {counted(future, 'event')}", "yellow")
+
+
+def _read(file: EventFile, selection: Selection, strict: bool, keep: bool) -> Answers:
+    collector = InMemoryAnalyticsCollector(_MOST_FILE_EVENTS) if keep else None
+    source: Any = TallySource(selection.window, selection.where) if collector is None else collector
+    record: Callable[[FlagEvaluationEvent], Any] = source.record if collector is None else collector.record_nowait
+    outcome = ImportReport()
+    try:
+        read_file(file, record, outcome, strict=strict)
+    finally:
+        say_left_out(file, outcome)
+    return Answers(AnalyticsAggregator(source), collector, outcome.bad_lines, file.title)
+
+
+@asynccontextmanager
+async def _opened(place: Place) -> AsyncIterator[Answers]:
+    """Yield the chosen backend, and say which one it is where there are several."""
+    plan = chosen_plan(place.config)
+    lasting = _lasting_collectors(plan, place.collector)
+    if is_embedded(plan) and any(missing_file(sink) for sink in lasting):
         # To ask a database that is not there would create it.
         note("nothing is stored here yet: try `flag-analytics demo`, or `flag-analytics import FILE`")
-        return asyncio.run(_ask(_tallies(window_seconds), flags, window_seconds))
-
-    several = sum(sink.role == "collector" for sink in plan.sinks) > 1
-
-    async def ask() -> Report:
-        # Only who may be asked is opened: exporters have nothing to do here.
-        async with open_pipeline(attrs.evolve(plan, sinks=lasting, processors=())) as pipeline:
-            name, source = _askable(pipeline)
-            missing = missing_file(next(sink for sink in lasting if sink.name == name))
-            if missing is not None:
-                # To ask a database that is not there would create it, and hide that its name is wrong.
-                raise SourceError(
-                    f"{name}: there is no database {missing}: expected the file that an application or "
-                    "`flag-analytics import` has made; is the path in its connection_string right?"
-                )
-            if several:
-                note(f"from {visible(name)}")
-            return await gather(AnalyticsAggregator(source), flags, window_seconds)
-
-    return asyncio.run(ask())
+        empty = InMemoryAnalyticsCollector(1)
+        yield Answers(AnalyticsAggregator(empty), empty)
+        return
+    # Exporters have no part in a question.
+    async with open_pipeline(attrs.evolve(plan, sinks=lasting, processors=())) as pipeline:
+        name, source = _askable(pipeline)
+        missing = missing_file(next(sink for sink in lasting if sink.name == name))
+        if missing is not None:
+            # To ask a database that is not there would create it, and hide that its name is wrong.
+            raise SourceError(
+                f"{name}: there is no database {missing}: expected the file that an application or "
+                "`flag-analytics import` has made; is the path in its connection_string right?"
+            )
+        if sum(sink.role == "collector" for sink in plan.sinks) > 1:
+            note(f"from {visible(name)}")
+        yield Answers(AnalyticsAggregator(source), pipeline.collectors[name], name=name)
 
 
 def _lasting_collectors(plan: Plan, wanted: str | None) -> tuple[PlannedSink, ...]:
@@ -94,34 +225,3 @@ def _askable(pipeline: Pipeline) -> tuple[str, EventSource]:
         f"{', '.join(pipeline.collectors)} cannot be asked about events: expected a collector that can, such as "
         "[collectors.database]"
     )
-
-
-def file_report(
-    file: EventFile, flags: Sequence[str], window_seconds: float | None, *, strict: bool = False
-) -> tuple[Report, int]:
-    """Return the report of a file, and how many of its lines are no events. Nothing is stored.
-
-    Raises:
-        OSError, FileError: the file cannot be read.
-    """
-    source = _tallies(window_seconds)
-    outcome = ImportReport()
-    try:
-        read_file(file, source.record, outcome, strict=strict)
-    finally:
-        say_left_out(file, outcome)
-    return asyncio.run(_ask(source, flags, window_seconds)), outcome.bad_lines
-
-
-def _tallies(window_seconds: float | None) -> TallySource:
-    now = datetime.now(UTC)
-    return TallySource(Window(None if window_seconds is None else now - timedelta(seconds=window_seconds), now))
-
-
-async def _ask(source: TallySource, flags: Sequence[str], window_seconds: float | None) -> Report:
-    end = source.window.end
-    aggregator = AnalyticsAggregator(source, clock=lambda: end)
-    future = await aggregator.count_future()
-    if future:
-        note(f"dated in the future, and so in no window yet: {counted(future, 'event')}", "yellow")
-    return await gather(aggregator, flags, window_seconds, end)

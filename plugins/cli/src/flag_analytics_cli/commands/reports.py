@@ -1,62 +1,257 @@
-"""``report``: the metrics of flags, of a backend or of a file alone."""
+"""``report``, ``series``, ``tail`` and ``export``: questions to a backend, or to a file alone."""
 
 from __future__ import annotations
 
-from ..choices import ReportFormat
+import difflib
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from cyclopts import Parameter
+from flag_analytics.errors import FlagAnalyticsError
+
+from ..choices import EventsFormat, ExportTable, ReportFormat, SeriesFormat, SortOrder
+from ..file_errors import FileError
 from ..parameters import OK, PROBLEM, Config, FileOptions, InputFile, UsageError
-from ..terminal import note
+from ..selection import SelectionOptions
+from ..terminal import note, results, say
 from ..visible import visible
 from ..windows import parse_window
+from ..wording import counted
 
-__all__ = ["report"]
+if TYPE_CHECKING:
+    from flag_analytics.events import FlagEvaluationEvent
 
-_DEFAULTS = FileOptions()
+    from ..figures import Report
+    from ..selection import Selection
+    from ..series import Series
+    from ..stored import Answers, Place
+
+__all__ = ["export_events", "report", "series", "tail"]
+
+_FILE = FileOptions()
+_SELECTION = SelectionOptions()
+_MOST_CHARTS = 12
+T = TypeVar("T")
+Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative=())]
 
 
 def report(
     *flags: str,
-    window: str = "all",
+    selected: SelectionOptions = _SELECTION,
+    group_by: str | None = None,
+    expect: str | None = None,
+    sort: SortOrder | None = None,
+    top: int | None = None,
     format: ReportFormat = "table",  # noqa: A002 - it is the option's name
+    output: Path | None = None,
     collector: str | None = None,
     file: InputFile | None = None,
-    options: FileOptions = _DEFAULTS,
+    options: FileOptions = _FILE,
     config: Config = None,
 ) -> int:
     """Show the metrics of flags: all of them, or some.
 
     Args:
         flags: The keys of flags; without any, all that have events in the window.
-        window: How far back from now: 90s, 15m, 1h, 7d, 2w or all.
-        format: A table for people; json has every figure, csv a line for each variant of each flag.
+        group_by: Figures by variant, reason, flag_version, environment or context.NAME.
+        expect: The planned share of each variant's users, as control=50,treatment=50: says whether they match.
+        sort: The order of flags: by name, users, events, errors or last-seen.
+        top: The most flags.
+        format: A table for people; json has every figure, csv a line for each variant of each flag, html one page
+            with charts.
+        output: The file to write; by default standard output.
         collector: Ask this one of the configured collectors; by default the first that keeps events for good.
         file: Report on this file alone, without storing anything; - is standard input.
         config: A configuration file.
     """
     from ..reporting import write_report
+    from ..statistics import parse_expected
 
-    seconds = _window(window)
+    if top is not None and top < 1:
+        raise UsageError(f"--top {top} is too few: expected at least 1")
+    try:
+        expected = None if expect is None else parse_expected(expect)
+    except ValueError as error:
+        raise UsageError(f"--expect {error}") from None
+    if expected is not None and group_by is not None:
+        raise UsageError("--expect is about a whole flag: name a group with --where NAME=VALUE, without --group-by")
+    selection = selected.selection()
+
+    async def question(answers: Answers) -> tuple[Report, dict[str, Series]]:
+        from ..figures import gather
+        from ..stored import say_future
+
+        await say_future(answers)
+        found = await gather(
+            answers.aggregator, flags, selection, group_by=group_by, expected=expected, sort=sort, top=top
+        )
+        charts = await _charts(answers, found, selection) if format == "html" else {}
+        return found, charts
+
+    place = _place(config, collector, file, options, flags)
+    keep = expected is not None or group_by is not None or format == "html"
+    (figures, charts), bad_lines = _ask(place, selection, question, keep=keep)
+    write_report(figures, format, output, charts)
+    for missing in figures.missing:
+        close = difflib.get_close_matches(missing, figures.known, n=1)
+        hint = f": did you mean {visible(close[0])}?" if close else ""
+        note(f"no evaluations of {visible(missing)} in the window{hint}")
+    return OK if figures.is_sound and not bad_lines else PROBLEM
+
+
+def series(
+    flag: str,
+    /,
+    *,
+    step: str | None = None,
+    selected: SelectionOptions = _SELECTION,
+    group_by: str | None = None,
+    format: SeriesFormat = "table",  # noqa: A002 - it is the option's name
+    collector: str | None = None,
+    file: InputFile | None = None,
+    options: FileOptions = _FILE,
+    config: Config = None,
+) -> int:
+    """Show the events of a flag step by step.
+
+    Args:
+        flag: The key of the flag.
+        step: The length of a step: 30s, 15m, 1h, 1d; by default one that makes about forty.
+        group_by: A series for each variant, reason, flag_version, environment or context.NAME.
+        format: A plot for people, csv or json.
+        collector: Ask this one of the configured collectors.
+        file: Read this file alone.
+        config: A configuration file.
+    """
+    from ..series import find_series, write_series
+
+    try:
+        seconds = None if step is None else parse_window(step)
+    except ValueError as error:
+        raise UsageError(f"--step: {error}") from None
+    if step is not None and seconds is None:
+        raise UsageError("--step all is no length: expected for example 1h")
+    selection = selected.selection()
+
+    async def question(answers: Answers) -> Series:
+        return await find_series(answers.aggregator, flag, selection, seconds, group_by)
+
+    found, bad_lines = _ask(_place(config, collector, file, options, (flag,)), selection, question, keep=True)
+    write_series(found, format)
+    return OK if found.groups and not bad_lines else PROBLEM
+
+
+def tail(
+    *flags: str,
+    lines: int = 20,
+    follow: Follow = False,
+    selected: SelectionOptions = _SELECTION,
+    format: Annotated[str, Parameter(name="--format")] = "table",  # noqa: A002 - it is the option's name
+    collector: str | None = None,
+    config: Config = None,
+) -> int:
+    """Show the newest events, a line for each.
+
+    Args:
+        flags: The keys of flags; without any, all.
+        lines: The most events.
+        follow: Go on with each new event, until interrupted.
+        format: table for people, or jsonl.
+        collector: Ask this one of the configured collectors.
+        config: A configuration file.
+    """
+    if format not in {"table", "jsonl"}:
+        raise UsageError(f"--format {format}: expected table or jsonl")
+    if lines < 1:
+        raise UsageError(f"--lines {lines} is too few: expected at least 1")
+    selection = selected.selection()
+
+    async def question(answers: Answers) -> None:
+        from ..tailing import tail as tail_events
+
+        await tail_events(answers, flags, selection, lines, follow=follow, as_json=format == "jsonl")
+
+    _ask(_place(config, collector, None, _FILE, flags), selection, question)
+    return OK
+
+
+def export_events(
+    *flags: str,
+    table: ExportTable = "events",
+    selected: SelectionOptions = _SELECTION,
+    format: EventsFormat = "csv",  # noqa: A002 - it is the option's name
+    output: Path | None = None,
+    collector: str | None = None,
+    file: InputFile | None = None,
+    options: FileOptions = _FILE,
+    config: Config = None,
+) -> int:
+    """Write events, or the assignment table that experiment tools read: who saw which variant first, and when.
+
+    Args:
+        flags: The keys of flags; without any, all.
+        table: The events, or for each user and flag the first exposure.
+        format: csv, jsonl or parquet. Cells are as they are: a spreadsheet may take some for formulas.
+        output: The file to write; by default standard output.
+        collector: Ask this one of the configured collectors.
+        file: Read this file alone.
+        config: A configuration file.
+    """
+    from ..exporting import ASSIGNMENT_COLUMNS, Assignments, event_row, writing
+    from ..stored import each_event
+
+    selection = selected.selection()
+    assignments = Assignments()
+    place = _place(config, collector, file, options, flags)
+    rows = 0
+    with writing(format, ASSIGNMENT_COLUMNS if table == "assignments" else None, output) as write:
+
+        def write_event(event: FlagEvaluationEvent) -> None:
+            nonlocal rows
+            write(event_row(event))
+            rows += 1
+
+        bad_lines = each_event(place, flags, selection, assignments.add if table == "assignments" else write_event)
+        for row in assignments.rows():
+            write(row)
+            rows += 1
+    if output is not None:
+        noun = "event" if table == "events" else "assignment"
+        say(results(), f"{counted(rows, noun)} written to {visible(str(output))}")
+    return PROBLEM if bad_lines else OK
+
+
+async def _charts(answers: Answers, found: Report, selection: Selection) -> dict[str, Series]:
+    from ..series import find_series
+
+    keys = dict.fromkeys(flag.flag_key for flag in found.flags[:_MOST_CHARTS] if flag.metrics.total_evaluations)
+    return {key: await find_series(answers.aggregator, key, selection, None, "variant") for key in keys}
+
+
+def _place(
+    config: Path | None, collector: str | None, file: str | None, options: FileOptions, flags: Sequence[str]
+) -> Place:
+    from ..stored import Place
+
     if file is None:
         if options.is_set:
             raise UsageError("--map, --flag-key, --strict and the like are about a file: add --file FILE")
-        from ..stored import stored_report
-
-        figures = stored_report(config, flags, seconds, collector)
-        write_report(figures, format)
-        for missing in figures.missing if format != "table" else ():
-            note(f"no evaluations of {visible(missing)} in the window")
-        return PROBLEM if figures.missing else OK
+        return Place(config, collector)
     if collector is not None:
         raise UsageError("--collector names where to read, and so does --file: give one of the two")
-    from ..stored import file_report
-
     event_file = options.event_file(file, fallback_key=flags[0] if len(flags) == 1 else None)
-    figures, bad_lines = file_report(event_file, flags, seconds, strict=options.strict)
-    write_report(figures, format)
-    return PROBLEM if bad_lines or figures.missing else OK
+    return Place(file=event_file, strict=options.strict)
 
 
-def _window(text: str) -> float | None:
+def _ask(
+    place: Place, selection: Selection, question: Callable[[Answers], Awaitable[T]], *, keep: bool = False
+) -> tuple[T, int]:
+    from ..stored import ask
+
     try:
-        return parse_window(text)
+        return ask(place, selection, question, keep=keep)
     except ValueError as error:
-        raise UsageError(f"--window: {error}") from None
+        if isinstance(error, FileError | FlagAnalyticsError):
+            raise
+        raise UsageError(str(error)) from None  # a dimension or a step that the question does not have

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,9 +38,14 @@ def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: De
 
     plan = demo_plan(config)
     finished = run_demo(plan, events=events, seed=seed, live=not once and results().is_terminal)
-    if is_embedded(plan) and keeps_events(plan):
-        again = "apart from the backends that are configured" if is_configured() else "`flag-analytics report` shows it"
-        note(f"\nKept in {DATABASE_FILE}: {again}.")
+    if is_embedded(plan) and keeps_events(plan) and is_configured():
+        note(f"\nKept in {DATABASE_FILE}: apart from the backends that are configured.")
+    elif keeps_events(plan):
+        where = f" --config {shlex.quote(str(config))}" if config is not None else ""
+        kept = f"Kept in {DATABASE_FILE}" if is_embedded(plan) else "Kept in the backends of the configuration"
+        note(f"\n{kept}. Go on with:")
+        for command in ("report new-checkout", "series pricing-page --group-by variant", "tail --lines 5"):
+            note(f"  flag-analytics {command}{where}", "none")
     if not finished:
         note("interrupted: these are the evaluations until then")
     return OK if finished else _INTERRUPTED

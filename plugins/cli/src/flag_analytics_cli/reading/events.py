@@ -145,7 +145,8 @@ class EventReader:
             builder = self._adapter(shape.adapt, lambda cells: dict(zip(header, cells, strict=False)), typed=False)
         else:
             self.layout = layout = self._find([*header, *inner], shape, "column")
-            self.unused += [name for name in layout.unused if name in places][:_MOST_UNUSED]
+            marks = {name for mark in shape.marks for name in mark}
+            self.unused += [name for name in layout.unused if name in places and name not in marks][:_MOST_UNUSED]
             builder = self._builder(layout, getter_of, typed=False)
         return self._built(table.rows, lambda _: builder, shape, getter_of)
 
