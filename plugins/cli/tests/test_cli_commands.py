@@ -154,7 +154,7 @@ def test_json_is_nothing_but_json(exposures, capsys):
     assert flag["reason_distribution"] == {"UNKNOWN": 20}
     assert flag["evaluation_rate_over_seconds"] == 19 * 60
     assert flag["evaluation_rate"] == pytest.approx(20 / (19 * 60))
-    assert [flag[f"latency_p{percent}"] for percent in (50, 90, 99)] == [None, None, None], "nobody measured it"
+    assert [flag[f"latency_p{percent}"] for percent in (50, 90, 99)] == [None, None, None], "it was not measured"
     assert flag["first_seen"] == "2021-01-05T00:00:00+00:00"
     assert flag["last_seen"] == "2021-01-05T00:19:00+00:00"
 
@@ -370,7 +370,7 @@ def test_an_imported_file_is_stored_once_and_reported_after_the_command_has_ende
     connection.close()
 
 
-def test_strict_imports_what_comes_before_the_first_bad_line(capsys):
+def test_strict_imports_the_events_before_the_first_bad_line(capsys):
     pytest.importorskip("flag_analytics_database")
     Path("some.csv").write_text("flag,timestamp\nf,2026-01-31\nf,soon\nf,2026-01-31\n")
     assert main(["import", "some.csv", "--strict"]) == 1
@@ -379,7 +379,7 @@ def test_strict_imports_what_comes_before_the_first_bad_line(capsys):
     assert "line 3: timestamp is neither" in output.err
 
 
-def test_what_was_imported_is_json_for_other_programs(exposures, capsys):
+def test_the_outcome_of_an_import_is_json_for_other_programs(exposures, capsys):
     pytest.importorskip("flag_analytics_database")
     for new in (20, 0):
         assert main(["import", exposures, "--flag-key", "page", "--format", "json"]) == 0
@@ -499,7 +499,7 @@ def stored(exposures, capsys) -> None:
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_report_reads_what_outlives_the_process_whatever_comes_first(capsys):
+def test_a_report_reads_the_first_collector_that_outlives_the_process(capsys):
     assert main(["report"]) == 0
     output = capsys.readouterr()
     assert "9 users, 20 exposures" in output.out
@@ -599,7 +599,7 @@ def test_check_sees_a_spool_directory_that_this_user_cannot_write_to(capsys, tmp
 GAUGES = '[exporters."prometheus/web"]\ngauges = "aggregator"\n'
 
 
-def test_check_sees_gauges_that_nobody_answers(capsys, tmp_path: Path):
+def test_check_sees_gauges_without_a_source(capsys, tmp_path: Path):
     pytest.importorskip("flag_analytics_prometheus")
     [(path, message)] = problems_of(GAUGES, capsys)
     assert path == 'exporters."prometheus/web".gauges'
@@ -615,7 +615,7 @@ def test_check_sees_gauges_that_nobody_answers(capsys, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["some.toml"]
 
 
-def test_check_connects_to_nothing_whatever_is_required_at_start(capsys):
+def test_check_connects_to_nothing_even_if_a_database_is_required(capsys):
     pytest.importorskip("flag_analytics_prometheus")
     pytest.importorskip("flag_analytics_database")
     pytest.importorskip("asyncpg")
@@ -665,7 +665,7 @@ def test_a_configuration_that_is_not_there_is_1(capsys):
     assert "cannot read nowhere.toml" in capsys.readouterr().err
 
 
-def test_plugins_are_listed_with_what_they_offer(capsys, monkeypatch: pytest.MonkeyPatch):
+def test_plugins_are_listed_with_their_roles(capsys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__MEMORY", "true")
     assert main(["plugins"]) == 0
     [line] = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("memory")]
@@ -677,7 +677,7 @@ def test_plugins_are_listed_with_what_they_offer(capsys, monkeypatch: pytest.Mon
     assert document["memory"]["roles"] == ["collector"]
 
 
-def test_a_plugin_that_is_selected_and_missing_is_1_with_what_to_do(capsys, monkeypatch: pytest.MonkeyPatch):
+def test_a_selected_plugin_that_is_missing_is_1_with_the_cure(capsys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FLAG_ANALYTICS__COLLECTORS__MEMROY", "true")
     assert main(["plugins"]) == 1
     output = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Whatever is in a spool's directory and its files: it is named, nothing of it is lost, and the rest goes on."""
+"""Damage in a spool's directory or files is named, nothing is lost by it, and the rest goes on."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_events_that_have_no_order_are_not_delivered(directory: Path, capsys):
     assert bodies(path) == [b"x"]
 
 
-def test_a_database_of_somebody_else_is_no_spool_whatever_its_name_is(directory: Path, capsys):
+def test_another_database_is_no_spool_even_if_named_like_one(directory: Path, capsys):
     path = directory / "1-1.spool"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE notes (text)")
@@ -314,7 +314,7 @@ def pipe_beside(path: Path) -> None:
     [pipe, Path.mkdir, link_to_itself, link_to_nothing, link_without_end, pipe_beside],
     ids=lambda make: make.__name__,
 )
-def test_what_is_no_file_is_said_and_waited_for_by_nobody(directory: Path, capsys, make):
+def test_an_entry_that_is_no_file_is_named_and_not_waited_for(directory: Path, capsys, make):
     path = directory / "1-1.spool"
     make(path)
     leave(directory)
@@ -336,7 +336,7 @@ def test_what_is_no_file_is_said_and_waited_for_by_nobody(directory: Path, capsy
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links are POSIX")
-def test_a_lock_that_is_a_link_to_itself_stops_nobody(directory: Path, capsys):
+def test_a_lock_that_is_a_link_to_itself_stops_no_command(directory: Path, capsys):
     path = leave(directory)
     path.with_suffix(".lock").unlink()
     link_to_itself(path.with_suffix(".lock"))

@@ -265,7 +265,7 @@ def test_a_command_says_in_its_own_words_which_events_were_not_stored(
     assert "import the file again when the backend is well" in line
 
 
-def test_errors_and_what_others_log_still_reach_standard_error(capsys, monkeypatch: pytest.MonkeyPatch):
+def test_errors_and_other_libraries_logs_still_reach_standard_error(capsys, monkeypatch: pytest.MonkeyPatch):
     unconfigure_logging(monkeypatch)
     hush_the_library()
     for name in ("flag_analytics.delivery", "flag_analytics_plugin.store"):

@@ -46,7 +46,7 @@ def real_data() -> Path:
     return file
 
 
-def test_help_imports_nothing_of_what_the_commands_need(tmp_path: Path):
+def test_help_imports_no_module_of_a_command(tmp_path: Path):
     heavy = ("sqlalchemy", "openfeature", "rich.progress", "flag_analytics_cli.reading", "flag_analytics.pipeline")
     code = (
         "import sys\nfrom flag_analytics_cli.main import main\nassert main(['--help']) == 0\n"
@@ -134,7 +134,7 @@ def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path: Path, n
     while True:
         try:
             part = os.read(leader, 4_096)
-        except OSError:  # how Linux says that nobody holds the other end any more
+        except OSError:  # how Linux reports that the other end is closed
             break
         if not part:
             break
@@ -146,7 +146,7 @@ def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path: Path, n
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_an_interrupted_import_says_what_is_stored(tmp_path: Path):
+def test_an_interrupted_import_says_how_much_is_stored(tmp_path: Path):
     pytest.importorskip("flag_analytics_database")
     with subprocess.Popen(
         [sys.executable, "-m", "flag_analytics_cli", "import", "-"],
@@ -184,7 +184,7 @@ def _events_in(path: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
-def test_an_interrupted_demo_shows_what_there_is_and_where_it_is_kept(tmp_path: Path):
+def test_an_interrupted_demo_shows_its_events_and_where_they_are_kept(tmp_path: Path):
     pytest.importorskip("flag_analytics_database")
     import pty
 
@@ -237,7 +237,7 @@ def broken_plugin(directory: Path) -> Path:
 
 
 def appending_plugin(directory: Path) -> Path:
-    """Install a collector that appends whatever it gets to lines.txt."""
+    """Install a collector that appends the ids of events to lines.txt."""
     site = directory / "site"
     metadata = site / "lines_plugin-2.0.dist-info"
     metadata.mkdir(parents=True)
@@ -319,7 +319,7 @@ def test_plugins_that_are_selected_add_commands(tmp_path: Path):
     assert " prune " not in done.stdout
 
 
-def test_commands_of_plugins_fall_back_to_what_all_commands_fall_back_to(tmp_path: Path):
+def test_commands_of_plugins_have_the_same_default_backend_as_all(tmp_path: Path):
     pytest.importorskip("flag_analytics_database")
     done = run("prune", "--days", "1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "database: nothing is stored here yet\n")

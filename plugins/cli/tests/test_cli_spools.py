@@ -310,7 +310,7 @@ def test_a_replay_of_nothing_says_so(directory: Path, capsys):
     assert "1 event in" in output.err
 
 
-def test_what_was_replayed_is_json_for_other_programs(directory: Path, capsys):
+def test_the_outcome_of_a_replay_is_json_for_other_programs(directory: Path, capsys):
     directory.mkdir()
     assert main(["spool", "replay", str(directory), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"backends": [], "unreadable": 0, "set_aside": [], "left": []}

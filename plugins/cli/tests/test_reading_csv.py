@@ -123,7 +123,7 @@ def test_a_byte_order_mark_crlf_and_quoted_line_ends_are_read():
         (" 5", " 5"),
     ],
 )
-def test_a_value_is_what_its_text_means(cell, value):
+def test_a_value_has_the_type_of_its_text(cell, value):
     [event] = read(f"flag,timestamp,value\nf,2026-01-31,{cell}\n")
     assert event.value == value
     assert type(event.value) is type(value)
@@ -277,7 +277,7 @@ def test_a_line_that_cannot_be_decoded_ends_the_row_it_is_in():
         ("timestamp,a,a\n1,2,3\n", {"variant": "a"}, "f", "column 'a' is there 2 times"),
     ],
 )
-def test_what_is_wrong_with_the_whole_file_is_said_before_the_first_event(text, columns, flag_key, words):
+def test_a_problem_of_the_whole_file_is_said_before_the_first_event(text, columns, flag_key, words):
     with pytest.raises(FileError, match=words):
         read(text, columns, flag_key)
 

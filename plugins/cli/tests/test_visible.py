@@ -23,7 +23,7 @@ from hypothesis import strategies as st
         ("[red]x[/red]", "[red]x[/red]"),
     ],
 )
-def test_what_does_not_print_as_itself_is_spelled_out(text, shown):
+def test_characters_that_do_not_print_are_escaped(text, shown):
     assert visible(text) == shown
 
 

@@ -30,7 +30,7 @@ def test_a_window_is_read_and_told(text, seconds, words):
 
 
 @pytest.mark.parametrize("text", ["", "h", "1", "1y", "-1h", "1 hour", "٣h", "1e3s", "nan", "inf"])
-def test_what_is_no_window_is_refused_with_examples(text):
+def test_another_text_is_refused_with_examples_of_windows(text):
     with pytest.raises(ValueError, match="is not a window: expected for example 90s, 15m, 1h, 7d, 2w or all"):
         parse_window(text)
 

@@ -1,4 +1,4 @@
-"""``flag-analytics check``: everything that is wrong with a configuration, or what it amounts to."""
+"""``flag-analytics check``: every problem of a configuration, or its meaning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["check_json", "print_plan", "print_problems"]
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """Show what a pipeline of this plan would be made of; option values are not shown, they may be secret."""
+    """Show the parts of a pipeline of this plan; option values are not shown, they may be secret."""
     console.print(Text.assemble(("ok  ", "green"), visible(plan.label)))
     rows = [
         *((sink.role, sink.name) for sink in plan.sinks),

@@ -43,9 +43,9 @@ class DemoError(FlagAnalyticsError):
 
 
 def run_demo(plan: Plan, *, events: int, seed: int, live: bool) -> bool:
-    """Evaluate flags ``events`` times, and show what was recorded; return whether it came to its end.
+    """Evaluate flags ``events`` times, and show the recorded figures; return whether it came to its end.
 
-    Interrupted (SIGINT), it stores and shows what was evaluated until then.
+    Interrupted (SIGINT), it stores and shows the evaluations until then.
 
     Args:
         live: Take ``_LIVE_SECONDS`` for it and show a table that follows; else be done as soon as possible.
@@ -127,7 +127,7 @@ async def _watch(
     events: int,
     started: datetime,
 ) -> None:
-    """Evaluate at an even pace, and draw what the pipeline has recorded so far."""
+    """Evaluate at an even pace, and draw the figures so far."""
     begin = time.monotonic()
     frames = int(_LIVE_SECONDS * _FRAMES_PER_SECOND)
     with Live(console=console, auto_refresh=False, transient=True) as view:

@@ -1,4 +1,4 @@
-"""What of a sound plan would fail, or do nothing, once it is opened: found without opening or making anything."""
+"""Problems of a sound plan that would only show once it is opened: found without opening or making anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["foreseen_problems"]
 
 
 def foreseen_problems(plan: Plan) -> list[ConfigProblem]:
-    """Return what is wrong with a plan that only shows where it would run, or in how its parts go together."""
+    """Return the problems of a plan that show only where it runs, or between its parts."""
     return [*_unusable_spool(plan), *_gauges_without_answers(plan)]
 
 
@@ -35,9 +35,9 @@ def _unusable_spool(plan: Plan) -> list[ConfigProblem]:
 
 
 def _why_not_writable(directory: Path) -> str | None:
-    """Return why no file can be made in a directory that is there or would be made, None where nothing speaks against.
+    """Return why no file can be made in a directory that is there or would be made, None where there is no reason.
 
-    Whether the disk is full, or goes away, nobody knows before.
+    A full or failing disk cannot be known before.
     """
     # os.path and not Path, which raises where it may not even look.
     existing = directory.absolute()
@@ -51,7 +51,7 @@ def _why_not_writable(directory: Path) -> str | None:
 
 
 def _gauges_without_answers(plan: Plan) -> list[ConfigProblem]:
-    """Return a problem for each exporter that shows what an aggregator answers, where no collector can be asked."""
+    """Return a problem for each exporter that reads an aggregator, where no collector can be asked."""
     exporters = [sink for sink in plan.sinks if getattr(sink.options, "gauges", None) == "aggregator"]
     if not exporters or any(_can_be_asked(sink) for sink in plan.sinks if sink.role == "collector"):
         return []
@@ -66,14 +66,14 @@ def _gauges_without_answers(plan: Plan) -> list[ConfigProblem]:
 
 
 def _can_be_asked(sink: PlannedSink) -> bool:
-    # Backends do no I/O when they are created unless they are told to, and what an object is only it can tell.
+    # Backends do no I/O when they are created unless an option says so, and only the object shows its kind.
     options = sink.options
     if getattr(options, "require_database", False):
         options = attrs.evolve(options, require_database=False)
     try:
         backend = sink.backend.create(options)
     except Exception:
-        return True  # another matter, which whoever opens it is told of
+        return True  # another problem, which shows when it is opened
     try:
         default_registry().event_source_for(backend)
     except SourceError:

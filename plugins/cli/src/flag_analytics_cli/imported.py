@@ -50,7 +50,7 @@ def new_events(
 
 
 def print_import(imported: Imported) -> None:
-    """Say in one sentence what was imported where, and how much of it was new."""
+    """Say in one sentence how many events were imported where, and how many were new."""
     events = counted(imported.outcome.events, "event")
     stopped = " before the first bad line" if imported.stopped else ""
     names = visible(", ".join(imported.names))

@@ -20,7 +20,7 @@ __all__ = ["kept_dead_letters"]
 
 
 def kept_dead_letters(plan: Plan, limit: int) -> tuple[list[DeadLetter], list[str]]:
-    """Return the newest ``limit`` dead letters of each collector that keeps its own, and what went wrong with some."""
+    """Return the newest ``limit`` dead letters of each collector that keeps its own, and the problems with some."""
     letters: list[DeadLetter] = []
     problems: list[str] = []
     for sink in plan.sinks:
@@ -37,7 +37,7 @@ def kept_dead_letters(plan: Plan, limit: int) -> tuple[list[DeadLetter], list[st
         except (FlagAnalyticsError, ValueError) as error:
             problems.append(f"{sink.name}: {error}")
         except Exception as error:
-            # Of somebody else's rows, or plugin: its words may quote an event.
+            # The error of a foreign row or plugin: its words may quote an event.
             problems.append(f"{sink.name}: its dead letters cannot be read ({type(error).__name__})")
         else:
             sound = [letter for letter in kept if is_sound(letter)]

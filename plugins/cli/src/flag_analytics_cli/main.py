@@ -16,7 +16,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError
 from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
-from .commands.files import import_file
+from .commands.files import import_file, list_imports, undo_import
 from .commands.reports import export_events, report, series, tail
 from .commands.setup import check, demo, plugins, schema
 from .commands.spools import dead_letters, export, inspect, replay
@@ -31,7 +31,8 @@ USAGE, INTERRUPTED = 2, 130
 
 _READ_FILES = ("export", "import", "report", "series")
 _OWN_COMMANDS = (
-    *("check", "dead-letters", "demo", "export", "import", "plugins", "report", "schema", "series", "spool", "tail"),
+    *("check", "dead-letters", "demo", "export", "import", "imports", "plugins", "report", "schema", "series"),
+    *("spool", "tail"),
 )
 _HELP = (
     "What are our feature flags really doing?\n\n"
@@ -155,6 +156,10 @@ def build_app() -> App:
     )
     app.command(demo)
     app.command(import_file, name="import", usage="Usage: flag-analytics import FILE [OPTIONS]")
+    imports = App(name="imports", help="List imports, and undo one.")
+    imports.default(list_imports)
+    imports.command(undo_import, name="undo", usage="Usage: flag-analytics imports undo NAME [OPTIONS]")
+    app.command(imports)
     app.command(report, usage="Usage: flag-analytics report [FLAG ...] [OPTIONS]")
     app.command(series, usage="Usage: flag-analytics series FLAG [OPTIONS]")
     app.command(tail, usage="Usage: flag-analytics tail [FLAG ...] [OPTIONS]")

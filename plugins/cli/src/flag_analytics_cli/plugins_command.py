@@ -1,4 +1,4 @@
-"""``flag-analytics plugins``: what is installed, what is selected, what is broken and why."""
+"""``flag-analytics plugins``: which plugins are installed, selected or broken, and why."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _STYLES = {"ok": "green", "broken": "red", "missing": "red", "installed": "dim"}
 class PluginLine:
     """One plugin.
 
-    ``state`` is ``ok``, ``broken``, ``missing`` (selected and not installed), or ``installed``, which is all that is
-    known of one that was not loaded.
+    ``state`` is ``ok``, ``broken``, ``missing`` (selected and not installed), or ``installed``, for one that
+    was not loaded.
     """
 
     name: str
@@ -62,7 +62,7 @@ def find_plugins(registry: Registry, selected: frozenset[str], *, probe: bool = 
 
 
 def print_plugins(console: Console, lines: Sequence[PluginLine]) -> None:
-    """Show the plugins as a table, and below it what is wrong with those that do not work."""
+    """Show the plugins as a table, and below it the problems of those that do not work."""
     if not lines:
         console.print("No plugins are installed: pip install 'flag-analytics[all]' brings all of this project's.")
         return

@@ -1,4 +1,4 @@
-"""``flag-analytics spool replay``: delivers what processes that are gone have left on disk."""
+"""``flag-analytics spool replay``: delivers the events that ended processes have left on disk."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _SPOOL_BYTES = 2**40
 
 @attrs.define
 class ReplayReport:
-    """What became of the events in spools.
+    """The outcome for the events in spools.
 
     Attributes:
         delivered: Events that were stored, by sink.
         refused: Events that the sink refused for good, by sink.
         set_aside: Events that cannot be read, by the file that they are kept in from now on.
-        left: What was left alone, and why.
+        left: A line about each part that was left alone, and why.
     """
 
     delivered: Counter[str] = attrs.field(factory=Counter[str])
@@ -69,9 +69,9 @@ class ReplayReport:
 
 
 def replay(plan: Plan, directory: Path, report: ReplayReport) -> None:
-    """Deliver what processes that are gone have left, to the backends of the plan with the same names.
+    """Deliver the events that ended processes have left, to the backends of the plan with the same names.
 
-    Processors do not run again: they did when the events were recorded. What is delivered leaves the spool, and an
+    Processors do not run again: they did when the events were recorded. A delivered event leaves the spool, and an
     empty spool is deleted. Events that cannot be read are kept in a file of their own, set aside as a corrupt spool is.
     If this is interrupted, the next replay may deliver up to a stretch of events again, under the same ids.
 
@@ -80,7 +80,7 @@ def replay(plan: Plan, directory: Path, report: ReplayReport) -> None:
     """
     for path in orphans(directory):
         try:
-            # What is no spool is left as it is: to open it for writing would make it one.
+            # Another kind of file is left as it is: to open it for writing would make it a spool.
             with SpoolReader(path):
                 pass
             _replay_spool(plan, path, report)
@@ -147,7 +147,7 @@ def _replay_for(plan: Plan, name: str, spool: Spool, reader: SpoolReader, aside:
 
 
 def _name_aside(path: Path) -> Path:
-    """Return a new name as the delivery engine gives them to corrupt spools: nobody takes such a file over."""
+    """Return a new name as the delivery engine gives them to corrupt spools, which no process takes over."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     return path.with_name(f"{path.name}.corrupt-{stamp}-{time.time_ns() % 1_000_000:06d}")
 
@@ -174,7 +174,7 @@ def _dead(pipeline: Pipeline) -> int:
 
 
 def _keep_dead(pipeline: Pipeline, name: str, spool: Spool, count: int) -> None:
-    """Keep what the backend has just refused in the spool, unless it keeps dead letters itself."""
+    """Keep the newly refused events in the spool, unless the backend keeps dead letters itself."""
     backend = pipeline.collectors.get(name) or pipeline.exporters.get(name)
     if not callable(getattr(backend, "write_dead_letters", None)):
         spool.add_dead(pipeline.dead_letters()[-count:])

@@ -1,4 +1,4 @@
-"""Which backends a command works with: those of the configuration, or an embedded store where nothing is configured."""
+"""The backends of a command: those of the configuration, or an embedded store where nothing is configured."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def chosen_plan(config: Path | None, registry: Registry | None = None) -> Plan:
 def demo_plan(config: Path | None, registry: Registry | None = None) -> Plan:
     """Return the plan for made-up events: a file that is given, else the embedded default.
 
-    What this directory or the environment configure is left alone, since it may be where real events are kept.
+    The backends of this directory and the environment are left alone, since they may keep real events.
 
     Raises:
         ConfigError: everything that is wrong with the file.
@@ -103,7 +103,7 @@ def keeps_events(plan: Plan) -> bool:
 
 
 def is_lasting(sink: PlannedSink) -> bool:
-    """Return whether what the backend takes outlives the process."""
+    """Return whether a backend's events outlive the process."""
     return sink.name.partition("/")[0] != "memory"
 
 
@@ -117,7 +117,7 @@ def missing_file(sink: PlannedSink) -> Path | None:
 
 
 def patient(plan: Plan) -> Plan:
-    """Return the plan with queues that hold up whoever records faster than a backend stores, instead of dropping."""
+    """Return the plan with queues that hold up a caller that is faster than a backend, instead of dropping events."""
     hold = {"policy": "block", "block_timeout_seconds": IMPORT_BLOCK_SECONDS}
     return attrs.evolve(
         plan,
@@ -136,7 +136,7 @@ def _chosen_source(config: Path | None, registry: Registry) -> tuple[Source, boo
 
 
 def _as_default(plan: Plan) -> Plan:
-    # Nobody has set its options: a file that is not there yet is no mistake of anybody's.
+    # Its options are defaults: a file that is not there yet is no mistake of the user's.
     sinks = tuple(attrs.evolve(sink, explicit=frozenset()) for sink in plan.sinks)
     return attrs.evolve(plan, label=_EMBEDDED_LABEL, sinks=sinks)
 

@@ -1,4 +1,4 @@
-"""``flag-analytics spool`` and ``dead-letters``: whose spools are meant, and what is in them or became of it."""
+"""``flag-analytics spool`` and ``dead-letters``: which spools are meant, and their contents."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class NoDirectoryError(FlagAnalyticsError):
-    """It is not clear whose spools are meant; the message names those there are."""
+    """It is not clear which spools are meant; the message names the choices."""
 
 
 def chosen_directories(directory: Path | None, plan: Plan | None) -> list[Path]:
@@ -60,7 +60,7 @@ def chosen_directories(directory: Path | None, plan: Plan | None) -> list[Path]:
 
 
 def directories_to_replay(directory: Path | None, plan: Plan) -> list[Path]:
-    """Return the same directories, where it is certain that what is in them belongs into the plan's backends.
+    """Return the same directories, where it is certain that their events belong into the plan's backends.
 
     Raises:
         NoDirectoryError: there is no such directory, or it is not certain.
@@ -68,7 +68,7 @@ def directories_to_replay(directory: Path | None, plan: Plan) -> list[Path]:
     chosen = [folder for folder in chosen_directories(directory, plan) if orphans(folder)]
     is_named = directory is not None or plan.delivery_options().spool_directory is not None
     listed = ", ".join(map(str, chosen))
-    # What is replayed leaves its spool: with the wrong application's backends it would be gone from its own.
+    # A replayed event leaves its spool: with the wrong backends it would be lost to its own application.
     if len(chosen) > 1:
         raise NoDirectoryError(
             f"{len(chosen)} applications have spools here, and only one can be replayed at a time: give its directory, "
@@ -90,7 +90,7 @@ def spools_of(directories: Iterable[Path]) -> list[Path]:
 
 
 def look_at(directories: Iterable[Path]) -> list[SpoolFile]:
-    """Return what is in every spool of these directories."""
+    """Return the contents of every spool of these directories."""
     return [look(path) for path in spools_of(directories)]
 
 
@@ -128,7 +128,7 @@ def _waiting(waiting: Mapping[str, int]) -> Text:
 
 
 def say_problems(files: Iterable[SpoolFile]) -> bool:
-    """Say on standard error what of these spools cannot be read, and why; return whether there is anything."""
+    """Say on standard error which parts of these spools cannot be read, and why; return whether there are any."""
     problems: list[str] = []
     for file in files:
         if file.problem is not None:
@@ -144,7 +144,7 @@ def export_events(spools: Iterable[Path], file: TextIO, left: list[str]) -> int:
     """Write the events that wait as JSON Lines, as ``flag-analytics import`` reads them; return how many.
 
     Args:
-        left: Gets a line about what cannot be read.
+        left: Gets a line about each unreadable part.
     """
     count = 0
     for path in spools:
@@ -155,12 +155,12 @@ def export_events(spools: Iterable[Path], file: TextIO, left: list[str]) -> int:
 
 
 def read_dead_letters(spools: Iterable[Path], left: list[str]) -> list[DeadLetter]:
-    """Return the dead letters of these spools, and in ``left`` a line about what cannot be read."""
+    """Return the dead letters of these spools, and in ``left`` a line about each unreadable part."""
     return [letter for path in spools for letter in dead_letters(path, left)]
 
 
 def say_left_out(left: Iterable[str]) -> None:
-    """Say on standard error what could not be read."""
+    """Say on standard error which parts could not be read."""
     for what in left:
         note(f"left out: {visible(what)}", "yellow")
 

@@ -1,7 +1,7 @@
-"""Looks into spools without changing them, while their processes live or after they are gone.
+"""Looks into spools without changing them, in use by a process or left by one that has ended.
 
-Whoever can write to the directory can have put anything there: each cell is checked before anybody works with it. What
-cannot be read of a sound spool is counted; whatever else a file does to its reader is an ``UnreadableError``.
+A spool's directory may be writable for others, so each cell is checked before it is used. Unreadable rows of a sound
+spool are counted; any other fault of a file is an ``UnreadableError``.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _STRETCH_EVENTS = 500
 _STRETCH_BYTES = 4 * 2**20
 _PARTS = ("", "-wal", "-shm", "-journal")
 _FAULTS = (sqlite3.Error, OSError, MsgspecError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError)
-"""What a foreign file can raise. Bad UTF-8 is a ValueError; JSON that is too deep is a RuntimeError."""
+"""The errors that a foreign file can raise. Bad UTF-8 is a ValueError; JSON that is too deep is a RuntimeError."""
 _DAMAGE = frozenset({"SQLITE_ERROR", "SQLITE_CORRUPT", "SQLITE_NOTADB"})
-"""What SQLite says of files that are none of its own, or have other tables; all else may be well another time."""
+"""SQLite's codes for files of another kind or with other tables; after any other code a retry may succeed."""
 
 
 class UnreadableError(Exception):
@@ -54,7 +54,7 @@ class UnreadableError(Exception):
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turn whatever a foreign file does to its reader into an ``UnreadableError``."""
+    """Turn the errors that a damaged or foreign file causes into an ``UnreadableError``."""
     try:
         yield
     except _FAULTS as error:
@@ -66,7 +66,7 @@ def reading() -> Iterator[None]:
 
 @attrs.frozen
 class SpoolFile:
-    """What is in one spool.
+    """The contents of one spool.
 
     Attributes:
         state: ``in use`` by a living process; ``orphan``, which the next process, or ``replay``, takes over;
@@ -203,7 +203,7 @@ def spools_in(directory: Path) -> list[Path]:
 
 
 def look(path: Path) -> SpoolFile:
-    """Return what is in a spool."""
+    """Return the contents of a spool."""
     size = _size(path)
     try:
         with SpoolReader(path) as spool:
@@ -227,7 +227,7 @@ def waiting_events(path: Path, left: list[str]) -> Iterator[FrozenEvent]:
     """Yield the events of a spool that wait for at least one sink, the oldest first.
 
     Args:
-        left: Gets a line about what cannot be read.
+        left: Gets a line about each unreadable part.
     """
     unreadable = 0
     try:
@@ -245,7 +245,7 @@ def dead_letters(path: Path, left: list[str]) -> Iterator[DeadLetter]:
     """Yield the dead letters of a spool in the order they were given up.
 
     Args:
-        left: Gets a line about what cannot be read.
+        left: Gets a line about each unreadable part.
     """
     unreadable = 0
     try:
@@ -286,7 +286,7 @@ def _is_set_aside(path: Path) -> bool:
 
 
 def _is_regular(path: Path) -> bool:
-    """Return whether a spool and what SQLite keeps beside it are files: whoever opens a pipe waits for its writer."""
+    """Return whether a spool and SQLite's files beside it are regular: to open a pipe is to wait for its writer."""
     # os.path and not Path, which raises where it may not look.
     there = [part for part in (f"{path}{suffix}" for suffix in _PARTS) if os.path.lexists(part)]
     return bool(there) and all(map(os.path.isfile, there))
@@ -300,7 +300,7 @@ def _size(path: Path) -> int:
 
 
 def _text(raw: bytes) -> str | bytes:
-    """Return text, or the bytes where it is none, which whoever wants text will refuse: SQLite checks nothing."""
+    """Return text, or bytes that are no UTF-8, which later checks refuse: SQLite checks nothing."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -308,7 +308,7 @@ def _text(raw: bytes) -> str | bytes:
 
 
 def _cursors(connection: sqlite3.Connection) -> dict[str, int]:
-    # Not what only answers like a table: a view takes no changes, and may have no end.
+    # A view only answers like a table: it takes no changes, and may have no end.
     tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('meta', 'events', 'cursors', 'dead')"
     if connection.execute(tables).fetchone()[0] != 4:
         raise TypeError
@@ -319,7 +319,7 @@ def _cursors(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def _event(body: Any) -> FrozenEvent | None:
-    """Return the event of a row, None where any part of it cannot be read."""
+    """Return the event of a row, None where a part of it is unreadable."""
     try:
         event = decode_event(body)
         is_whole = isinstance(event.thaw().context_attributes, dict) and _moment(event.received_at) is not None
@@ -329,7 +329,7 @@ def _event(body: Any) -> FrozenEvent | None:
 
 
 def _letter(sink: Any, body: Any, error: Any, code: Any, batch_id: Any, at: Any) -> DeadLetter | None:
-    """Return the dead letter of a row, None where any part of it cannot be read."""
+    """Return the dead letter of a row, None where a part of it is unreadable."""
     event = _event(body)
     if event is None:
         return None

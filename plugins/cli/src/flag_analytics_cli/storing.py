@@ -1,4 +1,4 @@
-"""Hands events to backends without losing any: waits for slow ones and says so, and gives up on those that are down."""
+"""Hands events to backends without loss: waits for slow ones and says so, and gives up on those that are down."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from flag_analytics.registry import default_registry
 from flag_analytics.reports import DeliveryReport
 from flag_analytics.sources import EventFilter, EventSource, Window
 
+from .batches import OTHER_CONTENT
 from .settings import IMPORT_BLOCK_SECONDS, is_lasting, missing_file, patient
 from .terminal import note
 from .visible import visible
@@ -36,9 +37,14 @@ __all__ = [
 ]
 
 STORED_ONCE = "a backend that stores each id once, as database does, has none of them twice"
-"""What is true of any backend: there are those that append, and nothing tells them apart."""
+"""True of any backend: some only append, and nothing tells them apart."""
 IMPORT_AGAIN = f"import the file again when the backend is well: {STORED_ONCE}"
-REPLAY_AGAIN = "replay the spool again when the backend is well: what is not stored yet is still in it"
+REPLAY_AGAIN = "replay the spool again when the backend is well: events that are not stored yet are still in it"
+
+_OTHER_CONTENT_CURE = (
+    "they are stored under the same ids with other content, for example with another --map: remove these with "
+    "`flag-analytics imports undo NAME`, or import with --replace"
+)
 
 FIRST_SUCCESS_SECONDS = 15.0
 """How long a backend may take for the very first event: one that is down should be known of soon."""
@@ -51,12 +57,12 @@ _EVERY_KIND = EventFilter(kinds=("evaluation", "exposure", "outcome"))
 
 
 class NotStoredError(FlagAnalyticsError):
-    """Events could not be stored; the message says how many and what to do."""
+    """Events could not be stored; the message says how many, and the cure."""
 
 
 @contextmanager
 def open_patiently(plan: Plan) -> Iterator[Pipeline]:
-    """Open a pipeline that holds up whoever records too fast, and say on standard error when a backend takes nothing.
+    """Open a pipeline that waits for slow backends, and say on standard error when one takes nothing.
 
     After a failure or Ctrl-C it is closed without another long wait for a backend that does not answer.
     """
@@ -99,11 +105,11 @@ def patient_recorder(
     """Return a function that records one event and waits where a queue is full (the plan must be ``patient``).
 
     It raises ``NotStoredError`` when a backend does not take the first event within ``FIRST_SUCCESS_SECONDS``, or has
-    taken nothing for ``IMPORT_BLOCK_SECONDS`` later on: to go on would lose events. What processors filter out is not
-    lost.
+    taken nothing for ``IMPORT_BLOCK_SECONDS`` later on: to go on would lose events. Events that processors
+    filter out are not lost.
 
     Args:
-        again: What to do then, for the message.
+        again: The advice for the message.
     """
     record_nowait = pipeline.record_nowait
     monotonic = time.monotonic
@@ -137,7 +143,7 @@ def flush_all(
     """Return when everything recorded is stored.
 
     Args:
-        again: What to do where it cannot be, for the message.
+        again: The advice for the message.
         patience: After how many seconds without any progress to give up; by default ``IMPORT_BLOCK_SECONDS``.
         refuse_dead: Count events that a backend refused for good as not stored.
 
@@ -164,6 +170,8 @@ def flush_all(
     if problems:
         causes = {f"{name}: {explained(sink.last_error)}" for name, sink in report.sinks.items() if sink.last_error}
         cause = f" ({', '.join(sorted(causes))})" if causes else ""
+        if any(letter.code == OTHER_CONTENT for letter in pipeline.dead_letters()):
+            again = _OTHER_CONTENT_CURE
         raise NotStoredError(f"{', '.join(problems)}{cause}; {again}")
     return report
 
@@ -185,7 +193,7 @@ def count_stored(pipeline: Pipeline, plan: Plan) -> Mapping[str, int]:
             source = default_registry().event_source_for(pipeline.collectors[sink.name])
         except SourceError:
             continue
-        # Not to know it is no reason not to import: whatever is wrong will show there.
+        # An unknown count is no reason not to import: a real fault shows there.
         with suppress(Exception):
             counts[sink.name] = asyncio.run(_count(source))
     return counts

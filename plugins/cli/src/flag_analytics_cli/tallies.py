@@ -1,4 +1,4 @@
-"""The events of a file as an event source that keeps counts and not events: any file, whatever its size."""
+"""The events of a file as an event source that keeps counts and not events: a file of any size."""
 
 from __future__ import annotations
 

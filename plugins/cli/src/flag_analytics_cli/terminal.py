@@ -92,7 +92,7 @@ def prepare_streams() -> None:
 
 
 def discard_output() -> None:
-    """Send the rest of standard output nowhere: its reader has gone or its disk is full, and Python flushes at exit."""
+    """Send the rest of standard output nowhere: its reader has stopped or its disk is full, and exit flushes it."""
     null = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError):
         os.dup2(null, sys.stdout.fileno())

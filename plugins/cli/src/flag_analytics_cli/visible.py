@@ -9,7 +9,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\u
 
 
 def visible(text: str) -> str:
-    r"""Return the text with whatever does not print as itself (controls, escapes, direction marks) as ``\x1b``.
+    r"""Return the text with non-printing characters (controls, escapes, direction marks) written as ``\x1b``.
 
     Lone surrogates, unassigned characters and spaces other than the common one are spelled out too, so that two
     different keys never look the same because of them.

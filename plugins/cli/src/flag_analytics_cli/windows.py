@@ -36,7 +36,7 @@ def describe_window(seconds: float | None) -> str:
         return "all time"
     for unit in ("w", "d", "h", "m", "s"):
         count, rest = divmod(seconds, _UNITS[unit])
-        # "7 days" is what is said of a week, and "90 minutes" of one and a half hours.
+        # A week is called 7 days, and one and a half hours 90 minutes.
         if count and not rest and not (unit == "w" and count == 1):
             return f"the last {_NAMES[unit]}" if count == 1 else f"the last {count:.0f} {_NAMES[unit]}s"
     return f"the last {seconds:g} seconds"

@@ -1,4 +1,4 @@
-"""Numbers in sentences, and what codes mean."""
+"""Numbers in sentences, and the meaning of codes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _MEANINGS = {
     "mysql-1044": "permission denied",
     "mysql-1045": "login refused",
     "mysql-1049": "no such database",
-    "mysql-2003": "nobody listens there",
+    "mysql-2003": "no server listens there",
     "EAI_NONAME": "no host of that name",
-    "ECONNREFUSED": "nobody listens there",
+    "ECONNREFUSED": "no server listens there",
     "ENOSPC": "the disk is full",
     "SQLITE_CANTOPEN": "the file cannot be opened",
     "SQLITE_FULL": "the disk is full",
     "SQLITE_NOTADB": "the file is no SQLite database",
     "SQLITE_READONLY": "the file is read-only",
 }
-"""What whoever types a command can do something about; all other codes are for looking up."""
+"""Codes that the user of a command can act on; all others are for looking up."""
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,13 +1,13 @@
-"""``import``: a file of events into the configured backends."""
+"""``import`` and ``imports``: a file of events into the configured backends, and out of them again."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ..choices import FileFormat, ImportFormat
+from ..choices import FileFormat, ImportFormat, ListFormat
 from ..file_errors import FileError
 from ..parameters import OK, PROBLEM, Config, FileOptions, InputFile, Switch
-from ..terminal import note
+from ..terminal import note, print_json, results, say
 from ..visible import visible
 from ..wording import counted
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..imported import Imported
     from ..importing import EventFile
 
-__all__ = ["import_file"]
+__all__ = ["import_file", "list_imports", "undo_import"]
 
 _DEFAULTS = FileOptions()
 
@@ -29,6 +29,8 @@ def import_file(
     format: ImportFormat = "table",  # noqa: A002 - it is the option's name
     options: FileOptions = _DEFAULTS,
     source: str = "",
+    name: str | None = None,
+    replace: Switch = False,
     dry_run: Switch = False,
     config: Config = None,
 ) -> int:
@@ -40,6 +42,8 @@ def import_file(
         file: The file, or - for standard input.
         format: A sentence for people, or json. A file's format is taken for --file-format.
         source: A name that goes into the events' ids, for two exports that may have the same lines.
+        name: The name of this import, under which it can be undone; by default the file's.
+        replace: Remove the events of the import of this name first.
         dry_run: Store nothing: show the mapping, and five events as they would be stored.
         config: A configuration file.
     """
@@ -59,19 +63,59 @@ def import_file(
         )
     from ..imported import import_json, print_import
 
-    imported = _store(plan, event_file, options.strict)
+    imported = _store(plan, event_file, options.strict, name, replace)
     show = import_json if format == "json" else print_import
     show(imported)
     return PROBLEM if imported.outcome.bad_lines else OK
 
 
-def _store(plan: Plan, file: EventFile, strict: bool) -> Imported:
+def list_imports(*, format: ListFormat = "table", config: Config = None) -> int:  # noqa: A002 - the option's name
+    """List imports: name, time, events.
+
+    Args:
+        format: A table for people, or json.
+        config: A configuration file.
+    """
+    from ..batches import list_batches, print_batches
+    from ..settings import chosen_plan
+
+    batches = list_batches(chosen_plan(config))
+    if format == "json":
+        print_json({"imports": batches})
+    else:
+        print_batches(results(), batches)
+    return OK
+
+
+def undo_import(name: str, /, *, format: ListFormat = "table", config: Config = None) -> int:  # noqa: A002
+    """Remove the events that an import brought, and only those.
+
+    Args:
+        name: The import's name, as the list has it.
+        format: A sentence for people, or json.
+        config: A configuration file.
+    """
+    from ..batches import undo_batch
+    from ..settings import chosen_plan
+
+    removed = undo_batch(chosen_plan(config), name)
+    if format == "json":
+        print_json({"name": name, "removed": removed})
+    for collector, count in removed.items() if format == "table" else ():
+        say(results(), f"{visible(collector)}: {counted(count, 'event')} removed")
+    return OK
+
+
+def _store(plan: Plan, file: EventFile, strict: bool, name: str | None, replace: bool) -> Imported:
+    from ..batches import name_of, start_batch
     from ..imported import Imported, new_events
     from ..importing import ImportReport, read_file, say_left_out
     from ..storing import STORED_ONCE, count_stored, flush_all, open_patiently, patient_recorder
 
     outcome = ImportReport()
     with open_patiently(plan) as pipeline:
+        for collector, count in start_batch(pipeline, name_of(file.name, name), replace=replace).items():
+            note(f"{visible(collector)}: {counted(count, 'event')} of the import before removed")
         before = count_stored(pipeline, plan)
         try:
             read_file(file, patient_recorder(pipeline), outcome, strict=strict)

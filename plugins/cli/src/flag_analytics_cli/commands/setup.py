@@ -1,4 +1,4 @@
-"""``demo``, ``plugins``, ``check`` and ``schema``: see it work, and see what is installed and configured."""
+"""``demo``, ``plugins``, ``check`` and ``schema``: see it work, and see the installation and configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DemoConfig = Annotated[Path | None, Parameter(name="--config")]
 
 
 def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: DemoConfig = None) -> int:
-    """Evaluate real flags for simulated users, and show what was recorded.
+    """Evaluate real flags for simulated users, and show the recorded figures.
 
     The made-up events go to flag-analytics.db in this directory, never to the backends that are configured here.
 

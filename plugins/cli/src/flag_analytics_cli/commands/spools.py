@@ -21,7 +21,7 @@ def inspect(
     format: ListFormat = "table",  # noqa: A002 - it is the option's name
     config: Config = None,
 ) -> int:
-    """Show what waits in spools, and for how long. Changes nothing.
+    """Show the events that wait in spools, and since when. Changes nothing.
 
     Args:
         directory: The spools' directory; by default the configured one, else all of this user's applications.
@@ -45,7 +45,7 @@ def replay(
     format: ListFormat = "table",  # noqa: A002 - it is the option's name
     config: Config = None,
 ) -> int:
-    """Deliver what processes that are gone have left in their spools.
+    """Deliver the events that ended processes have left in their spools.
 
     Each event goes to the backends of the same names in the configuration, and leaves the spool once it is stored.
 
@@ -66,7 +66,7 @@ def replay(
         for folder in folders:
             replay_spools(plan, folder, outcome)
     finally:
-        # What was delivered has left its spool, whatever came after it.
+        # Delivered events have left their spool, even where an error followed.
         for file, count in outcome.set_aside.items():
             note(f"set aside: {counted(count, 'event')} that cannot be read, kept in {visible(file)}", "yellow")
         for left in outcome.left:
@@ -158,5 +158,5 @@ def _spool_directories(directory: Path | None, config: Path | None) -> list[Path
     from ..settings import chosen_plan
     from ..spool_commands import chosen_directories
 
-    # A directory that is named needs no configuration, which may be why somebody looks into it.
+    # A named directory needs no configuration, which may be broken.
     return chosen_directories(directory, None if directory is not None else chosen_plan(config))

@@ -42,7 +42,7 @@ class Source:
 
     Attributes:
         name: A path, or ``-`` for standard input.
-        stream: Its unpacked bytes, which can be peeked at.
+        stream: Its unpacked bytes.
         encoding: The encoding of these bytes: as asked for, or UTF-8 where they were converted.
         size: The bytes on disk, None where that is not known.
     """

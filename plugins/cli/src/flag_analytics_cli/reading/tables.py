@@ -61,7 +61,7 @@ def _with(first: Row, rows: Iterator[Row | BadLine]) -> Iterator[Row | BadLine]:
 
 
 def _unquoted(text: str) -> str:
-    """Return a line without what is in quotes, where a separator separates nothing."""
+    """Return a line without its quoted parts, where a separator separates nothing."""
     return "".join(text.split('"')[::2])
 
 

@@ -72,7 +72,7 @@ class TimeReader:
     Args:
         zone: The zone of times that name none.
         form: A format of ``strptime``, or ``excel`` for the serial days of a spreadsheet; None for the usual forms.
-        fixed: The time of every event, whatever the file says.
+        fixed: The time of every event, in place of the file's times.
 
     Attributes:
         naive_future: How many times that name no zone are later than now, and so perhaps in another zone.
