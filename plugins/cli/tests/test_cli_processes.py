@@ -1,7 +1,8 @@
-"""The command as other programs meet it: a process of its own, with pipes, terminals and real data."""
+"""The command in a process of its own, with pipes, terminals and real data, and with plugins that others wrote."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,10 +11,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flag_analytics import registry
+from flag_analytics_cli.main import main
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -31,6 +36,31 @@ def run(*arguments: str, cwd: Path, text: str = "", **environment: str) -> subpr
         timeout=120,
         check=False,
     )
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Return ``run`` without a process of its own, for tests in which it would only cost time."""
+
+    def run(*arguments: str, cwd: Path, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            for name in [name for name in os.environ if name.startswith("FLAG_ANALYTICS") or name == "COLUMNS"]:
+                patch.delenv(name)
+            site = environment.pop("PYTHONPATH", None)
+            if site is not None:
+                patch.syspath_prepend(site)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(registry, "_default", [])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+            code = main(list(arguments))
+        for name in ("broken_plugin", "lines_plugin"):
+            sys.modules.pop(name, None)
+        output = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, output.out, output.err)
+
+    return run
 
 
 def real_data() -> Path:
@@ -56,9 +86,9 @@ def test_help_imports_no_module_of_a_command(tmp_path: Path):
     assert done.stderr == "\n"
 
 
-def test_the_real_ab_test_is_reported_with_its_known_figures(tmp_path: Path):
+def test_the_real_ab_test_is_reported_with_its_known_figures(tmp_path: Path, run_here):
     file = real_data()
-    done = run("report", "page_redesign", "--file", str(file), "--format", "json", cwd=tmp_path)
+    done = run_here("report", "page_redesign", "--file", str(file), "--format", "json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     [flag] = json.loads(done.stdout)["flags"]
     assert flag["variant_distribution"] == {"control": 238, "experimental": 238}
@@ -99,7 +129,7 @@ def test_a_reader_may_stop_reading(tmp_path: Path):
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline().startswith(b"flag_key,variant,")
+        assert process.stdout.readline().startswith(b"flag_key,group,variant,")
         process.stdout.close()
         assert process.stderr.read().count(b"\n") == 1, "only how the file was read"
         assert process.wait(60) == 1
@@ -111,7 +141,7 @@ def test_an_output_without_unicode_gets_plain_characters(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
     assert r"caf\xe9" in done.stdout
-    assert "100.0 %  ################################" in done.stdout
+    assert "100.0 %  ####" in done.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
@@ -220,8 +250,8 @@ def test_an_interrupted_demo_shows_its_events_and_where_they_are_kept(tmp_path: 
     assert "Traceback" not in errors
     assert "Kept in flag-analytics.db" in errors
     assert "interrupted" in errors
-    summary = printed.decode().rpartition("p99 ms")[2]
-    for words in ("smart-ranking", "evaluations", "Reason"):
+    summary = printed.decode()
+    for words in ("smart-ranking", "evaluations", "Reason", "Ledger"):
         assert words in summary
 
 
@@ -255,7 +285,7 @@ def appending_plugin(directory: Path) -> Path:
     return site
 
 
-def test_an_import_promises_nothing_of_a_backend_that_may_append(tmp_path: Path):
+def test_an_import_promises_nothing_of_a_backend_that_may_append(tmp_path: Path, run_here):
     pytest.importorskip("flag_analytics_database")
     lines = {"PYTHONPATH": str(appending_plugin(tmp_path)), "FLAG_ANALYTICS__COLLECTORS__LINES": "true"}
     (tmp_path / "two.jsonl").write_text(
@@ -263,70 +293,98 @@ def test_an_import_promises_nothing_of_a_backend_that_may_append(tmp_path: Path)
     )
     unknown = "is not known (a backend that stores each id once, as database does, has none of them twice)"
     for stored in (2, 4):
-        done = run("import", "two.jsonl", cwd=tmp_path, **lines)
+        done = run_here("import", "two.jsonl", cwd=tmp_path, **lines)
         assert (done.returncode, done.stdout) == (
             0, f"2 events imported into lines; how many of them were new {unknown}\n",
         ), done.stderr  # fmt: skip
         assert len((tmp_path / "lines.txt").read_text().splitlines()) == stored
     both = {**lines, "FLAG_ANALYTICS__COLLECTORS__DATABASE__CONNECTION_STRING": "sqlite:///x.db"}
-    done = run("import", "two.jsonl", cwd=tmp_path, **both)
+    done = run_here("import", "two.jsonl", cwd=tmp_path, **both)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f": database has 2 new; how many of them were new to lines {unknown}\n")
-    done = run("import", "two.jsonl", "--format", "json", cwd=tmp_path, **both)
+    done = run_here("import", "two.jsonl", "--format", "json", cwd=tmp_path, **both)
     assert sorted(json.loads(done.stdout)["backends"], key=lambda backend: backend["name"]) == [
         {"name": "database", "new": 0, "already_stored": 2},
         {"name": "lines", "new": None, "already_stored": None},
     ]
 
 
-def test_gauges_that_only_a_backend_without_answers_could_fill_are_seen(tmp_path: Path):
+def test_gauges_that_only_a_backend_without_answers_could_fill_are_seen(tmp_path: Path, run_here):
     pytest.importorskip("flag_analytics_prometheus")
     lines = {"PYTHONPATH": str(appending_plugin(tmp_path)), "FLAG_ANALYTICS__COLLECTORS__LINES": "true"}
-    done = run("check", cwd=tmp_path, FLAG_ANALYTICS__EXPORTERS__PROMETHEUS__GAUGES="aggregator", **lines)
+    done = run_here("check", cwd=tmp_path, FLAG_ANALYTICS__EXPORTERS__PROMETHEUS__GAUGES="aggregator", **lines)
     assert done.returncode == 1
     assert "no collector can be asked about its events" in done.stderr
     assert not (tmp_path / "lines.txt").exists()
 
 
-def test_a_broken_plugin_is_imported_only_if_it_is_selected_and_then_explained(tmp_path: Path):
+def test_a_broken_plugin_is_imported_only_if_it_is_selected_and_then_explained(tmp_path: Path, run_here):
     site = str(broken_plugin(tmp_path))
     memory = {"FLAG_ANALYTICS__COLLECTORS__MEMORY": "true"}
-    unselected = run("plugins", "--format", "json", cwd=tmp_path, PYTHONPATH=site, **memory)
+    unselected = run_here("plugins", "--format", "json", cwd=tmp_path, PYTHONPATH=site, **memory)
     assert unselected.returncode == 0, unselected.stderr
     states = {line["name"]: line["state"] for line in json.loads(unselected.stdout)["plugins"]}
     assert states["broken"] == "installed"
-    selected = run("plugins", cwd=tmp_path, PYTHONPATH=site, FLAG_ANALYTICS__COLLECTORS__BROKEN="true")
+    selected = run_here("plugins", cwd=tmp_path, PYTHONPATH=site, FLAG_ANALYTICS__COLLECTORS__BROKEN="true")
     assert selected.returncode == 1
-    for words in ("broken-plugin 2.0", "RuntimeError", "take it out of the configuration"):
+    for words in ("broken-plugin 2.0", "RuntimeError", "no such engine"):
         assert words in selected.stdout
-    probed = run("plugins", "--probe", cwd=tmp_path, PYTHONPATH=site, **memory)
+    probed = run_here("plugins", "--probe", cwd=tmp_path, PYTHONPATH=site, **memory)
     assert probed.returncode == 1
 
 
-def test_a_broken_plugin_takes_only_its_own_commands_away(tmp_path: Path):
+def test_a_broken_plugin_takes_only_its_own_commands_away(tmp_path: Path, run_here):
     site = str(broken_plugin(tmp_path))
-    done = run("--help", cwd=tmp_path, PYTHONPATH=site, FLAG_ANALYTICS__COLLECTORS__BROKEN="true")
+    done = run_here("--help", cwd=tmp_path, PYTHONPATH=site, FLAG_ANALYTICS__COLLECTORS__BROKEN="true")
     assert done.returncode == 0
     assert " report " in done.stdout
     assert "commands of a plugin are missing" in done.stderr
 
 
-def test_plugins_that_are_selected_add_commands(tmp_path: Path):
+def test_plugins_that_are_selected_add_commands(tmp_path: Path, run_here):
     pytest.importorskip("flag_analytics_database")
-    done = run("--help", cwd=tmp_path, FLAG_ANALYTICS__COLLECTORS__DATABASE__CONNECTION_STRING="sqlite:///x.db")
+    done = run_here("--help", cwd=tmp_path, FLAG_ANALYTICS__COLLECTORS__DATABASE__CONNECTION_STRING="sqlite:///x.db")
     assert " prune " in done.stdout
-    done = run("--help", cwd=tmp_path, FLAG_ANALYTICS__COLLECTORS__MEMORY="true")
+    done = run_here("--help", cwd=tmp_path, FLAG_ANALYTICS__COLLECTORS__MEMORY="true")
     assert " prune " not in done.stdout
 
 
-def test_commands_of_plugins_have_the_same_default_backend_as_all(tmp_path: Path):
+def test_commands_of_plugins_have_the_same_default_backend_as_all(tmp_path: Path, run_here):
     pytest.importorskip("flag_analytics_database")
-    done = run("prune", "--days", "1", cwd=tmp_path)
+    done = run_here("prune", "--days", "1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "database: nothing is stored here yet\n")
-    done = run("db", "upgrade", cwd=tmp_path)
+    done = run_here("db", "upgrade", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "database: brought to version 0002 (was: missing)\n")
     assert (tmp_path / "flag-analytics.db").exists()
     other = tmp_path / "other.toml"
     other.write_text('[collectors.database]\nconnection_string = "sqlite:///other.db"\n')
-    done = run("db", "upgrade", cwd=tmp_path, FLAG_ANALYTICS_CONFIG=str(other))
+    done = run_here("db", "upgrade", cwd=tmp_path, FLAG_ANALYTICS_CONFIG=str(other))
     assert (done.returncode, (tmp_path / "other.db").exists()) == (0, True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a device that is always full is POSIX")
+@pytest.mark.parametrize("arguments", [["--help"], ["report", "--file", "one.jsonl", "--format", "json"]])
+def test_a_full_disk_ends_a_command_with_a_message(tmp_path: Path, arguments: list[str]):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "one.jsonl").write_text('{"timestamp": 1769860800, "flag_key": "f"}')
+    command = [sys.executable, "-m", "flag_analytics_cli", *arguments]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "the output cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell closes the stream")
+def test_a_closed_output_prints_no_traceback(tmp_path: Path):
+    shell = f'"{sys.executable}" -m flag_analytics_cli --version >&-'
+    done = subprocess.run(shell, shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "-1", "many"])
+def test_help_ends_at_any_width(tmp_path: Path, columns: str, run_here):
+    done = run_here("report", "--help", cwd=tmp_path, COLUMNS=columns)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
