@@ -266,12 +266,12 @@ def _flush_at_exit() -> None:
     """Drain everything while the libraries that sinks use still work: their own exit handlers come later."""
     global _flush_seconds  # noqa: PLW0603 - a process ends once
     began = time.monotonic()
-    threads = [
-        start_thread(closable.flush_at_exit, began + closable.exit_timeout, name="exit")
-        for closable in _living_closables()
-    ]
-    for thread in threads:
-        if thread is not None:
+    flushes = {closable.flush_at_exit: began + closable.exit_timeout for closable in _living_closables()}
+    threads = {flush: start_thread(flush, deadline, name="exit") for flush, deadline in flushes.items()}
+    for flush, thread in threads.items():
+        if thread is None:  # Python 3.12 starts none any more
+            flush(flushes[flush])
+        else:
             thread.join()
     _flush_seconds = time.monotonic() - began
 
