@@ -34,6 +34,7 @@ READER = """
         async def get_exposures(self, flag_key, window, **options): return None
         async def list_flags(self, window, **options): return []
         async def count_steps(self, flag_key, window, step_seconds, **options): return {}
+        async def get_exposures(self, flag_key, window, **options): raise NotImplementedError
         async def count_future(self, now): return 0
 
     @hookimpl

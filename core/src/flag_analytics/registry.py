@@ -378,13 +378,11 @@ def _refuse_to_import(plugin: InstalledPlugin) -> None:
         raise PluginError(f"{plugin} is broken: its entry point {plugin.module!r} must name a module")
     version = importlib_metadata.version("flag-analytics")
     for need in plugin.requires:
-        applies = need.marker is None or need.marker.evaluate({"extra": ""})
-        if (
-            canonicalize_name(need.name) == "flag-analytics"
-            and applies
-            and not need.specifier.contains(version, prereleases=True)
-        ):
-            raise PluginError(f"{plugin} needs flag-analytics{need.specifier}, and {version} is installed: upgrade it")
+        ours = canonicalize_name(need.name) == "flag-analytics"
+        applies = ours and (need.marker is None or need.marker.evaluate({"extra": ""}))
+        if applies and not need.specifier.contains(version, prereleases=True):
+            line = f"pip install -U flag-analytics {plugin.distribution}"
+            raise PluginError(f"{plugin} needs flag-analytics{need.specifier}, and has {version}: run `{line}`")
 
 
 def _problem_of(hook: str, function: Any, options: Any) -> str | None:
