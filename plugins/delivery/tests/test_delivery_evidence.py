@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime
 
 import pytest
-from flag_analytics.frozen import FrozenEvent
 from flag_analytics.reports import DeliveryOptions
+from flag_analytics.testing.samples import frozen_event
 from flag_analytics_delivery.log import Log
 from flag_analytics_delivery.retry import Failure, Ping, SinkMachine, Wait, chance_of_failing
 from hypothesis import given
 from hypothesis import strategies as st
-
-MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def make_event(number: int) -> FrozenEvent:
-    return FrozenEvent(
-        MOMENT, "f", b"true", "STATIC", None, None, b"{}", 0.0, f"{number:06d}",
-        None, None, None, None, None, "evaluation", 1.0, 0.0, 700,
-    )  # fmt: skip
 
 
 class Simulation:
@@ -42,7 +32,7 @@ class Simulation:
 
     def record(self, count):
         for _ in range(count):
-            assert self.log.append(make_event(self.recorded))
+            assert self.log.append(frozen_event(self.recorded))
             self.recorded += 1
 
     def step(self, until=float("inf")):

@@ -5,24 +5,15 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from datetime import UTC, datetime
 
 import pytest
 from flag_analytics.canonical import OVERHEAD_BYTES
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.reports import DeliveryOptions
+from flag_analytics.testing.samples import frozen_event
 from flag_analytics_delivery.log import NEVER, Log
 from hypothesis import given
 from hypothesis import strategies as st
-
-MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def make_event(number: int, size: int = OVERHEAD_BYTES) -> FrozenEvent:
-    return FrozenEvent(
-        MOMENT, "f", b"true", "STATIC", None, None, b"{}", 0.0, f"{number:06d}",
-        None, None, None, None, None, "evaluation", 1.0, 0.0, size,
-    )  # fmt: skip
 
 
 class Model:
@@ -78,7 +69,7 @@ def run_against_the_model(seed: int, steps: int) -> None:  # noqa: C901 - one st
             for _ in range(draw.choice([1, 1, 3, 30])):
                 recorded += 1
                 size = OVERHEAD_BYTES + draw.choice([0, 0, 0, 300, 5_000])
-                event = make_event(recorded, size)
+                event = frozen_event(recorded, size=size)
                 takers = [each.admits(size) for each in models]
                 assert log.append(event) == any(takers)
                 accepted += any(takers)

@@ -10,8 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..events import EvaluationReason, FlagEvaluationEvent
+from ..frozen import FrozenEvent
 
-__all__ = ["described", "edge_case_values", "foreign_event", "hostile_events", "plain_event", "plain_events"]
+__all__ = [
+    "described",
+    "edge_case_values",
+    "foreign_event",
+    "frozen_event",
+    "hostile_events",
+    "plain_event",
+    "plain_events",
+]
 
 REFERENCE_FIELDS = (
     "timestamp",
@@ -44,6 +53,14 @@ def plain_event(number: int = 0, **fields: Any) -> FlagEvaluationEvent:
 def plain_events(count: int, **fields: Any) -> list[FlagEvaluationEvent]:
     """Return events numbered from 0; read backwards, their keys are others."""
     return [plain_event(number, **fields) for number in range(count)]
+
+
+def frozen_event(number: int = 0, *, size: int = 700) -> FrozenEvent:
+    """Return an accepted event that is told from others by ``number``; it weighs ``size`` bytes in a queue."""
+    return FrozenEvent(
+        datetime(2026, 1, 1, tzinfo=UTC), "f", b"true", "STATIC", None, None, b"{}", 0.0, f"{number:06d}",
+        None, None, None, None, None, "evaluation", 1.0, 0.0, size,
+    )  # fmt: skip
 
 
 def edge_case_values() -> list[Any]:
