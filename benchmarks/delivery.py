@@ -14,7 +14,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -79,6 +81,7 @@ def record() -> Table:
         Contender(one, _recorded([_slow()]), most=_SUSTAINED),
         Contender("flag-analytics, 1 sink", _recorded([_Sink()]), most=_SUSTAINED),
         Contender("… of which the canonical form of the event", _frozen(), most=_SUSTAINED),
+        Contender("a lock and a deque.append", _locked_append(), most=_SUSTAINED),
         *peers,
     ]
     single = _single_calls()
@@ -90,9 +93,9 @@ def record() -> Table:
         "record_nowait while sinks are 100 times slower than the traffic",
         contenders,
         limits=[
-            Limit(four, at_most=0.25, times="LaunchDarkly send_event"),
+            Limit(four, at_most=0.8, times="LaunchDarkly send_event"),
             Limit(four, at_most=0.1, times="PostHog capture"),
-            Limit(four, at_most=1.3, times=one),
+            Limit(four, at_most=1.1, times=one),
         ],
         figures=figures,
         notes=[
@@ -113,6 +116,16 @@ def _recorded(sinks: Sequence[_Sink]) -> Timed:
 
 def _frozen() -> Timed:
     return calls(Freezer().freeze, EVENT)
+
+
+def _locked_append() -> Timed:
+    lock, queue = threading.RLock(), deque[object](maxlen=_SUSTAINED)
+
+    def append(event: object) -> None:
+        with lock:
+            queue.append(event)
+
+    return calls(append, EVENT)
 
 
 def _single_calls(count: int = 100_000) -> list[int]:
@@ -142,7 +155,7 @@ def throughput() -> Table:
     table = compare(
         "Engine throughput, batches of 500",
         contenders,
-        limits=[Limit(contenders[0].name, at_most=1e9 / 300_000)],
+        limits=[Limit(contenders[0].name, at_most=1e9 / 500_000)],
     )
     per_second = Figure("flag-analytics", 1e9 / table.rows[0].ns, "events/s")
     return Table(table.title, table.rows, [per_second], table.verdicts, table.notes)
@@ -218,7 +231,7 @@ def spool() -> Table:
 def _raw_lines(directory: Path) -> Timed:
     import sqlite3
 
-    from flag_analytics_delivery.spool import encode_event
+    from flag_analytics.frozen import encode_event
 
     connection = sqlite3.connect(directory / "raw.db", isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
@@ -241,16 +254,19 @@ def _raw_lines(directory: Path) -> Timed:
 
 
 def _spooled(directory: Path) -> Timed:
-    spool = Spool.create(directory, ["sink"], max_bytes=2**28, fsync="normal")
+    spool = Spool.create(directory, {"sink": 0}, max_bytes=2**28, fsync="normal")
     batch = tuple(repeat(Freezer().freeze(EVENT), _BATCH))
+    end = 0
 
     def timed(operations: int) -> int:
+        nonlocal end
         started = time.perf_counter_ns()
         for at in range(0, operations, _BATCH):
-            spool.append(batch[: operations - at])
+            some = batch[: operations - at]
+            spool.append(end, some)
+            end += len(some)
         took = time.perf_counter_ns() - started
-        while (loaded := spool.read("sink", _SUSTAINED, 2**28)).events:
-            spool.acknowledge("sink", loaded.last_seq)
+        spool.acknowledge({"sink": end})
         return took
 
     return timed

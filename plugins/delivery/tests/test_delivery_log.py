@@ -11,7 +11,7 @@ from flag_analytics.canonical import OVERHEAD_BYTES
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.reports import DeliveryOptions
 from flag_analytics.testing.samples import frozen_event
-from flag_analytics_delivery.log import NEVER, Log
+from flag_analytics_delivery.log import MOST_WASTED_BYTES, NEVER, Log
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,14 +24,19 @@ class Model:
         self.waiting: deque[FrozenEvent] = deque()
         self.flying: list[FrozenEvent] = []
         self.overflow = 0
+        self.full = False
 
     def holds(self, events):
         return len(events), sum(event.size for event in events)
 
     def admits(self, size: int) -> bool:
-        held = self.flying if self.options.policy == "drop_oldest" else [*self.waiting, *self.flying]
-        count, total = self.holds(held)
-        return count < self.options.max_events and total + size <= self.options.max_bytes
+        forgets = self.options.policy == "drop_oldest"
+        count, total = self.holds(self.flying if forgets else [*self.waiting, *self.flying])
+        room = self.options.max_bytes - total
+        fits = count < self.options.max_events and size <= room
+        # Once next to nothing fits, nothing is taken until something is settled.
+        self.full |= not fits and not forgets and room < min(MOST_WASTED_BYTES, self.options.max_bytes // 2)
+        return fits and not self.full
 
     def add(self, event: FrozenEvent, *, taken: bool) -> None:
         if not taken:
@@ -97,6 +102,7 @@ def run_against_the_model(seed: int, steps: int) -> None:  # noqa: C901 - one st
             cursor.settle(piece)
             cursor.ledger.delivered += len(piece)
             model.flying = [event for event in model.flying if event not in piece.events]
+            model.full = False
         log.catch_up()
         for cursor, model in zip(cursors, models, strict=True):
             assert cursor.pending == len(model.waiting) + len(model.flying)

@@ -470,7 +470,8 @@ mutants = {
 @pytest.mark.parametrize(
     "mutant",
     [
-        pytest.param(ForgetsRefusedEvents, marks=pytest.mark.chaos), WritesTwice, GrowsARetriedBatch, GivesUpTheWholeBatch, GivesUpWithoutProof,
+        pytest.param(ForgetsRefusedEvents, marks=pytest.mark.chaos),
+        WritesTwice, GrowsARetriedBatch, GivesUpTheWholeBatch, GivesUpWithoutProof,
         ForgetsWhatIsSetAside, NeverRecovers, WaitsForAnUnreadableSpool, SettlesTwice,
         *(pytest.param(mutant, id=name) for name, mutant in mutants.items()),
         pytest.param(with_cursor(room=room_beside_what_is_in_flight), marks=pytest.mark.chaos),

@@ -94,12 +94,15 @@ class Delivery:
             raise  # most likely out of a signal handler that ends the process
         except BaseException as error:
             return self._refuse_broken(error)
-        return self.offer(frozen)
+        try:
+            return self._engine.offer(frozen)  # what this raises comes out of the application's own signal handlers
+        except (RecursionError, MemoryError) as error:
+            return self._refuse_broken(error)
 
     def offer(self, event: FrozenEvent) -> RecordResult:
-        """Take one event that is frozen already."""
+        """Take one event that is frozen already, as ``record_nowait``."""
         try:
-            return self._engine.offer(event)  # what this raises comes out of the application's own signal handlers
+            return self._engine.offer(event)
         except (RecursionError, MemoryError) as error:
             return self._refuse_broken(error)
 

@@ -37,6 +37,8 @@ MOST_GAPS = 1_000
 """A cursor with more gaps takes no further events until some of them close."""
 MOST_MEANWHILE = 1_024
 """How many events finalisers and signal handlers may record inside one careful append."""
+MOST_WASTED_BYTES = 4 * OVERHEAD_BYTES
+"""A cursor with less room than this, and none for an event, takes no further ones until it settles some."""
 NEVER = 2**62
 _STACK_FRAMES = 16
 _size_of = attrgetter("size")
@@ -209,7 +211,7 @@ class Cursor:
     @property
     def pending(self) -> int:
         """Events that are not settled."""
-        return self.log.end - self.place.settled - self._skipping
+        return self.end - self.place.settled
 
     @property
     def lag(self) -> int:
@@ -244,8 +246,9 @@ class Cursor:
     @property
     def pending_bytes(self) -> int:
         """The size of what is not settled."""
-        total = self.log.size if self.place.full_from is None else self.place.full_bytes
-        return max(0, total - self.place.settled_bytes) if self.pending else 0
+        place = self.place
+        total = self.log.size if place.full_from is None else place.full_bytes
+        return max(0, total - place.settled_bytes) if self.pending else 0
 
     @property
     def spooled(self) -> int:
@@ -488,15 +491,29 @@ class Log:
         refusing = [cursor for cursor in self.cursors if not cursor.admits(size)]
         if not promised and len(refusing) == len(self.cursors):
             self.refused += 1
+            self._fill(refusing, self.end, self._size)
             return False
-        position = self.end
+        position, before = self.end, self._size
         self._size += size
         events.append(event)
+        self._fill(refusing, position, before)
         for cursor in refusing:
             if cursor.place.full_from is None:
                 cursor.place = cursor.place.settle(((position, position + 1),), size, overflow=1)
         self._wake_reached()
         return True
+
+    def _fill(self, refusing: Sequence[Cursor], position: int, size: int) -> None:
+        """Let cursors that had no room for an event skip all from there on, if next to nothing would fit."""
+        for cursor in refusing:
+            place, most = cursor.place, cursor.options.max_bytes
+            if place.full_from is None and not cursor.forgets_oldest:
+                left = most - (size - place.settled_bytes) + self._bytes_on_disk(cursor)
+                if left < min(MOST_WASTED_BYTES, most // 2):
+                    cursor.place = place.fill(position, size)
+
+    def _bytes_on_disk(self, cursor: Cursor) -> int:
+        return cursor.pending_bytes - cursor.held()[1] if self.on_disk else 0
 
     def _open_segment(self) -> list[FrozenEvent]:
         """Return the list that the next event goes to."""
@@ -515,14 +532,15 @@ class Log:
         self._busy = True
         self._look_at = 0  # until it is measured anew: after an interruption the next append is a careful one
         self._all_full = False
-        taken = 0 if cursor is None else min(cursor.place.taken, cursor.place.position)
+        before = None if cursor is None else cursor.place
         try:
             yield
             while self._meanwhile:
                 self._admit(self._meanwhile.popleft(), promised=True)
-            if cursor is not None:
-                self._reopen(cursor)
-                self._free(taken, max(cursor.place.taken, cursor.place.position))
+            if cursor is not None and before is not None:
+                if cursor.place.settled > before.settled:
+                    self._reopen(cursor)
+                self._free(before.position, max(cursor.place.taken, cursor.place.position))
             self._measure()
         finally:
             self._busy = False
