@@ -29,9 +29,6 @@ class JsonLinesSink:
         with self.options.path.open("a", encoding="utf-8") as file:
             file.write(lines)
 
-    async def close(self) -> None:
-        pass
-
 
 @hookimpl
 def flag_analytics_register_collectors() -> list[Backend[Options]]:
