@@ -221,7 +221,6 @@ UNLISTED_IMPORTS = {
         "flag_analytics_delivery.spool.Spool",
         "flag_analytics_delivery.spool.SpoolCorruptError",
         "flag_analytics_delivery.spool.SpoolError",
-        "flag_analytics_delivery.spool.decode_event",
         "flag_analytics_delivery.spool.default_directory",
         "flag_analytics_delivery.spool.orphans",
     },

@@ -202,6 +202,22 @@ def test_events_that_are_exported_are_imported_again(place, form, capsys):
     assert banner["error_rate"] == 100.0
 
 
+HARD_VALUES = ["12", 12, "true", True, None, "null", '"', {"a": [1.5]}, "=1+1", "two\nlines", "on"]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_values_and_keys_are_the_same_after_an_export(form, capsys):
+    lines = [line(number, "12", f"{number}", value=value) for number, value in enumerate(HARD_VALUES)]
+    Path("hard.jsonl").write_text("\n".join(lines))
+    assert main(["export", "--file", "hard.jsonl", "--format", form, "--output", f"out.{form}"]) == 0
+    capsys.readouterr()
+    assert main(["export", "--file", f"out.{form}", "--format", "jsonl"]) == 0
+    events = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [event["value"] for event in events] == HARD_VALUES
+    assert [event["targeting_key"] for event in events] == [str(number) for number in range(len(HARD_VALUES))]
+    assert {event["variant"] for event in events} == {"12"}
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_an_assignment_table_is_read_as_exposures(form, capsys):
     export = str(EXPORTS / "posthog_events.jsonl")

@@ -59,6 +59,14 @@ def event_row(event: FlagEvaluationEvent) -> dict[str, Any]:
     return {**event.to_dict(), "timestamp": event.timestamp}
 
 
+def _event_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row with its value as ``import`` reads it again: JSON where it is no text, or would not stay one."""
+    value = row["value"]
+    if value is None or (isinstance(value, str) and json_or_text(value) == value):
+        return dict(row)
+    return {**row, "value": json.dumps(value)}
+
+
 @contextmanager
 def writing(form: EventsFormat, columns: Iterable[str] | None, output: Path | None) -> Iterator[Write]:
     """Yield the function that writes a row.
@@ -87,7 +95,12 @@ def writing(form: EventsFormat, columns: Iterable[str] | None, output: Path | No
         show = visible if output is None and sys.stdout.isatty() else str
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
-        yield lambda row: writer.writerow([show(_as_text(row[name])) for name in names])
+
+        def write(row: Mapping[str, Any]) -> None:
+            cells = row if columns else _event_cells(row)
+            writer.writerow([show(_as_text(cells[name])) for name in names])
+
+        yield write
 
 
 @contextmanager
@@ -108,14 +121,12 @@ def _plain(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """Return a cell that ``import`` reads as the same value again."""
+    """Return a cell of text."""
     if value is None:
         return ""
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str):
-        return value if json_or_text(value) == value else json.dumps(value)
-    return json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @attrs.define
@@ -151,7 +162,7 @@ class _Parquet:
             self._file.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._rows.append(row)
+        self._rows.append(_event_cells(row) if "value" in row else row)
         if len(self._rows) >= _BATCH_ROWS:
             self._flush()
 
