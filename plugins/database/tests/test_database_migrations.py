@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,17 +50,25 @@ async def test_created_and_migrated_tables_are_the_same(database: Any, partition
 async def _definitions(database: Any, store: DatabaseStore, prefix: str) -> list[Any]:
     """Return how the database itself describes the tables, but for the first part of their names."""
     found: list[Any] = []
-    for table in (store.tables.name, store.tables.dead_letters.name):
+    for table in (store.tables.name, store.tables.dead_letters.name, store.tables.imports.name, store.tables.view):
         for statement in _DEFINITION[database.family]:
             found += [
-                tuple(str(field).replace(prefix, "") for field in row)
+                tuple(_in_any_order(str(field).replace(prefix, "")) for field in row)
                 for row in await database.run(statement.format(table=table))
             ]
     return found
 
 
+def _in_any_order(field: str) -> Any:
+    """Return the lines of a statement sorted: a column that a migration adds is the last one."""
+    return sorted(line.strip(" ,") for line in field.splitlines()) if "\n" in field else field
+
+
 _DEFINITION = {
-    "sqlite": ["SELECT sql FROM sqlite_master WHERE tbl_name = '{table}' AND sql IS NOT NULL ORDER BY name"],
+    "sqlite": [
+        "SELECT * FROM pragma_table_info('{table}')",
+        "SELECT sql FROM sqlite_master WHERE tbl_name = '{table}' AND type <> 'table' ORDER BY name",
+    ],
     "postgresql": [
         """
         SELECT column_name, data_type, udt_name, collation_name, is_nullable, column_default
@@ -68,6 +77,8 @@ _DEFINITION = {
         "SELECT indexdef FROM pg_indexes WHERE tablename = '{table}' ORDER BY indexname",
         "SELECT contype::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '{table}'::regclass",
         "SELECT pg_get_partkeydef('{table}'::regclass)",
+        "SELECT pg_get_viewdef(oid) FROM pg_class WHERE oid = '{table}'::regclass AND relkind = 'v'",
+        "SELECT prosrc FROM pg_proc WHERE proname = '{table}_rows'",
     ],
     "mysql": ["SHOW CREATE TABLE {table}"],
 }
@@ -163,3 +174,66 @@ async def _migrate_to(database: Any, revision: str) -> None:
     async with engine.begin() as connection:
         await connection.run_sync(migrate)
     await engine.dispose()
+
+
+# --- migrations of tables with data
+
+
+async def as_first_version(database: Any, store: DatabaseStore) -> None:
+    """Take the tables back to version 0001."""
+    await database.run(f"DROP VIEW {store.tables.view}")
+    await database.run(f"DROP TABLE {store.tables.imports.name}")
+    await database.run(f"ALTER TABLE {store.tables.name} DROP COLUMN import_id")
+    await database.run(f"UPDATE {store.tables.version.name} SET version_num = '0001'")
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+async def test_a_migration_keeps_every_event_and_events_go_on_from_there(
+    database: Any, make_event: Any, batch_of: Any, partition_by: str | None
+) -> None:
+    store = database.store(partition_by=partition_by)
+    events = [make_event(number) for number in range(300)]
+    await store.write(batch_of(*events))
+    await store.close()
+    await as_first_version(database, store)
+    with pytest.raises(SinkUnavailable, match="outdated: run flag-analytics db upgrade, or set upgrade"):
+        await database.store(partition_by=partition_by).write(batch_of(make_event(300)))
+    operator = database.store(partition_by=partition_by)
+    assert await operator.upgrade() is State.OUTDATED
+    assert await operator.get_events() == events
+    assert await database.count(store.tables.view) == 300
+    later = database.store(partition_by=partition_by)
+    await later.write(batch_of(*events, make_event(300)))
+    assert await database.count() == 301
+
+
+async def test_a_worker_that_may_upgrade_does_so_with_its_first_event(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = database.store()
+    await store.write(batch_of(make_event()))
+    await store.close()
+    await as_first_version(database, store)
+    workers = [database.store(upgrade=True) for _ in range(3)]
+    await asyncio.gather(*(worker.write(batch_of(make_event(1 + n))) for n, worker in enumerate(workers)))
+    assert await database.count() == 4
+    assert await database.run("SELECT version_num FROM analytics_events_version") == [(VERSION,)]
+
+
+@pytest.mark.parametrize("cut", ["imports", "column", "version"])
+async def test_a_migration_that_was_cut_short_is_completed(
+    database: Any, make_event: Any, batch_of: Any, cut: str
+) -> None:
+    store = database.store()
+    await store.write(batch_of(make_event()))
+    await store.close()
+    if cut == "imports":
+        await as_first_version(database, store)
+    else:
+        await database.run("UPDATE analytics_events_version SET version_num = '0001'")
+    if cut == "version":
+        await database.run("DELETE FROM analytics_events_version")
+    later = database.store(upgrade=True)
+    await later.write(batch_of(make_event(1)))
+    assert await database.count("analytics_events_v") == 2
+    assert await database.count("analytics_events_imports") == 0

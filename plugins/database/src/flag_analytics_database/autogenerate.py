@@ -18,7 +18,7 @@ from .names import DEFAULT_TABLE, derived_name
 
 __all__ = ["include_object"]
 
-_SUFFIXES = ("dead_letters", "version", "litestar_flags", "rest")
+_SUFFIXES = ("dead_letters", "imports", "version", "litestar_flags", "rest")
 
 
 def include_object(

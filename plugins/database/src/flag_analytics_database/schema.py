@@ -1,4 +1,4 @@
-"""The tables: one row for each event, one for each dead letter, and the version of the schema."""
+"""The tables: events, dead letters, imports, and the version of the schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from functools import lru_cache
 from typing import Any
 
 import attrs
-from sqlalchemy import BigInteger, Column, Double, Index, LargeBinary, MetaData, SmallInteger, String, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -25,7 +38,7 @@ __all__ = [
 ]
 
 KINDS = ("evaluation", "exposure", "outcome")
-"""The kinds of events by the number they are stored as; nine bytes less in the table and in its index each."""
+"""The kinds of events by their number in the table, which is nine bytes shorter there and in its index."""
 KIND_CODES = {kind: code for code, kind in enumerate(KINDS)}
 
 TYPED_ERROR = "typed_error"
@@ -63,7 +76,7 @@ class EventId(TypeDecorator[str]):
 class _BinaryText(mysql.VARCHAR):
     """Text on MySQL or MariaDB that compares byte by byte, trailing spaces included.
 
-    The collation that both have, ``utf8mb4_bin``, takes ``'a'`` for ``'a '``; those that do not have different names.
+    The collation that both have, ``utf8mb4_bin``, takes ``'a'`` for ``'a '``; the others have different names.
     Character set and collation are forced for each column, since a server's default may fold case and accents, or
     refuse characters outside the basic plane.
     """
@@ -80,7 +93,7 @@ def _compile_binary_text(kind: _BinaryText, compiler: Any, **_: Any) -> str:
 
 
 def _text(characters: int | None, on_postgresql: TypeEngine[Any] | None = None) -> TypeEngine[Any]:
-    """Return text that compares byte by byte on every database, whatever its defaults are."""
+    """Return text that compares byte by byte on every database."""
     plain: TypeEngine[Any] = Text()
     return (
         plain.with_variant(on_postgresql or postgresql.TEXT(collation="C"), "postgresql")
@@ -114,19 +127,30 @@ class Tables:
 
     events: Table
     dead_letters: Table
+    imports: Table
     version: Table
     metadata: MetaData
     name: str
     schema: str | None
 
     @property
+    def view(self) -> str:
+        """The name of the view for people and charts."""
+        return derived_name(self.name, "v")
+
+    @property
+    def view_function(self) -> str:
+        """The name of the function that the view selects from on PostgreSQL."""
+        return derived_name(self.name, "v_rows")
+
+    @property
     def adopted_table(self) -> str:
-        """What a table made by litestar-flags is called while its rows are taken over."""
+        """The name of a table made by litestar-flags while its rows are taken over."""
         return derived_name(self.name, "litestar_flags")
 
     @property
     def lock_name(self) -> str:
-        """What workers that set the tables up agree to lock."""
+        """The name of the lock for setting the tables up."""
         return f"flag_analytics:{self.schema or ''}.{self.name}"
 
 
@@ -135,7 +159,7 @@ def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partition
     """Return the tables of this name; on PostgreSQL ``partitioned`` by time, which then is a part of the key.
 
     Raises:
-        ValueError: ``name`` or ``schema`` is no plain identifier.
+        ValueError: ``name`` or ``schema`` is not a plain identifier.
     """
     check_identifier(name, "table")
     if schema is not None:
@@ -156,19 +180,20 @@ def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partition
         Column("evaluation_duration_ms", Double, nullable=False),
         Column("value", _json(), nullable=False),
         Column("context_attributes", _json(), nullable=False),
-        # What most events leave at its default is not even sent: see ``rows``.
+        # Columns that are at their default in most events are not even sent: see ``rows``.
         Column("sample_rate", Double, nullable=False, server_default=text("1")),
         Column("error_type", _text(190)),
         Column("error_message", _text(2_000)),
         Column("flag_version", _text(190)),
         Column("flag_set_id", _text(190)),
         Column("provider_name", _text(190)),
+        Column("import_id", Integer),
         **options,
     )
     columns = events.c
-    # Everything a flag's metrics are made of, in one index: a question touches the flag's own events only, however
-    # many there are of other flags. PostgreSQL keeps the payload out of the tree's inner pages. A key of InnoDB holds
-    # 3,072 bytes, which are full of four texts: there a virtual column tells whether an event has an error_type.
+    # All columns of a flag's metrics in one index, so that a question touches the flag's own events only. PostgreSQL
+    # keeps the payload out of the tree's inner pages. A key of InnoDB holds 3,072 bytes, which are full of four texts:
+    # there a virtual column tells whether an event has an error_type.
     keys = [columns.flag_key, columns.timestamp]
     payload = [
         columns.targeting_key,
@@ -196,10 +221,21 @@ def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partition
         Column("batch_id", _text(190), nullable=False),
         Column("event", _text(None), nullable=False),
     )
+    imports = Table(
+        derived_name(name, "imports"),
+        metadata,
+        Column("id", Integer, primary_key=True, autoincrement=True, nullable=False),
+        Column("name", _text(190), nullable=False, unique=True),
+        Column("started_at", BigInteger, nullable=False),
+        Column("finished_at", BigInteger),
+        Column("events", BigInteger, nullable=False),
+        Column("first_event", BigInteger),
+        Column("last_event", BigInteger),
+    )
     version = Table(
         derived_name(name, "version"),
         metadata,
         # As Alembic makes it.
         Column("version_num", String(32), primary_key=True, nullable=False),
     )
-    return Tables(events, dead_letters, version, metadata, name, schema)
+    return Tables(events, dead_letters, imports, version, metadata, name, schema)

@@ -1,4 +1,4 @@
-"""Setting the tables up: created once however many workers start, upgraded where asked, never touched otherwise."""
+"""Setting the tables up: created once by many workers, upgraded where asked, never touched otherwise."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .adoption import looks_like_litestar_flags, move_next_page
 from .errors import SchemaOutdated
 from .partitions import Period, create_partitions, is_partitioned
 from .schema import TYPED_ERROR, Tables, tables_named
+from .view import create_view
 
 __all__ = [
     "VERSION",
@@ -30,14 +31,16 @@ __all__ = [
     "upgrade",
 ]
 
-VERSION = "0002"
+VERSION = "0003"
 """The newest schema; the head of the migrations."""
 
+_ADDED_COLUMNS = frozenset({"import_id"})
+"""The columns of events that later versions than the first have added."""
 _LOCK_SECONDS = 30
 
 
 class State(Enum):
-    """What is found in place of the tables."""
+    """The state of the tables as they are found."""
 
     READY = "ready"
     MISSING = "missing"
@@ -95,7 +98,7 @@ def refuse_unusable(state: State, tables: Tables, *, create: bool, may_upgrade: 
 
 
 def incomplete(tables: Tables) -> SchemaOutdated:
-    """Return what a question hears that came before every row was moved."""
+    """Return the error for a question that came before every row was moved."""
     return SchemaOutdated(_advice(State.ADOPTING, tables))
 
 
@@ -117,7 +120,7 @@ def _advice(state: State, tables: Tables) -> str:
 async def upgrade(
     connection: AsyncConnection, tables: Tables, family: str, *, partition_by: Period | None = None
 ) -> State:
-    """Bring whatever is there to the newest version, keeping every row; return what was found.
+    """Bring the tables to the newest version, keeping every row; return their state before.
 
     It goes forward in short transactions, so that it can be interrupted anywhere and run again.
 
@@ -132,11 +135,11 @@ async def upgrade(
         await _create(connection, tables, family, partition_by)
     elif found in {State.MISSING, State.OUTDATED}:
         await _migrate_locked(connection, tables, family, partition_by)
-        # Where the version outlived the table there is nothing to migrate to: it is made as a new one is.
-        await _create(connection, tables, family, partition_by)
     tables = await as_they_are(connection, tables, family)
     while await adopt_page(connection, tables, family):
         pass
+    async with _locked(connection, tables, family):
+        await connection.run_sync(_create_missing_view, tables)
     return found
 
 
@@ -173,6 +176,8 @@ async def _migrate_locked(
     connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None
 ) -> None:
     async with _locked(connection, tables, family):
+        if await connection.run_sync(state_of, tables) is State.MISSING:
+            await connection.run_sync(_forget_version, tables)
         await connection.run_sync(_migrate, tables)
         await _partition(connection, tables, family, partition_by)
 
@@ -183,7 +188,7 @@ async def _partition(connection: AsyncConnection, tables: Tables, family: str, p
 
 
 def state_of(connection: Connection, tables: Tables) -> State:
-    """Return what is in the database under these names."""
+    """Return the state of the tables of these names."""
     inspector = inspect(connection)
     names = {table for table in _candidates(tables) if inspector.has_table(table, schema=tables.schema)}
     if tables.version.name in names:
@@ -200,9 +205,11 @@ def state_of(connection: Connection, tables: Tables) -> State:
     columns = {column["name"] for column in inspector.get_columns(tables.name, schema=tables.schema)}
     if looks_like_litestar_flags(columns):
         return State.LITESTAR_FLAGS
-    # A set-up that was cut short: the version is written last.
-    ours = {column.name for column in tables.events.c}
-    return State.MISSING if columns - {TYPED_ERROR} == ours else State.FOREIGN
+    columns -= {TYPED_ERROR}
+    newest = {column.name for column in tables.events.c}
+    if columns == newest:  # a set-up that was cut short: the version is written last
+        return State.MISSING
+    return State.OUTDATED if newest - _ADDED_COLUMNS <= columns < newest else State.FOREIGN
 
 
 def _candidates(tables: Tables) -> tuple[str, str, str]:
@@ -210,14 +217,14 @@ def _candidates(tables: Tables) -> tuple[str, str, str]:
 
 
 def create_missing(connection: Connection, *tables: Table) -> None:
-    """Create what is missing of these tables and their indexes."""
+    """Create those of these tables, and of their indexes, that are missing."""
     for table in tables:
         if not inspect(connection).has_table(table.name, schema=table.schema):
             connection.execute(CreateTable(table))  # alone: table.create() makes the indexes too, in any order
         if connection.dialect.name in {"mysql", "mariadb"}:
             _add_computed(connection, table)
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            # One that was cut short after CREATE TABLE has the table and not its indexes (MySQL commits each).
+            # A set-up that was cut short may have left the table without them: MySQL commits each statement.
             if index._ddl_if is None or index._ddl_if._should_execute(CreateIndex(index), index, connection):  # noqa: SLF001
                 index.create(connection, checkfirst=True)
 
@@ -231,11 +238,26 @@ def _add_computed(connection: Connection, table: Table) -> None:
             connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {column} {definition}")
 
 
+def _create_missing_view(connection: Connection, tables: Tables) -> None:
+    if tables.view not in inspect(connection).get_view_names(schema=tables.schema):
+        create_view(connection, tables)
+
+
 def _create_and_stamp(connection: Connection, tables: Tables) -> None:
-    create_missing(connection, tables.events, tables.dead_letters)
+    create_missing(connection, tables.events, tables.dead_letters, tables.imports)
+    create_view(connection, tables)
     tables.version.create(connection, checkfirst=True)
-    if connection.execute(select(tables.version.c.version_num)).scalar() is None:
+    version = connection.execute(select(tables.version.c.version_num)).scalar()
+    if version is None:
         connection.execute(tables.version.insert().values(version_num=VERSION))
+    elif version < VERSION:  # it outlived the table
+        connection.execute(tables.version.update().values(version_num=VERSION))
+
+
+def _forget_version(connection: Connection, tables: Tables) -> None:
+    """Let every migration run, for tables that were dropped and whose version was not."""
+    if inspect(connection).has_table(tables.version.name, schema=tables.schema):
+        connection.execute(tables.version.delete())
 
 
 def _migrate(connection: Connection, tables: Tables) -> None:
@@ -248,6 +270,7 @@ def _migrate(connection: Connection, tables: Tables) -> None:
     config.attributes["connection"] = connection
     config.attributes["tables"] = tables
     command.upgrade(config, "head")
+    create_view(connection, tables)  # it holds no data: the newest one fits the newest tables
 
 
 async def _rename_adopted(connection: AsyncConnection, tables: Tables, family: str) -> None:
