@@ -20,14 +20,18 @@ def _identifier(_: Any, field: attrs.Attribute[Any], name: Any) -> None:
     check_identifier(name, field.name)
 
 
-def _usable(_: Any, __: attrs.Attribute[Any], connection_string: Any) -> None:
+def _usable(options: Any, _: attrs.Attribute[Any], connection_string: Any) -> None:
     # SQLAlchemy costs more than all of this, and only a URL needs it.
     from .parameters import read_parameters
     from .urls import check_driver, parse_url
 
     url = parse_url(connection_string)
     check_driver(url)
-    read_parameters(url)
+    if read_parameters(url).read_only and options is None:  # a configuration is checked before there are options
+        raise ValueError(
+            "connection_string opens the file for reading only, and a configured collector writes: leave mode and "
+            "immutable out; for questions alone give an engine of that URL to AnalyticsAggregator"
+        )
 
 
 def _known_to_sqlalchemy(options: DatabaseOptions, _: Any, arguments: Mapping[str, Any]) -> None:

@@ -45,7 +45,8 @@ class Parameters:
         hosts: Hosts and ports to try, where there are several or one came as a parameter.
         shuffled: Whether the hosts are tried in random order.
         pool: Arguments for the pool of questions.
-        warnings: What the driver cannot do, in sentences.
+        read_only: Whether a file can be read and not written.
+        warnings: Wishes that the driver cannot meet, in sentences.
     """
 
     arguments: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
@@ -56,6 +57,7 @@ class Parameters:
     keepalive: Keepalive | None = None
     pooler: bool = False
     pool: Mapping[str, Any] = attrs.field(factory=dict)
+    read_only: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -311,19 +313,16 @@ def _for_mysql(given: _Given) -> Parameters:
 
 
 def _for_sqlite(given: _Given) -> Parameters:
+    read_only = False
     names = ["uri", "timeout", "cached_statements", "isolation_level", "detect_types", "check_same_thread"]
     found = given.texts(*names)
     of_files = ("mode", "cache", "immutable", "vfs", "nolock", "psow")
     if found.get("uri", "").lower() in _TRUE:
         mode = given.choice("mode", "ro", "rw", "rwc", "memory")
-        if mode == "ro" or (given.flag("immutable") or False):
-            raise ValueError(
-                "connection_string opens the file for reading only, and a collector writes: leave mode and immutable "
-                "out; for questions alone give an engine of that URL to AnalyticsAggregator"
-            )
+        read_only = mode == "ro" or bool(given.flag("immutable"))
         given.choice("cache", "shared", "private")
         given.texts("vfs", "nolock", "psow")
         names += of_files
     elif of_file := next((name for name in of_files if name in given.rest()), None):
         raise ValueError(f"connection_string has the parameter {of_file!r}, which needs uri=true beside it")
-    return Parameters(in_url=frozenset(names))
+    return Parameters(in_url=frozenset(names), read_only=read_only)
