@@ -191,15 +191,15 @@ def source_of(session_or_engine: Any) -> DatabaseSource | None:
     It reads the table of the default name. What is asynchronous is used in the caller's loop, anything else in a
     thread; a session or connection is used in the transaction it is in.
     """
-    if isinstance(session_or_engine, async_scoped_session | scoped_session):
-        session_or_engine = session_or_engine()
     asks: list[tuple[type[Any], Callable[[Any], tuple[Any, Ask]]]] = [
         (AsyncSession, lambda session: (session.get_bind(), _ask_open(session))),
         (AsyncConnection, lambda connection: (connection, _ask_open(connection))),
         (AsyncEngine, lambda engine: (engine, _ask_engine(engine))),
-        (Session, lambda session: (session.get_bind(), _in_thread(lambda query: session.execute(query).all()))),
+        (Session, lambda session: (session.get_bind(), _ask_session(session))),
         (Connection, lambda opened: (opened, _in_thread(lambda query: opened.execute(query).all()))),
         (Engine, lambda engine: (engine, _in_thread(lambda query: _ask_sync_engine(engine, query)))),
+        (async_scoped_session, lambda scoped: (scoped.session_factory().get_bind(), _ask_scoped(scoped, _ask_open))),
+        (scoped_session, lambda scoped: (scoped.session_factory().get_bind(), _ask_scoped(scoped, _ask_session))),
     ]
     for kind, ask_of in asks:
         if isinstance(session_or_engine, kind):
@@ -242,6 +242,17 @@ def has_table_query(family: str, name: str) -> Executable:
 def _ask_open(opened: AsyncSession | AsyncConnection) -> Ask:
     async def ask(query: Executable) -> Sequence[Any]:
         return (await opened.execute(query)).all()
+
+    return ask
+
+
+def _ask_session(session: Session) -> Ask:
+    return _in_thread(lambda query: session.execute(query).all())
+
+
+def _ask_scoped(scoped: Callable[[], Any], ask_of: Callable[[Any], Ask]) -> Ask:
+    async def ask(query: Executable) -> Sequence[Any]:
+        return await ask_of(scoped())(query)  # of the task or thread that asks
 
     return ask
 
