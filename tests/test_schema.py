@@ -1,4 +1,4 @@
-"""The JSON Schema of a configuration accepts what the documentation shows, and refuses what `read_config` does."""
+"""The JSON Schema of a configuration accepts the examples of the documentation, and refuses mistakes."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """An empty site; what is imported from it is forgotten afterwards."""
+    """An empty site; modules that are imported from it are forgotten afterwards."""
     directory = tmp_path / "site"
     directory.mkdir()
     monkeypatch.syspath_prepend(str(directory))

@@ -166,11 +166,11 @@ def test_without_any_file_the_environment_alone_configures(store, tmp_path, monk
 
 
 @pytest.mark.parametrize("source", [{}, {"collectors": {}, "exporters": {}}, {"delivery": {"batch_size": 5}}])
-def test_a_configuration_that_nothing_would_receive_events_of_says_so(store, source):
+def test_a_configuration_without_a_sink_is_a_problem(store, source):
     assert problems_of(store, source)[""].startswith("nothing would receive events: no collector and no exporter")
 
 
-def test_nothing_at_all_says_so(store, tmp_path, monkeypatch):
+def test_no_configuration_at_all_is_a_problem(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "nothing would receive events" in problems_of(store, None)[""]
 
@@ -195,7 +195,7 @@ def test_a_file_that_is_missing_or_a_directory_is_named(store, tmp_path):
     assert "cannot read" in problems_of(store, tmp_path)[""]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_file(store, tmp_path):
+def test_a_byte_order_mark_is_skipped(store, tmp_path):
     (tmp_path / "a.toml").write_text("[collectors.store]\n", encoding="utf-8-sig")
     assert read_config(tmp_path / "a.toml", environ={}, registry=store).sinks[0].name == "store"
 
@@ -246,7 +246,7 @@ def test_an_unset_variable_and_a_broken_one_are_problems(store):
     assert "$$" in problems["collectors.store.tags[0]"]
 
 
-def test_what_follows_from_an_unset_variable_is_not_a_problem_of_its_own(site):
+def test_an_unset_variable_is_the_only_problem_of_its_option(site):
     site.add("acme-url", points={"url": "acme_url"}, modules={"acme_url": STRICT_URL})
     with pytest.raises(ConfigError) as caught:
         read_config({"collectors": {"url": {"url": "${NOPE}"}}}, environ={}, registry=site.registry())
@@ -273,12 +273,12 @@ STRICT_URL = """
 
 
 @pytest.mark.parametrize("source", [3, [1], object()])
-def test_what_is_no_configuration_at_all_is_a_type_error(store, source):
+def test_a_source_of_another_type_is_a_type_error(store, source):
     with pytest.raises(TypeError, match="expected a mapping, the path of a file, or None"):
         open_pipeline(source, registry=store)
 
 
-def test_a_sinks_own_delivery_table_does_not_offer_what_belongs_to_the_pipeline(store):
+def test_a_sinks_delivery_table_does_not_offer_settings_of_the_pipeline(store):
     message = problems_of(store, {"collectors": {"store": {"delivery": {"batchsize": 5}}}})
     assert "batch_size" in message["collectors.store.delivery.batchsize"]
     assert "spool" not in message["collectors.store.delivery.batchsize"]
@@ -320,7 +320,7 @@ def test_an_environment_variable_sets_one_value_of_the_type_the_option_has(store
     assert options == attrs.evolve(options_of(store, {}), **expected)
 
 
-def test_the_environment_lies_over_the_file(store):
+def test_the_environment_overlays_the_file(store):
     environ = {"FLAG_ANALYTICS__COLLECTORS__STORE__SIZE": "5", "FLAG_ANALYTICS__DELIVERY__POLICY": "drop_oldest"}
     source = {"collectors": {"store": {"size": 1, "prefix": "kept"}}, "delivery": {"policy": "block", "batch_size": 2}}
     plan = read_config(source, environ=environ, registry=store)
@@ -370,12 +370,12 @@ def test_ten_processors_from_the_environment_come_in_the_order_of_their_numbers(
         ("FLAG_ANALYTICS__COLLECTORS__STORE__SIZE__DEEPER", "1", "there is no table to set deeper in"),
     ],
 )
-def test_a_variable_that_leads_nowhere_is_a_problem(store, variable, text, expected):
+def test_a_variable_that_fits_no_place_is_a_problem(store, variable, text, expected):
     source = {"collectors": {"store": {"size": 5}, "store/a-b": {}, "store/a_b": {}}}
     assert expected in problems_of(store, source, {variable: text})[variable]
 
 
-def test_variables_of_other_names_are_not_ours(store):
+def test_variables_of_other_names_are_ignored(store):
     names = (
         *("FLAG_ANALYTICS_CONFIG", "FLAG_ANALYTICS_TEST_POSTGRES", "FLAG_ANALYTICS_REQUIRE_SERVERS"),
         *("FLAG_ANALYTICS_BENCH_FULL", "FLAG_ANALYTICS_PLUGINSDIR", "flag_analytics__collectors", "XFLAG_ANALYTICS__A"),
@@ -408,13 +408,13 @@ def test_variables_of_other_names_are_not_ours(store):
         ("FLAG_ANALYTICS__COLLECTORS__STORE__SIZE", "0", "collectors.store.size", "expected an integer of at least 1"),
     ],
 )
-def test_a_name_that_is_wrong_in_the_environment_is_blamed_on_its_variable(store, variable, text, path, expected):
+def test_a_problem_with_the_environment_names_the_variable(store, variable, text, path, expected):
     message = problems_of(store, {"collectors": {"store": {}}}, {variable: text})[path]
     assert expected in message
     assert message.endswith(f" (from {variable})")
 
 
-def test_a_name_that_is_wrong_in_the_file_is_not_blamed_on_the_environment(store):
+def test_a_problem_with_the_file_names_no_variable(store):
     environ = {"FLAG_ANALYTICS__COLLECTORS__STORE__SIZE": "1"}
     assert "(from" not in problems_of(store, {"collectors": {"store": {"sise": 5}}}, environ)["collectors.store.sise"]
 
@@ -433,7 +433,7 @@ def test_a_variable_with_one_underscore_for_two_is_a_problem(store, variable):
     assert message.startswith("is not read, since two underscores stand between the names: expected FLAG_ANALYTICS__")
 
 
-# --- what is checked
+# --- checks
 
 
 @pytest.mark.parametrize(
@@ -577,7 +577,7 @@ def test_an_options_class_whose_types_cannot_be_read_is_the_plugins_problem(site
     assert "the types of acme_odd.Options cannot be read" in problems["collectors.odd"]
 
 
-def test_options_may_be_objects_where_configuration_is_python(site):
+def test_options_may_be_objects_in_a_mapping(site):
     module = """
         from collections.abc import Callable
         from threading import Event
@@ -620,14 +620,14 @@ def test_a_processor_comes_from_a_plugin_that_is_already_named(store):
 # --- precedence of delivery settings
 
 
-def test_delivery_settings_go_from_the_sinks_wish_over_the_general_table_to_its_own(store):
+def test_a_sinks_own_delivery_table_overrides_the_general_one_and_that_its_defaults(store):
     source = {
         "collectors": {"store": {"delivery": {"batch_size": 3}}},
         "delivery": {"batch_size": 2, "max_events": 20},
     }
     plan = read_config(source, environ={}, registry=store)
-    wish = DeliveryOptions(batch_size=1, max_events=10, max_bytes=1_000)
-    assert plan.sink_options(plan.sinks[0], wish) == DeliveryOptions(batch_size=3, max_events=20, max_bytes=1_000)
+    defaults = DeliveryOptions(batch_size=1, max_events=10, max_bytes=1_000)
+    assert plan.sink_options(plan.sinks[0], defaults) == DeliveryOptions(batch_size=3, max_events=20, max_bytes=1_000)
 
 
 def test_an_option_of_the_backend_itself_is_more_specific_than_the_general_table(site):
@@ -646,15 +646,15 @@ def test_an_option_that_is_an_engine_setting_under_another_name_is_more_specific
     site.add("acme-store", points={"store": "acme_store"}, modules={"acme_store": module})
     source = {"collectors": {"store": {"flush_interval": 7.0}}, "delivery": {"flush_interval_seconds": 2.0}}
     plan = read_config(source, environ={}, registry=site.registry())
-    wish = DeliveryOptions(flush_interval_seconds=7.0)
-    assert plan.sink_options(plan.sinks[0], wish).flush_interval_seconds == 7.0
+    defaults = DeliveryOptions(flush_interval_seconds=7.0)
+    assert plan.sink_options(plan.sinks[0], defaults).flush_interval_seconds == 7.0
 
 
 # --- secrets
 
 
 def every_word_of(error):
-    """Return all that a log, a pickle or a traceback could show of an error and its whole chain."""
+    """Return everything that a log, a pickle or a traceback shows of an error and its chain."""
     words = ["".join(traceback.format_exception(error))]
     while error is not None:
         words += [str(error), repr(error), repr(vars(error)), pickle.dumps(error).decode("latin-1")]
@@ -684,14 +684,14 @@ def every_word_of(error):
         ({}, {"FLAG_ANALYTICS__PROCESSORS__0": CANARY}),
     ],
 )
-def test_a_secret_is_in_no_word_of_an_error(store, table, environ, caplog, capfd):
+def test_an_error_shows_no_secret(store, table, environ, caplog, capfd):
     with caplog.at_level(logging.DEBUG), pytest.raises(ConfigError) as caught:
         read_config({"collectors": {"store": table}}, environ=environ, registry=store)
     assert CANARY not in every_word_of(caught.value)
     assert CANARY not in caplog.text + "".join(capfd.readouterr())
 
 
-def test_a_secret_is_in_no_word_of_a_syntax_error(store, tmp_path):
+def test_a_syntax_error_shows_no_secret(store, tmp_path):
     for line in (f'password = "{CANARY}', f'"{CANARY}" = 1\n"{CANARY}" = 2', f"password = {CANARY}"):
         (tmp_path / "a.toml").write_text(f"[collectors.store]\n{line}\n")
         with pytest.raises(ConfigError) as caught:
@@ -699,7 +699,7 @@ def test_a_secret_is_in_no_word_of_a_syntax_error(store, tmp_path):
         assert CANARY not in every_word_of(caught.value)
 
 
-def test_a_secret_is_in_no_repr_of_a_plan(store):
+def test_the_repr_of_a_plan_shows_no_secret(store):
     source = {
         "collectors": {"store": {"url": f"postgresql://u:{CANARY}@h/d", "prefix": "${PW}"}},
         "processors": [{"type": "hash_targeting_key", "salt": f"{CANARY}-long"}],
@@ -719,7 +719,7 @@ def test_a_secret_is_in_no_repr_of_a_plan(store):
         "raise type('OddError', (Exception,), {'__str__': lambda self: options.url, 'dsn': options.url})()",
     ],
 )
-def test_a_secret_is_in_no_word_of_a_create_that_fails(site, create, caplog, capfd):
+def test_a_create_that_fails_shows_no_secret(site, create, caplog, capfd):
     module = STORE.replace("self.options = options", create)
     site.add("acme-store", points={"store": "acme_store"}, modules={"acme_store": module})
     table = {"url": f"postgresql://user:{CANARY}@host/db", "password": "${PW}", "prefix": "${PW}"}
@@ -730,7 +730,7 @@ def test_a_secret_is_in_no_word_of_a_create_that_fails(site, create, caplog, cap
     assert CANARY not in every_word_of(caught.value) + caplog.text + "".join(capfd.readouterr())
 
 
-def test_a_piece_of_a_url_without_its_host_is_in_no_word_of_a_create_that_fails(site):
+def test_a_create_that_fails_shows_no_piece_of_a_secret_url(site):
     module = STORE.replace("self.options = options", "int(options.url.rpartition(':')[2])")
     site.add("acme-store", points={"store": "acme_store"}, modules={"acme_store": module})
     with pytest.raises(PluginError) as caught:
@@ -741,7 +741,7 @@ def test_a_piece_of_a_url_without_its_host_is_in_no_word_of_a_create_that_fails(
     assert CANARY not in every_word_of(caught.value)
 
 
-# --- nothing a user can write breaks it
+# --- any input
 
 
 values = st.recursive(

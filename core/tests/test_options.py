@@ -1,4 +1,4 @@
-"""The types that options may have, and the problems of values that are of another one."""
+"""The types that options may have, and the problems of values of other types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How plugins are called: order, deadlines, traces, and what is said when their code fails."""
+"""Calls of plugins: order, deadlines, traces, and messages about failures."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def install(site, *sources, **named):
 
 
 def opened(site, create, factory="create", **table):
-    """Return the error that a collector whose ``create`` has this body is refused with."""
+    """Return the error of a collector whose ``create`` has this body."""
     site.add("acme", points={"sink": "acme_sink"}, modules={"acme_sink": SINK.format(create=create, factory=factory)})
     with pytest.raises((PluginError, ValueError)) as caught:
         open_pipeline({"collectors": {"sink": table}}, environ={}, registry=site.registry())
@@ -100,7 +100,7 @@ def test_the_order_holds_among_the_named_plugins_alone(site, order):
     assert order == ["acme_c", "acme_a"]
 
 
-def test_one_answer_ends_a_hook_that_wants_one(site, order):
+def test_the_first_answer_ends_a_firstresult_hook(site, order):
     readers = (("Source()", ""), ("None", "(tryfirst=True)"), ("Source()", "(trylast=True)"))
     registry = install(site, *(READER.format(answer=answer, options=mark) for answer, mark in readers))
     for name in "abc":
@@ -109,7 +109,7 @@ def test_one_answer_ends_a_hook_that_wants_one(site, order):
     assert order == ["acme_b", "acme_a"]
 
 
-def test_a_reader_that_raises_or_answers_garbage_is_passed_over_and_named(site, order):
+def test_a_reader_that_raises_or_returns_another_object_is_named_and_skipped(site, order):
     readers = ("1 / 0", "'garbage'", "Source()")
     registry = install(site, *(READER.format(answer=answer, options="(tryfirst=True)") for answer in readers))
     for name in "bac":
@@ -245,7 +245,7 @@ def test_an_interrupt_is_let_through():
         ),
     ],
 )
-def test_a_create_that_returns_no_sink_is_refused_with_its_distribution(site, create, expected):
+def test_a_create_that_returns_another_object_is_refused_with_its_distribution(site, create, expected):
     message = str(opened(site, create))
     assert message.startswith("plugin 'sink' of acme 1.2: create of collectors.sink returned ")
     assert expected in message
@@ -298,7 +298,7 @@ def test_words_of_a_plugin_are_not_quoted_where_a_secret_option_is_set_but_for_i
         ({"acme_a": "def f(:"}, "SyntaxError: invalid syntax (acme_a.py, line 1)"),
     ],
 )
-def test_an_import_that_fails_says_what_is_missing_and_where(site, modules, expected):
+def test_an_import_that_fails_names_the_missing_module_and_the_file(site, modules, expected):
     site.add("acme", points={"a": "acme_a"}, modules=modules)
     with pytest.raises(PluginError) as caught:
         site.registry().load("a")

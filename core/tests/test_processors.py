@@ -101,7 +101,7 @@ def test_keys_that_are_stored_alike_hash_alike_and_others_do_not(one, other):
     assert (hashed(one) == hashed(other)) is (stored[0] == stored[1])
 
 
-def test_a_key_that_is_no_text_is_hashed_as_it_would_be_stored():
+def test_a_key_of_another_type_is_hashed_as_it_would_be_stored():
     assert hashed(5) == hashed("5")
 
 
@@ -134,7 +134,7 @@ def test_attributes_are_removed_by_name_and_by_path(context, attributes, expecte
     assert context_after(context, *attributes) == expected
 
 
-def test_a_replacement_stands_where_something_was():
+def test_a_replacement_takes_the_place_of_a_removed_value():
     context = {"email": "a@b", "address": {"street": "x"}}
     after = context_after(context, "email", "address.street", "missing", replacement="gone")
     assert after == {"email": "gone", "address": {"street": "gone"}}
@@ -146,7 +146,7 @@ def test_the_value_is_removed_only_when_asked_for():
     assert redact(Redact(value=True, replacement="x"))(event(value="secret")).value == "x"
 
 
-def test_a_redaction_of_nothing_is_refused():
+def test_a_redaction_that_removes_nothing_is_refused():
     with pytest.raises(ValueError, match="would remove nothing"):
         Redact()
 
@@ -157,7 +157,7 @@ def test_the_callers_own_context_is_not_changed():
     assert context == {"address": {"street": "x", "list": [{"street": "y"}]}}
 
 
-def test_an_event_that_has_nothing_to_hide_is_passed_on_as_it_is():
+def test_an_event_without_the_attributes_is_passed_on_unchanged():
     before = event()
     assert redact(Redact(attributes=("email",)))(before) is before
 
@@ -190,7 +190,7 @@ class Kind(Enum):
 
 
 class Disguised(str):
-    """Text that says it is something else, to whoever asks it and not ``str``."""
+    """Text whose own methods lie about it."""
 
     __slots__ = ()
 
@@ -219,7 +219,7 @@ keys = (
 
 
 @given(keys, st.dictionaries(keys, st.integers(), max_size=3))
-def test_whatever_is_stored_under_a_redacted_name_is_removed_whatever_its_key_was(key, others):
+def test_every_key_that_is_stored_under_a_redacted_name_is_removed(key, others):
     frozen = Freezer().freeze(event(context_attributes={**others, key: "secret", "in": {key: "secret"}}))
     for name in frozen.context_attributes:
         if not name or "." in name:
@@ -232,11 +232,11 @@ def test_whatever_is_stored_under_a_redacted_name_is_removed_whatever_its_key_wa
         assert name not in stored.get("in", {})
 
 
-def test_what_a_member_of_an_enumeration_stands_for_is_redacted_too():
+def test_the_value_of_an_enumeration_member_is_redacted_too():
     assert context_after({"user": Kind.TABLE}, "user.email") == {"user": {}}
 
 
-def test_a_targeting_key_that_denies_what_it_is_is_hashed():
+def test_a_targeting_key_of_a_lying_class_is_hashed():
     hashed = hash_targeting_key(HashTargetingKey(salt="0123456789abcdef"))
     expected = hashed(event(targeting_key="user-1")).targeting_key
     assert hashed(event(targeting_key=Equal("user-1"))).targeting_key == expected
@@ -272,7 +272,7 @@ nested = st.recursive(
 
 
 @given(st.dictionaries(names, nested, max_size=3), st.sampled_from(["a", "a.b", "b.a.c"]))
-def test_nothing_is_left_at_a_redacted_path_and_redacting_twice_changes_nothing_more(context, path):
+def test_redaction_empties_a_path_and_is_idempotent(context, path):
     once = context_after(context, path)
     assert not list(found_at(once, path))
     assert context_after(once, path) == once
@@ -322,7 +322,7 @@ def test_users_are_drawn_anew_for_each_flag():
     assert 400 < len(one & two) < 600
 
 
-def test_a_smaller_rate_keeps_some_of_what_a_larger_one_keeps():
+def test_a_smaller_rate_keeps_a_subset_of_a_larger_one():
     events = [event(targeting_key=f"user-{i}") for i in range(500)]
     few = {after.targeting_key for after in kept(0.1, events)}
     many = {after.targeting_key for after in kept(0.6, events)}
@@ -337,7 +337,7 @@ def test_events_without_a_targeting_key_are_drawn_one_by_one():
     assert kept(0.5, anonymous) == kept(0.5, anonymous)
 
 
-def test_what_is_kept_says_how_many_it_stands_for():
+def test_a_kept_event_carries_the_rate():
     (after,) = kept(0.999999, [event()])
     assert after.sample_rate == 0.999999
     (again,) = kept(0.999999, [event(sample_rate=0.5)])
@@ -379,7 +379,7 @@ def test_the_draw_is_the_same_in_another_process():
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_built_in_processor_is_named_as_it_is_found(name):
+def test_every_built_in_processor_has_its_own_name(name):
     assert BUILT_IN[name].name == name
 
 

@@ -103,7 +103,7 @@ def test_a_plugin_that_is_installed_later_is_found_without_a_restart(site):
     assert registry.load("files").__name__ == "acme_files"
 
 
-# --- loading: every failure has its own sentence
+# --- loading: each failure has its own message
 
 
 @pytest.mark.parametrize("name", ["database", "memory", "otel", "prometheus"])
@@ -113,7 +113,7 @@ def test_a_known_backend_that_is_missing_is_named_with_its_pip_install_line(site
     assert isinstance(caught.value, ImportError)
 
 
-def test_a_misspelled_plugin_is_told_what_was_meant_and_what_is_installed(site):
+def test_a_misspelled_plugin_gets_a_suggestion_and_the_installed_names(site):
     site.add("acme-files", points={"files": "acme_files"})
     message = error_of(site.registry(), "flies")
     assert "'flies'" in message
@@ -121,7 +121,7 @@ def test_a_misspelled_plugin_is_told_what_was_meant_and_what_is_installed(site):
     assert "installed are: files" in message
 
 
-def test_a_misspelled_backend_that_is_not_installed_either_is_told_how_to_install_it(site):
+def test_a_misspelled_backend_that_is_not_installed_gets_its_install_line(site):
     message = error_of(site.registry(), "promethues")
     assert "did you mean 'prometheus'?" in message
     assert "pip install flag-analytics-prometheus" in message
@@ -139,7 +139,7 @@ def test_two_distributions_with_one_name_are_an_error_only_once_the_name_is_used
 
 
 def test_a_plugin_that_takes_the_name_of_another_backend_never_stands_in_for_it(site):
-    """Installing a distribution is no permission to take the events that are meant for another one."""
+    """Installing a distribution does not redirect the events of another one to it."""
     site.add("flag-analytics-memory", points={"memory": "real_memory"}, modules={"real_memory": COLLECTOR})
     site.add("acme-files", points={"memory": "acme_memory", "files": "acme_files"}, modules={"acme_files": COLLECTOR})
     (site.path / "acme_memory.py").write_text(BROKEN)
@@ -162,7 +162,7 @@ def test_a_plugin_whose_import_raises_names_its_distribution_and_the_reason(site
     assert caught.value.__cause__.__traceback__ is not None
 
 
-def test_a_plugin_whose_own_dependency_is_missing_is_not_called_missing_itself(site):
+def test_a_plugin_with_a_missing_dependency_is_not_reported_as_missing(site):
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": "import no_such_driver_at_all"})
     with pytest.raises(PluginError, match="no_such_driver_at_all") as caught:
         site.registry().load("files")
@@ -174,7 +174,7 @@ def test_a_plugin_that_exits_does_not_end_the_application(site):
     assert "SystemExit: 3" in error_of(site.registry(), "files")
 
 
-def test_a_plugin_that_prints_when_imported_does_not_spoil_standard_output(site, capsys):
+def test_output_of_an_import_goes_to_standard_error(site, capsys):
     site.add(
         "acme-files", points={"files": "acme_files"}, modules={"acme_files": "print('loading…')\n" + dedent(COLLECTOR)}
     )
@@ -228,12 +228,12 @@ def test_an_application_may_open_its_pipeline_while_its_own_package_is_still_bei
         ("@hookimpl(wrapper=True)\ndef flag_analytics_register_collectors(): yield", "is a wrapper"),
     ],
 )
-def test_a_module_that_is_no_proper_plugin_is_refused_and_can_be_repaired(site, source, expected):
+def test_an_invalid_plugin_module_is_refused_each_time(site, source, expected):
     module = f"from flag_analytics import hookimpl\n{source}"
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": module})
     site.add("good", points={"good": "good_plugin"}, modules={"good_plugin": COLLECTOR})
     registry = site.registry()
-    for _ in range(2):  # the second time is no different: nothing of a refused plugin stays behind
+    for _ in range(2):  # the second time too: a refused plugin leaves no trace
         message = error_of(registry, "files")
         assert expected in message
         assert "acme-files 1.2" in message
@@ -281,7 +281,7 @@ def test_a_backend_is_found_by_the_name_of_its_entry_point(site):
     assert backend.options().path == "events"
 
 
-def test_a_collector_that_is_named_as_an_exporter_is_told_its_table(site):
+def test_a_collector_that_is_named_as_an_exporter_gets_the_right_table(site):
     site.add("acme-files", points={"files": "acme_files"}, modules={"acme_files": COLLECTOR})
     with pytest.raises(PluginError, match=r"is a collector, not an exporter: use \[collectors\.files\]"):
         site.registry().backend("exporter", "files")
@@ -306,7 +306,7 @@ def test_a_collector_that_is_named_as_an_exporter_is_told_its_table(site):
         ("[]", "offers no collector"),
     ],
 )
-def test_a_hook_that_returns_rubbish_is_refused_with_what_was_expected(site, returned, expected):
+def test_an_invalid_result_of_a_hook_is_refused_with_the_expected_type(site, returned, expected):
     module = f"""
         import attrs
         from flag_analytics import Backend, ProcessorFactory, hookimpl
@@ -353,13 +353,13 @@ def test_a_registration_hook_is_called_once(site):
 def test_a_plugin_that_raises_in_a_hook_does_not_silence_the_others(site, caplog):
     listener = """
         from flag_analytics import hookimpl
-        heard = []
+        calls = []
 
         @hookimpl
-        def flag_analytics_pipeline_started(pipeline): heard.append(pipeline)
+        def flag_analytics_pipeline_started(pipeline): calls.append(pipeline)
 
         @hookimpl
-        def flag_analytics_delivery_failed(error, sink): heard.append((sink, error))
+        def flag_analytics_delivery_failed(error, sink): calls.append((sink, error))
     """
     raising = """
         from flag_analytics import hookimpl
@@ -376,7 +376,7 @@ def test_a_plugin_that_raises_in_a_hook_does_not_silence_the_others(site, caplog
     with caplog.at_level(logging.DEBUG):
         registry.pipeline_started("pipeline", ["a", "b", "c"])
         registry.delivery_failed("memory", "ValueError", [], ["a", "b", "c"])
-    assert registry.load("a").heard == registry.load("c").heard == ["pipeline", ("memory", "ValueError")]
+    assert registry.load("a").calls == registry.load("c").calls == ["pipeline", ("memory", "ValueError")]
     assert "plugin 'b' of acme-b 1.2: flag_analytics_pipeline_started failed: ValueError" in caplog.text
     assert "acme_b.py:5" in caplog.text
     assert "CANARY" not in caplog.text
@@ -385,26 +385,26 @@ def test_a_plugin_that_raises_in_a_hook_does_not_silence_the_others(site, caplog
 def test_a_hook_is_called_for_the_plugins_of_the_pipeline_only(site):
     module = """
         from flag_analytics import hookimpl
-        heard = []
+        calls = []
 
         @hookimpl
-        def flag_analytics_pipeline_closing(pipeline): heard.append(pipeline)
+        def flag_analytics_pipeline_closing(pipeline): calls.append(pipeline)
     """
     site.add("acme", points={"a": "acme_a", "b": "acme_b"}, modules={"acme_a": module, "acme_b": module})
     registry = site.registry()
     registry.load("b")
     registry.pipeline_closing("pipeline", ["a"])
-    assert registry.load("a").heard == ["pipeline"]
-    assert registry.load("b").heard == []
+    assert registry.load("a").calls == ["pipeline"]
+    assert registry.load("b").calls == []
 
 
-def test_a_module_under_two_names_hears_everything_once(site):
+def test_a_module_under_two_names_is_called_once(site):
     module = """
         from flag_analytics import hookimpl
-        heard = []
+        calls = []
 
         @hookimpl
-        def flag_analytics_pipeline_started(pipeline): heard.append(pipeline)
+        def flag_analytics_pipeline_started(pipeline): calls.append(pipeline)
 
         @hookimpl
         def flag_analytics_cli(app): app.append(__name__)
@@ -412,7 +412,7 @@ def test_a_module_under_two_names_hears_everything_once(site):
     site.add("acme", points={"a": "acme_a", "b": "acme_a"}, modules={"acme_a": module})
     registry = site.registry()
     registry.pipeline_started("pipeline", ["a", "b"])
-    assert registry.load("a").heard == ["pipeline"]
+    assert registry.load("a").calls == ["pipeline"]
     commands = []
     assert registry.add_commands(commands, registry.installed(), print) == ()
     assert commands == ["acme_a"]
@@ -473,7 +473,7 @@ def test_a_plugin_is_asked_about_objects_of_a_package_that_it_depends_on(site):
     assert "bystander" not in sys.modules
 
 
-def test_a_subclass_in_the_application_is_recognised_by_what_it_derives_from(site):
+def test_a_subclass_in_the_application_is_recognised_by_its_bases(site):
     site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": READER}, requires=("acme-db",))
     session = type("OurSession", (type(session_of("acme_db.orm")),), {"__module__": "application.db"})()
     assert site.registry().event_source_for(session).session is session
@@ -488,18 +488,18 @@ def test_a_plugin_that_is_loaded_is_asked_about_anything(site):
     assert registry.event_source_for(session_of("unrelated")).session
 
 
-def test_an_object_that_nobody_knows_is_named_with_what_was_expected(site):
+def test_an_unknown_object_is_named_with_the_expected_types(site):
     with pytest.raises(SourceError, match=r"cannot read events from somewhere\.AsyncSession: expected") as caught:
         site.registry().event_source_for(session_of("somewhere"))
     assert isinstance(caught.value, TypeError)
 
 
-def test_a_database_session_without_the_database_plugin_is_told_what_to_install(site):
+def test_a_database_session_without_the_database_plugin_gets_its_install_line(site):
     with pytest.raises(SourceError, match="pip install flag-analytics-database"):
         site.registry().event_source_for(session_of("sqlalchemy.ext.asyncio.session"))
 
 
-def test_a_broken_plugin_that_should_have_known_the_object_is_named(site):
+def test_a_broken_plugin_that_could_read_the_object_is_named(site):
     site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": BROKEN}, requires=("acme-db",))
     with pytest.raises(SourceError, match=r"plugin 'reader' of acme-reader 1\.2: import failed"):
         site.registry().event_source_for(session_of("acme_db"))

@@ -1,4 +1,4 @@
-"""What a backend created, as a sink: the object itself, or a plain ``AnalyticsCollector`` as a ``BatchSink``."""
+"""The sink of a created object: the object itself, or a ``BatchSink`` around a plain ``AnalyticsCollector``."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class CollectorSink:
         """Ids the collector has taken of a batch that is not flushed yet."""
 
     async def write(self, batch: Batch) -> None:
-        """Record what the collector has not taken yet, and flush."""
+        """Record the events that the collector has not taken yet, and flush."""
         ids = {event.event_id for event in batch}
         if self._taken.isdisjoint(ids):
-            self._taken.clear()  # what they belonged to was given up: a batch that follows is a new one
+            self._taken.clear()  # their batch was given up
         for event in batch:
             if event.event_id not in self._taken:
                 await _waited(self.collector.record(event.thaw()))
@@ -49,10 +49,10 @@ class CollectorSink:
 
 
 def as_sink(created: Any) -> BatchSink | InlineSink:
-    """Return what events are delivered to.
+    """Return the sink of a created object.
 
     Raises:
-        TypeError: it is no sink and no collector, or a method is misspelled; the message begins with what it is.
+        TypeError: it is neither sink nor collector, or a method is misspelled; the message begins with its type.
     """
     if isinstance(created, type):
         raise TypeError(f"the class {created.__name__}, expected an instance of it")

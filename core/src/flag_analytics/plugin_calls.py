@@ -46,15 +46,15 @@ def call_plugin(
     quote: bool = True,
     timeout_seconds: float | None = None,
 ) -> _Result:
-    """Return what the code of a plugin returns.
+    """Return the result of a plugin's code.
 
     It runs in a thread without an event loop, in a copy of the caller's context, so that a call that hangs can be
     given up. With FLAG_ANALYTICS_TRACE_PLUGINS=1 each call is printed to standard error.
 
     Args:
         plugin: The plugin and its distribution, for messages.
-        step: The hook, or another thing that it is asked for.
-        secrets: What must not be shown.
+        step: The hook, ``import`` or ``create``.
+        secrets: Texts that the message must not show.
         quote: Whether the words of its exceptions may be quoted.
         timeout_seconds: The longest it may take, by default ``TIMEOUT_SECONDS``.
 
@@ -94,7 +94,7 @@ def import_plugin(plugin: str, module_name: str, timeout_seconds: float = TIMEOU
 
 
 def kind_of(created: Any) -> str:
-    """Return the name of the type of an unexpected object, for messages; a coroutine is closed."""
+    """Return the type of an unexpected object, for messages; close it if it is a coroutine."""
     if inspect.iscoroutine(created):
         created.close()  # else Python warns that it was never awaited
     return "None" if created is None else type(created).__name__

@@ -1,4 +1,4 @@
-"""The built-in processors: what can be hashed, removed or sampled before any sink sees an event.
+"""The built-in processors: hash the targeting key, remove attributes, or sample, before any sink sees an event.
 
 A processor runs in the caller's thread for every event. One that raises drops the event: privacy fails closed.
 """
@@ -23,7 +23,7 @@ _SAMPLE_SPACE = float(2**64)
 _SALT_CHARS = 16
 _SALT_ADVICE = (
     "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'` and keep it secret, "
-    "or set unkeyed = true for a hash that anybody can recompute"
+    "or set unkeyed = true for a hash that anyone can recompute"
 )
 
 
@@ -44,7 +44,7 @@ class HashTargetingKey:
     Attributes:
         salt: The key of the hash, at least 16 characters. Keep it secret, and keep it: with another one, the same user
             counts as another.
-        unkeyed: Hash without a key. Whoever can guess targeting keys can then find out which they are.
+        unkeyed: Hash without a key. A reader who guesses a targeting key can then recognise it.
         length: How many hexadecimal digits are kept. Of a million users, two share 16 digits with a probability of
             3e-8, and 32 digits never.
     """
@@ -69,7 +69,7 @@ class Redact:
     Attributes:
         attributes: Names of context attributes; dots lead into nested tables (``address.street``) and through lists.
         value: Whether the flag's value is removed too, leaving None.
-        replacement: What stands in place of what was removed; by default nothing.
+        replacement: Text in place of what is removed; by default the attribute is left out.
     """
 
     attributes: tuple[str, ...] = attrs.field(default=(), validator=_not_empty)
@@ -164,19 +164,19 @@ BUILT_IN: Mapping[str, ProcessorFactory[Any]] = {
 
 
 def _without(node: Any, path: str, replacement: str | None, depth: int = MAX_DEPTH) -> Any:
-    """Return ``node`` without what is at ``path``: what changes is copied, the caller's objects stay as they are.
+    """Return ``node`` without the value at ``path``; changed parts are copies, the caller's objects stay as they are.
 
     Names are compared in canonical form, as they would be stored, whatever the keys are.
     """
     if depth < 0:
-        return None  # nor would the canonical form keep anything nested that deeply
+        return None  # the canonical form cuts off at this depth, too
     if isinstance(node, Enum):
         return _without(node.value, path, replacement, depth)
     if isinstance(node, list | tuple):
         return [_without(item, path, replacement, depth - 1) for item in node]
     if not isinstance(node, Mapping):
         return node
-    changed = node.__class__ is not dict  # what was read once is not read again from an object that may answer anew
+    changed = node.__class__ is not dict  # a foreign mapping may answer differently when it is read again
     kept = []
     for key, item in list(node.items()):  # in one step: another thread may be changing it
         name = canonical_member_name(key)

@@ -1,4 +1,4 @@
-"""What a backend is: collectors and exporters that take events, sources that answer questions about them."""
+"""The interfaces of a backend: collectors, exporters, sinks and processors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AnalyticsCollector(Protocol):
         ...
 
     async def flush(self) -> object:
-        """Return when what was recorded before is stored, or cannot be for now."""
+        """Return when the events recorded before are stored, or cannot be for now."""
         ...
 
     async def close(self) -> object:
@@ -168,7 +168,7 @@ def _check_create(factory: Any, _: attrs.Attribute[Any], create: Any) -> None:
     try:
         signature = inspect.signature(create)
     except ValueError:
-        return  # built in: it does not say what it takes
+        return  # built in, without a signature
     try:
         signature.bind(None)
     except TypeError as error:

@@ -62,7 +62,7 @@ renew_after_fork(_renew)
 
 @attrs.frozen
 class InstalledPlugin:
-    """An entry point, as the metadata of its distribution has it; nothing of it has been imported."""
+    """An entry point, as the metadata of its distribution has it, not imported."""
 
     name: str
     module: str
@@ -105,7 +105,7 @@ class Registry:
         """Return the module of the plugin of this name, imported and registered.
 
         Raises:
-            PluginNotInstalledError: no distribution has it; the message says what to install, or what was meant.
+            PluginNotInstalledError: no distribution has it; the message suggests an install or a name.
             PluginError: it is there but cannot be used; the message names its distribution and the reason.
         """
         if name not in self._loaded:
@@ -124,7 +124,7 @@ class Registry:
         A processor may also have a name of its own and come from a plugin that is loaded.
 
         Raises:
-            PluginNotInstalledError, PluginError: as ``load``; or it offers nothing of this name in this role.
+            PluginNotInstalledError, PluginError: as ``load``; or it has no offer of this name in this role.
         """
         own = role == "processor" and name not in self.installed()
         for plugin in tuple(self._loaded) if own else ():
@@ -186,14 +186,14 @@ class Registry:
     def add_commands(
         self, app: Any, plugins: Iterable[str], read_plan: Callable[[Path | None], Plan]
     ) -> tuple[PluginError, ...]:
-        """Let plugins add their commands, which read their configuration by ``read_plan``; return what went wrong."""
+        """Let plugins add their commands, which read their configuration by ``read_plan``; return the errors."""
         problems: dict[str, PluginError] = {}
         for _ in self._ask("flag_analytics_cli", plugins, problems, app=app, read_plan=read_plan):
             pass
         return tuple(problems.values())
 
     def roles(self, name: str) -> tuple[str, ...]:
-        """Return what the plugin of this name offers: ``collector``, ``exporter``, …, ``event source``, ``cli``.
+        """Return the roles of the plugin of this name: ``collector``, ``exporter``, …, ``event source``, ``cli``.
 
         Raises:
             PluginNotInstalledError, PluginError: as ``load`` and ``backend``.
@@ -290,10 +290,10 @@ class Registry:
             warn(logger, "%s", problem)
 
     def offered(self, role: str, name: str) -> tuple[Any, ...]:
-        """Return all that the plugin of this name offers in a role.
+        """Return every offer of the plugin of this name in a role.
 
         Raises:
-            PluginNotInstalledError, PluginError: as ``load``; or its hook fails, or returns something else.
+            PluginNotInstalledError, PluginError: as ``load``; or its hook fails, or returns something else than offers.
         """
         if (role, name) not in self._offers:
             hook = f"{_REGISTER}{role}s"
@@ -345,7 +345,7 @@ _default: list[Registry] = []
 
 
 def default_registry() -> Registry:
-    """Return the registry that everything in this process shares: what is installed is the same for all of it."""
+    """Return the registry that the whole process shares."""
     with _lock:
         if not _default:
             _default.append(Registry())
@@ -386,7 +386,7 @@ def _refuse_to_import(plugin: InstalledPlugin) -> None:
 
 
 def _problem_of(hook: str, function: Any, options: Any) -> str | None:
-    """Return what is wrong with a function that is marked as the implementation of a hook."""
+    """Return the problem with a function that is marked as the implementation of a hook, or None."""
     if hook not in HOOKS:
         if options["optionalhook"]:
             return None

@@ -35,7 +35,7 @@ class Scalar:
     """A type without parts.
 
     Attributes:
-        words: What is expected, for messages.
+        words: The expected value, for messages.
         schema: Its JSON Schema.
         read: Returns a value out of one as TOML has it; raises TypeError or ValueError for another one.
         read_text: Returns a value out of the text of an environment variable.
@@ -122,7 +122,7 @@ def types_of(options: type[Any]) -> Mapping[str, Any]:
         problem = type(error).__name__
     raise PluginError(
         f"the types of {options.__module__}.{options.__qualname__} cannot be read ({problem}): "
-        "import what they name at run time too"
+        "import the names in them at run time too"
     )
 
 
@@ -157,7 +157,7 @@ def shape_of(kind: Any) -> tuple[str, Any]:
 
 
 def describe(kind: Any) -> str:
-    """Return what is expected of a value of this type."""
+    """Return the expected value of this type, in words."""
     match shape_of(kind):
         case "scalar", scalar:
             return str(scalar.words)

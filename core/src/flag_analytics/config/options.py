@@ -1,4 +1,4 @@
-"""Reads one table of configuration as an attrs class, and collects everything that is wrong with it."""
+"""Reads one table of configuration as an attrs class, and collects every problem with it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class OptionsReader:
     An option is secret if its field's metadata has ``secret``, or if its name looks like it.
 
     Attributes:
-        problems: What is wrong, where new problems are added.
-        secrets: Texts that no message may show: secret options, and what the environment filled in.
+        problems: The list that new problems are added to.
+        secrets: Texts that no message may show: secret options, and values from the environment.
         has_secret_option: Whether a secret option was set.
     """
 
@@ -176,7 +176,7 @@ class OptionsReader:
         raise TypeError
 
     def _check(self, field: attrs.Attribute[Any], value: Any, raw: Any, kind: Any, path: str, secret: bool) -> None:
-        """Refuse what the field's own validator does; with a converter, only the class itself can tell."""
+        """Ask the field's own validator; with a converter, only the class itself can tell."""
         if field.validator is None or field.converter is not None:
             return
         try:
@@ -222,7 +222,7 @@ def did_you_mean(name: object, known: Collection[Any]) -> str:
 
 
 def origin_of(raw: Any) -> str:
-    """Return `` (from VARIABLE)`` for what the environment set, else nothing."""
+    """Return `` (from VARIABLE)`` for a value from the environment, else nothing."""
     return f" (from {raw.variable})" if isinstance(raw, EnvText | EnvTable) and raw.variable else ""
 
 

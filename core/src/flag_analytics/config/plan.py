@@ -24,12 +24,12 @@ class PlannedSink:
 
     Attributes:
         name: Its name in configuration, ``type`` or ``type/name``.
-        options: What ``backend.create`` gets.
+        options: The argument of ``backend.create``.
         explicit: The options that configuration sets, as opposed to defaults, under the names of the engine's settings
             where they are such.
         delivery: The settings of its own ``delivery`` table.
         plugin: The plugin and its distribution, for messages.
-        secrets: What messages may not show.
+        secrets: Texts that messages must not show.
         quote: Whether messages may quote the plugin's words: it has no secret option.
     """
 
@@ -44,7 +44,7 @@ class PlannedSink:
     quote: bool = True
 
     def create(self) -> Any:
-        """Return what the backend creates, checked to be a collector, an exporter or a sink.
+        """Return the created collector, exporter or sink.
 
         Raises:
             PluginError: it raises, hangs, or returns something else; the message names the distribution.

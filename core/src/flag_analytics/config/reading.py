@@ -15,7 +15,7 @@
     [delivery]                               # DeliveryOptions of every sink
 
 The first word of a backend's name is the plugin to load. ``plugins = ["NAME"]`` loads one that only listens. Nothing is
-created here: all problems are found first and raised together. The environment overlay is described in
+created here: all problems are found and raised together. The environment overlay is described in
 ``flag_analytics.config.sources``.
 """
 
@@ -61,7 +61,7 @@ def read_config(
         registry: Where plugins come from, by default those that are installed.
 
     Raises:
-        ConfigError: everything that is wrong, with its path. If a plugin is broken, its error is the cause.
+        ConfigError: every problem, with its path. If a plugin is broken, its error is the cause.
     """
     registry = registry or default_registry()
     tables = read_tables(source, os.environ if environ is None else environ, {*registry.installed(), *KNOWN_PLUGINS})

@@ -1,4 +1,4 @@
-"""The JSON Schema of a configuration, for what is installed: editors complete and check TOML files with it."""
+"""The JSON Schema of a configuration of the installed plugins, for editors and checkers of TOML."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class MaskedCause(Exception):  # noqa: N818 — it stands for an exception of an
 
 
 def mask(text: str, secrets: Collection[str] = ()) -> str:
-    """Return ``text`` with what URLs keep secret, and each of ``secrets``, replaced by ``***``."""
+    """Return ``text`` with the secret parts of URLs, and each of ``secrets``, replaced by ``***``."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_MASKED:
             text = text.replace(secret, MASK)
@@ -65,7 +65,7 @@ def message_of(error: BaseException, secrets: Collection[str] = (), *, quote: bo
 def masked_cause(
     error: BaseException, secrets: Collection[str] = (), *, quote: bool = True, depth: int = _MAX_CHAIN
 ) -> MaskedCause:
-    """Return what to chain in place of ``error``, its own chain included."""
+    """Return the exception to chain in place of ``error``, its own chain included."""
     stand_in = MaskedCause(message_of(error, secrets, quote=quote)).with_traceback(error.__traceback__)
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None and depth > 0:

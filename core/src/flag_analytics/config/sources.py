@@ -1,4 +1,4 @@
-"""Where configuration comes from: a mapping, a TOML file, the environment; out comes one tree of tables.
+"""The sources of a configuration: a mapping, a TOML file and the environment, read into one tree of tables.
 
 Environment variables overlay single values. ``FLAG_ANALYTICS__EXPORTERS__PROMETHEUS__PREFIX=app`` sets
 ``exporters.prometheus.prefix``: two underscores are a dot, letter case does not matter, and ``_`` stands for any
@@ -50,7 +50,7 @@ class EnvText:
 
 
 class EnvTable(dict[str, Any]):
-    """A table that the configuration does not have and an environment variable made."""
+    """A table that an environment variable added."""
 
     def __init__(self, variable: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class EnvTable(dict[str, Any]):
 
 @attrs.frozen
 class Tables:
-    """A configuration before it is checked: nested dicts and lists, with ``EnvText`` where the environment spoke."""
+    """A configuration before it is checked: nested dicts and lists, with ``EnvText`` for values of the environment."""
 
     tree: dict[str, Any] = attrs.field(repr=False)
     label: str
@@ -176,10 +176,10 @@ def _fill_in(text: str, environ: Mapping[str, str], path: str, problems: list[Co
 
 
 def _overlay(tree: dict[str, Any], variable: str, text: str, plugin_names: Collection[str]) -> None:
-    """Set what an environment variable is about.
+    """Set the value that an environment variable names.
 
     Raises:
-        ValueError: its name leads nowhere.
+        ValueError: its name fits no place.
     """
     section, *steps = variable[len(PREFIX) :].lower().split("__")
     is_sink = section in {"collectors", "exporters"}
