@@ -473,6 +473,14 @@ def test_a_plugin_is_asked_about_objects_of_a_package_that_it_depends_on(site):
     assert "bystander" not in sys.modules
 
 
+def test_no_further_plugin_is_loaded_once_one_has_answered(site, monkeypatch):
+    site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": READER}, requires=("acme-db",))
+    site.add("later", points={"zeta": "later"}, modules={"later": BROKEN}, requires=("acme-db",))
+    monkeypatch.setattr("importlib_metadata.packages_distributions", lambda: pytest.fail("reads all metadata"))
+    assert site.registry().event_source_for(session_of("acme_db.orm"))
+    assert "later" not in sys.modules
+
+
 def test_a_subclass_in_the_application_is_recognised_by_its_bases(site):
     site.add("acme-reader", points={"reader": "acme_reader"}, modules={"acme_reader": READER}, requires=("acme-db",))
     session = type("OurSession", (type(session_of("acme_db.orm")),), {"__module__": "application.db"})()

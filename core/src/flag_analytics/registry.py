@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -156,7 +157,7 @@ class Registry:
             if isinstance(own, EventSource):
                 return own
         problems: dict[str, PluginError] = {}
-        for names in (tuple(self._loaded), self._readers(source)):
+        for names in itertools.chain([tuple(self._loaded)], ([name] for name in self._readers(source))):
             for name, answer in self._ask("flag_analytics_event_source", names, problems, source=source):
                 if isinstance(answer, EventSource):
                     return answer
