@@ -308,3 +308,19 @@ def test_the_twin_of_the_api_page_has_the_docstrings():
 def test_llms_txt_lists_every_page_once():
     listed = re.findall(r"^- \[[^\]]+\]\(([\w/-]+\.md)\)", twins.llms_txt(DOCS), re.MULTILINE)
     assert sorted(listed) == sorted(set(PAGES) - {"index.md"})
+
+
+VAGUE = re.compile(r"\b(?:whoever|nobody|somebody|befell|gone processes|that is none|nor would)\b", re.IGNORECASE)
+TEXTS = [
+    *DOCS.rglob("*.md"),
+    *(
+        DOCS.parent / place
+        for place in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "core/README.md")
+    ),
+    *(path for pattern in ("plugins/*/README.md", "changelog.d/*.md") for path in DOCS.parent.glob(pattern)),
+]
+
+
+@pytest.mark.parametrize("path", sorted(TEXTS), ids=lambda path: path.relative_to(DOCS.parent).as_posix())
+def test_a_page_is_in_plain_english(path):
+    assert VAGUE.findall(path.read_text("utf-8")) == []

@@ -145,7 +145,7 @@ async def test_a_database_that_falls_silent_at_close_is_not_waited_for_longer_th
         if took[-1] <= 2.5:
             break
     assert min(took) <= 2.5
-    # A batch whose answer the silence swallowed is in the table, and nobody can know: it is counted as unknown.
+    # A batch whose answer the silence swallowed is in the table, which cannot be known: it is counted as unknown.
     assert stored <= await server_database.count() <= stored + 100 * unknown
 
 

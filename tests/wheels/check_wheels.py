@@ -136,7 +136,7 @@ def wheels(dist: Path, *names: str) -> list[str]:
 def environment(home: Path, name: str, *requirements: str) -> Path:
     """Make a virtual environment of its own with the requirements, and return its Python.
 
-    Wheels are given as files: a name alone could be answered by the index with somebody else's package.
+    Wheels are given as files: the index could answer a name alone with another project's package.
     """
     directory = home / "environments" / name
     run("uv", "venv", "--quiet", "--python", sys.executable, directory, cwd=home)

@@ -1,4 +1,4 @@
-"""Core without any backend: it imports, records nothing to nobody, and says which distribution is missing."""
+"""Core without any backend: it imports, and names the distribution that is missing."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What every backend promises, whether it keeps events or passes them on: none lost, none twice, nobody disturbed."""
+"""The promises of every backend: no event lost, none stored twice, no caller disturbed."""
 
 from __future__ import annotations
 
