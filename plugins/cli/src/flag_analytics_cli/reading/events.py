@@ -22,6 +22,7 @@ from . import goff
 from .columns import Layout, find_columns
 from .fields import (
     FieldError,
+    Fields,
     duration_of,
     event_id_of,
     json_or_text,
@@ -239,7 +240,7 @@ class EventReader:
         return Layout(fields, context, tuple(unused))
 
     def _adapter(
-        self, adapt: Callable[[Mapping[str, Any]], dict[str, Any]], record_of: Getter, *, typed: bool
+        self, adapt: Callable[[Mapping[str, Any]], Fields], record_of: Getter, *, typed: bool
     ) -> Callable[[Row], FlagEvaluationEvent]:
         """Return the function that lets the shape read a record, with the user's own mappings on top."""
         wanted = tuple((field, _walker(path)) for field, path in self._options.columns.items())
@@ -247,14 +248,18 @@ class EventReader:
 
         def build(row: Row) -> FlagEvaluationEvent:
             record = record_of(row.data)
-            fields = adapt(record)
+            *main, others = adapt(record)
+            if not wanted:
+                return event_of(row, *main, (), (), others)
+            fields = dict(zip(_MAIN_FIELDS, main, strict=True))
+            context = []
             for field, get in wanted:
                 if field.startswith("context."):
-                    fields["context_attributes"][field.removeprefix("context.")] = get(record)
+                    context.append((field.removeprefix("context."), get(record)))
                 else:
                     fields[field] = get(record)
-            main = [fields.pop(field, None) for field in _MAIN_FIELDS]
-            return event_of(row, *main, (), fields.items())
+            main = [fields.pop(field) for field in _MAIN_FIELDS]
+            return event_of(row, *main, context, fields.items(), others)
 
         return build
 
@@ -314,12 +319,15 @@ class EventReader:
             attributes: Any,
             context: Iterable[tuple[str, Any]],
             others: Iterable[tuple[str, Any]],
+            checked: Mapping[str, Any] | None = None,
         ) -> FlagEvaluationEvent:
             timestamp = read_time(time)
             flag = text_of("flag_key", key) or flag_key
             if flag is None:
                 raise FieldError("flag_key is missing or empty")
             further = defaults.copy()
+            if checked:
+                further.update(checked)
             for field, found in others:
                 if found is not None and found != "":
                     convert = _CONVERSIONS.get(field)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -17,8 +17,10 @@ __all__ = [
     "FIELDS",
     "KINDS",
     "FieldError",
+    "Fields",
     "duration_of",
     "event_id_of",
+    "given",
     "json_or_text",
     "kind_of",
     "object_of",
@@ -52,6 +54,19 @@ _MILLISECOND = timedelta(milliseconds=1)
 _decode = msgspec.json.Decoder().decode
 
 
+class Fields(NamedTuple):
+    """The values of a record that a shape reads itself, as they are; ``others`` are checked further fields by name."""
+
+    timestamp: Any
+    flag_key: Any
+    value: Any = None
+    reason: Any = None
+    variant: Any = None
+    targeting_key: Any = None
+    context_attributes: dict[str, Any] = {}  # noqa: RUF012  never changed
+    others: Mapping[str, Any] = {}
+
+
 class FieldError(ValueError):
     """A field does not hold a value of its kind; the message is for people and has no content of the file."""
 
@@ -72,6 +87,11 @@ def text_of(name: str, value: Any) -> str | None:
         except UnicodeDecodeError:
             return value.hex()
     raise FieldError(f"{name} is not text")
+
+
+def given(texts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of the fields that have one."""
+    return {name: text for name, value in texts.items() if (text := text_of(name, value)) is not None}
 
 
 def reason_of(value: Any) -> EvaluationReason | str:
@@ -120,6 +140,8 @@ def kind_of(value: Any) -> str:
 
 def object_of(name: str, value: Any) -> dict[str, Any]:
     """Return attributes by name, from an object, its JSON text, or the pairs that Parquet has for a map."""
+    if value.__class__ is dict:
+        return value
     if value is None or value == "":
         return {}
     if isinstance(value, str):

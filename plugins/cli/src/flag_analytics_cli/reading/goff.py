@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .fields import FieldError, object_of
+from .fields import FieldError, Fields, object_of, text_of
 
 __all__ = ["CSV_HEADER", "PROVIDER", "adapt", "header_of", "unpack"]
 
@@ -49,22 +49,29 @@ def unpack(document: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return events
 
 
-def adapt(record: Mapping[str, Any]) -> dict[str, Any]:
+def adapt(record: Mapping[str, Any]) -> Fields:
     """Return the fields of an event."""
-    tracking = record.get("kind") == "tracking"
-    failed = record.get("default") is True or record.get("default") == "true"
-    context = object_of("metadata", record.get("evaluationContext" if tracking else "metadata"))
-    context |= {name: record[name] for name in ("contextKind", "source") if record.get(name)}
-    cached = record.get("source") == "PROVIDER_CACHE"
-    return {
-        "timestamp": record.get("creationDate"),
-        "flag_key": record.get("key"),
-        "value": record.get("trackingEventDetails" if tracking else "value"),
-        "reason": "ERROR" if failed else "CACHED" if cached else None,
-        "variant": record.get("variation"),
-        "targeting_key": record.get("userKey"),
-        "context_attributes": context,
-        "error_type": "GENERAL" if failed else None,
-        "flag_version": record.get("version"),
-        "kind": "outcome" if tracking else "evaluation",
-    }
+    get = record.get
+    tracking = get("kind") == "tracking"
+    failed = get("default") is True or get("default") == "true"
+    source = get("source")
+    extra = get("evaluationContext") if tracking else get("metadata")
+    context = object_of("metadata", extra) if extra else {}
+    for name in ("contextKind", "source"):
+        if found := get(name):
+            context[name] = found
+    others: dict[str, Any] = {"kind": "outcome"} if tracking else {}
+    if failed:
+        others["error_type"] = "GENERAL"
+    if version := get("version"):
+        others["flag_version"] = text_of("version", version)
+    return Fields(
+        get("creationDate"),
+        get("key"),
+        get("trackingEventDetails") if tracking else get("value"),
+        "ERROR" if failed else "CACHED" if source == "PROVIDER_CACHE" else None,
+        get("variation"),
+        get("userKey"),
+        context,
+        others,
+    )

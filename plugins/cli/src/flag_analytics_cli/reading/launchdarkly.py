@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .fields import Fields, given
 from .skipping import Skipped
 
 __all__ = ["PROVIDER", "adapt"]
@@ -24,7 +25,7 @@ _REASONS = {
 _INTERNAL = frozenset({"key", "kind", "anonymous", "_meta"})
 
 
-def adapt(record: Mapping[str, Any]) -> dict[str, Any]:
+def adapt(record: Mapping[str, Any]) -> Fields:
     """Return the fields of an event.
 
     Raises:
@@ -37,18 +38,17 @@ def adapt(record: Mapping[str, Any]) -> dict[str, Any]:
     reason = record.get("reason")
     details = reason if isinstance(reason, Mapping) else {}
     name = str(details.get("kind") or "")
-    return {
-        "timestamp": record.get("creationDate"),
-        "flag_key": record.get("key"),
-        "value": record.get("metricValue", record.get("data")) if kind == "custom" else record.get("value"),
-        "reason": "SPLIT" if details.get("inExperiment") else _REASONS.get(name, name),
-        "variant": record.get("variation"),
-        "targeting_key": user,
-        "context_attributes": context,
-        "error_type": details.get("errorKind"),
-        "flag_version": record.get("version"),
-        "kind": "outcome" if kind == "custom" else "evaluation",
-    }
+    others = {"error_type": details.get("errorKind"), "flag_version": record.get("version")}
+    return Fields(
+        record.get("creationDate"),
+        record.get("key"),
+        record.get("metricValue", record.get("data")) if kind == "custom" else record.get("value"),
+        "SPLIT" if details.get("inExperiment") else _REASONS.get(name, name),
+        record.get("variation"),
+        user,
+        context,
+        {**given(others), "kind": "outcome" if kind == "custom" else "evaluation"},
+    )
 
 
 def _context(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

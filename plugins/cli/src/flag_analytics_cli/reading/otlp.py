@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .fields import FieldError
+from .fields import FieldError, Fields, given
 from .skipping import Skipped
 
 __all__ = ["adapt", "unpack"]
@@ -38,7 +38,7 @@ def unpack(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {**record, "attributes": _attributes(record), "resource": resource}
 
 
-def adapt(record: Mapping[str, Any]) -> dict[str, Any]:
+def adapt(record: Mapping[str, Any]) -> Fields:
     """Return the fields of an event.
 
     Raises:
@@ -55,12 +55,18 @@ def adapt(record: Mapping[str, Any]) -> dict[str, Any]:
     }
     environment = next((resource[name] for name in _ENVIRONMENTS if name in resource), None)
     moment = record.get("timeUnixNano")
-    return {
-        **fields,
-        "timestamp": record.get("observedTimeUnixNano") if moment in (None, "", "0", 0) else moment,
-        "context_attributes": {} if environment is None else {"environment": environment},
-        "kind": "evaluation",
-    }
+    if moment in (None, "", "0", 0):
+        moment = record.get("observedTimeUnixNano")
+    return Fields(
+        moment,
+        fields.pop("flag_key"),
+        fields.pop("value"),
+        fields.pop("reason"),
+        fields.pop("variant"),
+        fields.pop("targeting_key"),
+        {} if environment is None else {"environment": environment},
+        given(fields),
+    )
 
 
 def _objects(values: Any) -> Iterable[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ import attrs
 from flag_analytics.events import EventKind
 
 from . import goff, launchdarkly, otlp
+from .fields import Fields
 
 __all__ = ["EVENTS", "SHAPES", "TABLE", "Shape", "shape_of"]
 
@@ -44,7 +45,7 @@ class Shape:
     only: tuple[str, frozenset[str]] | None = None
     kind: EventKind = "exposure"
     provider: str | None = None
-    adapt: Callable[[Record], dict[str, Any]] | None = None
+    adapt: Callable[[Record], Fields] | None = None
     document: str = ""
     unpack: Callable[[Record], Iterable[Record]] | None = None
 

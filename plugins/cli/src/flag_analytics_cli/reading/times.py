@@ -109,6 +109,8 @@ class TimeReader:
                 else:
                     return self._utc(moment)
             return self._from_text(value.strip())
+        if value.__class__ is int and self._form is None:
+            return self._from_number(value)
         if isinstance(value, datetime):
             return self._utc(value)
         if isinstance(value, date):
@@ -166,9 +168,10 @@ class TimeReader:
     def _from_number(self, number: float) -> datetime:
         if not math.isfinite(number):
             raise FieldError(_OUT_OF_RANGE)
-        per_second = 1
-        while abs(number) / per_second >= 1e11 and per_second < 1_000_000_000:
+        per_second, limit = 1, 1e11
+        while (number >= limit or -number >= limit) and per_second < 1_000_000_000:
             per_second *= 1_000
+            limit *= 1_000
         try:
             # Whole numbers stay whole: a float of microseconds has not digits enough.
             if isinstance(number, int) or number.is_integer():
