@@ -65,6 +65,8 @@ def test_prune_removes_what_is_older(
     config.write_text(f'[collectors.database]\nconnection_string = "{url_in(tmp_path)}"\n')
     assert run("prune", "--config", str(config)) == 0
     assert "kept everything: give --days, or set retention_days" in capsys.readouterr().out
+    assert run("prune", "--days", "4.5", "--dry-run", "--config", str(config)) == 0
+    assert capsys.readouterr().out == "database: would remove 5 rows older than 4.5 days\n"
     assert run("prune", "--days", "4.5", "--config", str(config)) == 0
     assert capsys.readouterr().out == "database: removed 5 rows older than 4.5 days\n"
     config.write_text(f'[collectors.database]\nconnection_string = "{url_in(tmp_path)}"\nretention_days = 2.5\n')

@@ -30,6 +30,7 @@ __all__ = ["add_commands"]
 _FINE = 0
 _UPGRADE_FIGURES = ("version", "before")
 _PRUNE_FIGURES = ("removed", "older_than_days")
+_DRY_FIGURES = ("would_remove", "older_than_days")
 _DAY_SECONDS = 86_400.0
 _MOST_DAYS = 36_500.0
 
@@ -50,6 +51,9 @@ _Days = Annotated[
     Parameter(
         name="--days", help="Remove events older than this many days; by default each database's retention_days."
     ),
+]
+_DryRun = Annotated[
+    bool, Parameter(name="--dry-run", negative=(), help="Remove nothing: say how many rows it would be.")
 ]
 _Form = Literal["table", "json"]
 _Format = Annotated[_Form, Parameter(name="--format", help="Lines for people, or json.")]
@@ -96,6 +100,7 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
     def prune(
         *,
         days: _Days = None,
+        dry_run: _DryRun = False,
         connection_string: _Url = None,
         config: _Config = None,
         table: _Table = DEFAULT_TABLE,
@@ -108,7 +113,8 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
                 msg=f"--days {days:g} is out of range: expected a number above 0, and at most {_MOST_DAYS:,.0f}"
             )
         targets = _chosen(read_plan, connection_string, config, table, schema)
-        return _for_each(targets, lambda store, target: _prune(store, target, days), _PRUNE_FIGURES, format)
+        figures = _DRY_FIGURES if dry_run else _PRUNE_FIGURES
+        return _for_each(targets, lambda store, target: _prune(store, target, days, dry_run), figures, format)
 
     db = App(name="db", help="Look after the tables of the database collector.")
     db.command(upgrade)
@@ -126,7 +132,8 @@ async def _upgrade(store: DatabaseStore, _: _Target) -> _Done:
     return _Done(f"brought to version {VERSION} (was: {found.value})", figures)
 
 
-async def _prune(store: DatabaseStore, target: _Target, days: float | None) -> _Done:
+async def _prune(store: DatabaseStore, target: _Target, days: float | None, dry_run: bool) -> _Done:
+    figure = (_DRY_FIGURES if dry_run else _PRUNE_FIGURES)[0]
     kept = days if days is not None else target.options.retention_days
     if store.is_missing_file():
         if target.named:
@@ -134,13 +141,15 @@ async def _prune(store: DatabaseStore, target: _Target, days: float | None) -> _
                 f"there is no database {store.engines.url.database}: expected the file that an application or "
                 "`flag-analytics import` has made; is the path in its connection_string right?"
             )
-        return _Done("nothing is stored here yet", {"removed": 0, "older_than_days": kept})
+        return _Done("nothing is stored here yet", {figure: 0, "older_than_days": kept})
     if kept is None:
-        return _Done("kept everything: give --days, or set retention_days", {"removed": 0, "older_than_days": None})
-    gone = await store.prune(datetime.now(UTC) - timedelta(days=kept))
-    rows = "row" if gone == 1 else "rows"
+        return _Done("kept everything: give --days, or set retention_days", {figure: 0, "older_than_days": None})
+    before = datetime.now(UTC) - timedelta(days=kept)
+    count = await (store.count_older(before) if dry_run else store.prune(before))
+    rows = "row" if count == 1 else "rows"
     age = "1 day" if kept == 1 else f"{kept:g} days"
-    return _Done(f"removed {gone:,} {rows} older than {age}", {"removed": gone, "older_than_days": kept})
+    done = "would remove" if dry_run else "removed"
+    return _Done(f"{done} {count:,} {rows} older than {age}", {figure: count, "older_than_days": kept})
 
 
 def _for_each(targets: list[_Target], work: _Work, figures: tuple[str, ...], form: _Form) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Delete, Table, delete, select
+from sqlalchemy import Delete, Table, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .partitions import drop_partitions, is_partitioned
 from .rows import micros
 from .schema import Tables
 
-__all__ = ["BATCH_ROWS", "cutoff", "prune", "prune_some"]
+__all__ = ["BATCH_ROWS", "count_old", "cutoff", "prune", "prune_some"]
 
 BATCH_ROWS = 2_000
 """The most rows in one transaction: locks are short, and a replica keeps up."""
@@ -32,6 +32,15 @@ async def prune(connection: AsyncConnection, tables: Tables, family: str, before
         gone += some
         if some == 0:
             return gone
+
+
+async def count_old(connection: AsyncConnection, tables: Tables, before: datetime) -> int:
+    """Return the number of events and dead letters dated before ``before``."""
+    counts = [
+        await connection.scalar(select(func.count()).select_from(table).where(table.c[time] < micros(before)))
+        for table, time in ((tables.events, "timestamp"), (tables.dead_letters, "at"))
+    ]
+    return sum(count or 0 for count in counts)
 
 
 async def drop_old_partitions(connection: AsyncConnection, tables: Tables, family: str, before: datetime) -> int:

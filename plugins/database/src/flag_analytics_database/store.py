@@ -31,7 +31,7 @@ from .memory import MemoryAnchor
 from .options import DatabaseOptions
 from .questions import PATIENCE_SECONDS, Questions
 from .reading import EventStream
-from .retention import prune
+from .retention import count_old, prune
 from .schema import Tables
 from .setup import State, upgrade
 from .source import DatabaseSource
@@ -337,6 +337,10 @@ class DatabaseStore:
         if self.family != "sqlite" or database.startswith("file:"):
             return False
         return not Path(database).exists()
+
+    async def count_older(self, before: datetime) -> int:
+        """Return the number of events and dead letters dated before ``before``."""
+        return await self._questions.run(lambda connection: count_old(connection, self.tables, before))
 
     async def prune(self, before: datetime) -> int:
         """Remove every event and dead letter dated before ``before``; return the number of rows removed."""
