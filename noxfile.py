@@ -73,6 +73,13 @@ def servers(session: nox.Session) -> None:
 
 
 @nox.session
+def field(session: nox.Session) -> None:
+    """Run under the servers and pools that applications run under."""
+    _sync(session, "field")
+    session.run("pytest", "-m", "field", "tests/field", *session.posargs)
+
+
+@nox.session
 def applications(session: nox.Session) -> None:
     """Start the applications of the documentation's recipes, each under the servers that it names."""
     _sync(session, "applications")

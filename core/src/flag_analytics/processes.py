@@ -6,7 +6,8 @@ A backend that has locks, threads, files or connections of its own uses it too:
 - ``ForkBarrier``: keep forks out while a library with locks of its own (SQLite) is at work;
 - ``guard_forks(gate)``: be called before and after each fork;
 - ``keep_inherited(object)``: never collect in a child what belongs to its parent;
-- ``close_at_exit(closable)``: drain when the process ends;
+- ``close_at_exit(closable)``: drain when the process ends; ``closed(closable)``: there is nothing to drain any more;
+- ``chain_sigterm()``: drain after a server that stops on SIGTERM, before the process dies of that signal;
 - ``start_thread``, ``DaemonExecutor``: threads that never hold up the end of the process.
 """
 
@@ -30,8 +31,10 @@ __all__ = [
     "DaemonExecutor",
     "ForkBarrier",
     "ForkGuard",
+    "chain_sigterm",
     "close_all",
     "close_at_exit",
+    "closed",
     "guard_forks",
     "install_signal_handlers",
     "keep_inherited",
@@ -49,7 +52,13 @@ MOST_THREADS = 32
 
 def start_thread(target: Callable[..., object], *args: Any, name: str) -> threading.Thread | None:
     """Return a started daemon thread, or None where none can be had: the limit is reached, or the process is ending."""
-    thread = threading.Thread(target=target, args=args, name=f"flag-analytics-{name}", daemon=True)
+
+    def run() -> None:
+        if _held:  # a thread inherits the signals that its creator has blocked
+            _unblock_sigterm()
+        target(*args)
+
+    thread = threading.Thread(target=run, name=f"flag-analytics-{name}", daemon=True)
     try:
         thread.start()
     except RuntimeError:
@@ -76,8 +85,7 @@ class DaemonExecutor(ThreadPoolExecutor):
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call it in a thread; where ``MOST_THREADS`` are busy, when one of them is free.
 
-        Raises:
-            RuntimeError: no thread is to be had.
+        Where no thread is to be had (Python 3.12 starts none at the end of the process), it is called in place.
         """
         future: Future[Any] = Future()
         task = (future, lambda: call(*args, **kwargs))
@@ -87,9 +95,7 @@ class DaemonExecutor(ThreadPoolExecutor):
                 return future
             self._running += 1
         if start_thread(self._work, *task, name="call") is None:
-            with self._guard:
-                self._running -= 1
-            raise RuntimeError("no thread can be started")
+            self._work(*task)
         return future
 
     def _work(self, future: Future[Any], call: Callable[[], Any]) -> None:
@@ -219,7 +225,8 @@ def _after_fork_in_child() -> None:
         renew = reference()
         if renew is not None:
             renew()
-    _close_with_multiprocessing()
+    _release_sigterm()
+    _close_with_pools()
 
 
 # --- the end of a process
@@ -256,6 +263,14 @@ def close_at_exit(closable: Closable) -> None:
         atexit.register(_flush_at_exit)
     key = id(closable)
     _closables[key] = weakref.ref(closable, lambda _: _closables.pop(key, None))
+    _close_with_pools()
+
+
+def closed(closable: Closable) -> None:
+    """Note that there is nothing more to drain; after the last one a signal that was held is let through."""
+    _closables.pop(id(closable), None)
+    if not _closables and _held:
+        _in_main_thread(_release_sigterm)
 
 
 def _living_closables() -> list[Closable]:
@@ -284,6 +299,8 @@ def close_all() -> None:
         closable.begin_exit()
     for closable in closables:
         closable.end_exit(started + closable.exit_timeout)
+    if threading.current_thread() is threading.main_thread():
+        _release_sigterm()
 
 
 _flush_seconds = 0.0
@@ -291,17 +308,36 @@ _flush_seconds = 0.0
 
 
 class _Anchor:
-    """What multiprocessing wants to hang a callback on; it lives as long as the module."""
+    """An object for multiprocessing to hang a callback on; it lives as long as the module."""
 
 
 _anchor = _Anchor()
+_finalized: set[tuple[str, int]] = set()
 
 
-def _close_with_multiprocessing() -> None:
-    """Close with a child of ``multiprocessing``: it ends without the interpreter's exit, but runs finalisers."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:  # called back when the child has forgotten its parent's finalisers
-        util.register_after_fork(_anchor, lambda _: util.Finalize(None, close_all, exitpriority=0))
+def _close_with_pools() -> None:
+    """Close with a child of multiprocessing, billiard or Celery: none of them runs the interpreter's exit handlers."""
+    for package in ("multiprocessing", "billiard"):
+        util, process = sys.modules.get(f"{package}.util"), sys.modules.get(f"{package}.process")
+        if util is None or process is None:
+            continue
+        # A child that was just forked forgets its finalisers in a moment: it calls back after that.
+        util.register_after_fork(_anchor, lambda _, util=util, package=package: _finalize(util, package))
+        if getattr(process.current_process(), "_parent_pid", None) is not None:
+            _finalize(util, package)
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        signals.worker_process_shutdown.connect(_close_with_celery, weak=False, dispatch_uid="flag_analytics")
+
+
+def _finalize(util: Any, package: str) -> None:
+    if (package, os.getpid()) not in _finalized:
+        util.Finalize(None, close_all, exitpriority=0)
+        _finalized.add((package, os.getpid()))
+
+
+def _close_with_celery(**_: object) -> None:
+    close_all()
 
 
 atexit.register(close_all)
@@ -313,6 +349,82 @@ except (AttributeError, RuntimeError):
     _flushes_first = False
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+# --- SIGTERM
+
+_pending_calls: deque[object] = deque(maxlen=100)
+_held = False
+"""Whether SIGTERM waits, in the main thread, until everything is drained."""
+
+
+def chain_sigterm() -> None:
+    """Let a server's own handler of SIGTERM stop it, and drain before the process dies of the signal.
+
+    A server such as uvicorn answers its last requests, restores the default action and raises the signal again, so that
+    the process ends before any exit handler runs. From its first handling on the signal waits in the main thread, until
+    the exit handlers have drained; the exit status stays as it is. Only a handler in Python that is installed already
+    is wrapped, and a later ``signal.signal`` of the application replaces the wrapper. Without effect on Windows. A
+    subprocess that is started while the signal waits inherits that.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    if threading.current_thread() is not threading.main_thread():
+        if not _is_chained(signal.getsignal(signal.SIGTERM)):
+            _in_main_thread(chain_sigterm)
+        return
+    previous = signal.getsignal(signal.SIGTERM)
+    if not callable(previous) or _is_chained(previous):
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _hold_sigterm()
+        previous(number, frame)
+
+    handle.flag_analytics_chained = True  # type: ignore[attr-defined]
+    try:
+        signal.signal(signal.SIGTERM, handle)
+    except ValueError:
+        return  # a subinterpreter
+
+
+def _is_chained(handler: object) -> bool:
+    return handler is None or not callable(handler) or hasattr(handler, "flag_analytics_chained")
+
+
+def _hold_sigterm() -> None:
+    global _held  # noqa: PLW0603 - there is one signal mask
+    if _closables:
+        _held = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release_sigterm() -> None:
+    global _held  # noqa: PLW0603 - there is one signal mask
+    if _held:
+        _held = False
+        _unblock_sigterm()
+
+
+def _unblock_sigterm() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _in_main_thread(call: Callable[[], None]) -> None:
+    """Call something in the main thread, as soon as that runs Python code."""
+    if threading.current_thread() is threading.main_thread():
+        call()
+        return
+    import ctypes
+
+    def run(_: object) -> int:
+        call()
+        return 0
+
+    pending = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(run)
+    _pending_calls.append(pending)  # it must be alive when it is called
+    ctypes.pythonapi.Py_AddPendingCall(pending, None)
 
 
 def install_signal_handlers() -> None:
@@ -334,6 +446,7 @@ def install_signal_handlers() -> None:
         closings[0].join(0.5 + max((closable.exit_timeout for closable in _living_closables()), default=0.0))
         _pass_on(previous, number, frame)
 
+    handle.flag_analytics_chained = True  # type: ignore[attr-defined]
     signal.signal(signal.SIGTERM, handle)
 
 

@@ -41,6 +41,8 @@ class DeliveryOptions:
             jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
         close_timeout_seconds: How long ``close()`` drains unless told otherwise.
         exit_timeout_seconds: How long a process that exits without ``close()`` is held to drain.
+        sigterm: ``chain`` lets a server's own handler of SIGTERM stop it, and drains before the process dies of that
+            signal; ``off`` leaves signals alone.
         durability: ``memory``, or ``spool``: events are first written to a file, and survive a crash of the process.
         spool_directory: Where spools are kept; the default is a directory of the user's own under the system's
             directory for state.
@@ -63,6 +65,7 @@ class DeliveryOptions:
     retry_max_seconds: float = attrs.field(default=30.0, validator=_positive)
     close_timeout_seconds: float = attrs.field(default=5.0, validator=_not_negative)
     exit_timeout_seconds: float = attrs.field(default=1.0, validator=_not_negative)
+    sigterm: Literal["chain", "off"] = attrs.field(default="chain", validator=attrs.validators.in_(("chain", "off")))
     durability: Literal["memory", "spool"] = attrs.field(
         default="memory", validator=attrs.validators.in_(("memory", "spool"))
     )

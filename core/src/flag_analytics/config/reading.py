@@ -43,7 +43,7 @@ SinkRole = Literal["collector", "exporter"]
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
 
 NAME = r"[A-Za-z0-9_.-]{1,64}"
-PIPELINE_WIDE = frozenset({"durability", "close_timeout_seconds", "exit_timeout_seconds"}) | {
+PIPELINE_WIDE = frozenset({"durability", "close_timeout_seconds", "exit_timeout_seconds", "sigterm"}) | {
     field.name for field in attrs.fields(DeliveryOptions) if field.name.startswith("spool_")
 }
 """The settings of delivery that one sink cannot have."""

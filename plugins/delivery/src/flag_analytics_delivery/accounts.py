@@ -133,6 +133,7 @@ class Accounts:
         self.refused: Counter[str] = Counter()
         self.exhausted = 0
         """Events refused where the stack had no room for counting them under ``refused``."""
+        self.chains_sigterm = options.sigterm == "chain"
         self.adopting = False
         self.closed = False
         self.finished = False

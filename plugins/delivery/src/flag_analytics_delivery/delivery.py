@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
-from flag_analytics.processes import close_at_exit, keep_inherited, renew_after_fork
+from flag_analytics.processes import chain_sigterm, close_at_exit, closed, keep_inherited, renew_after_fork
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
 
@@ -76,6 +76,8 @@ class Delivery:
         self._finalizer = weakref.finalize(self, _dropped_without_close, self._holder)
         self._finalizer.atexit = False
         close_at_exit(self)
+        if options.sigterm == "chain":
+            chain_sigterm()
         renew_after_fork(self.after_fork_in_child)
         if self._engine.spool is not None:
             self._engine.spool.start()
@@ -189,7 +191,9 @@ class Delivery:
         except TimeoutError:
             pass  # finish() accounts for what the workers left
         self._finalizer.detach()
-        return engine.finish()
+        report = engine.finish()
+        closed(self)
+        return report
 
     def close_sync(self, timeout: float | None = None) -> DeliveryReport:
         """``close`` for callers without an event loop."""
@@ -200,7 +204,9 @@ class Delivery:
         except TimeoutError:
             pass  # finish() accounts for what the workers left
         self._finalizer.detach()
-        return engine.finish()
+        report = engine.finish()
+        closed(self)
+        return report
 
     def _timeout(self, timeout: float | None) -> float:
         return as_timeout(self._engine.settings.options.close_timeout_seconds if timeout is None else timeout)

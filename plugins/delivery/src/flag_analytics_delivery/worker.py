@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, FatalConfiguration, SinkUnavailable
-from flag_analytics.processes import DaemonExecutor, keep_inherited, start_thread
+from flag_analytics.processes import DaemonExecutor, chain_sigterm, keep_inherited, start_thread
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeadLetter
 
@@ -99,6 +99,8 @@ class SinkWorker:
         now = time.monotonic()
         if now < self._start_after:
             return
+        if self._accounts.chains_sigterm:  # the server may have installed its handler since the delivery was made
+            chain_sigterm()
         self._thread = start_thread(self._run, name=self._machine.name)
         if self._thread is None:  # the next event tries again
             self._machine.cannot_start("RuntimeError")
