@@ -113,13 +113,13 @@ def test_a_filter_too_large_for_an_event_keeps_all_that_it_asks_for() -> None:
 
 
 def test_an_event_passes_a_filter_only_with_all_that_it_asks_for() -> None:
-    asked = {f"{number:x}": 1 for number in range(7_000)}
+    asked = {f"{number:x}": 1 for number in range(1_300)}
     whole, without_the_last = _freeze(**asked), _freeze(**dict(list(asked.items())[:-1]))
     window = Window(None, NOW)
     where = EventFilter(context=asked)
     assert select([whole, without_the_last], window, canonical_filter(where)) == [whole]
-    # As many as no event can have: the first 1,000 alone do not do.
-    first = {f"a{number}": "x" * 20 for number in range(1_000)}
+    # As many as no event can have: the first 900 alone do not do.
+    first = {f"a{number}": "x" * 20 for number in range(900)}
     more = first | {f"b{number}": "x" * 20 for number in range(2_000)}
     assert select([_freeze(**first)], window, canonical_filter(EventFilter(context=first)))
     assert select([_freeze(**first)], window, canonical_filter(EventFilter(context=more))) == []
@@ -131,9 +131,7 @@ def test_what_was_cut_when_it_was_recorded_is_found_by_the_whole_of_it() -> None
     assert select([event], Window(None, NOW), canonical_filter(EventFilter(context=context))) == [event]
 
 
-@pytest.mark.parametrize(
-    "context", [{"environment": "e" * 65_515}, {"n" * 70_000: 1}, {"n" * 70_000: 1, "plan": "pro"}]
-)
+@pytest.mark.parametrize("context", [{"n" * 70_000: 1}, {"n" * 70_000: 1, "plan": "pro"}])
 def test_what_no_event_can_have_is_found_in_none(context: dict[str, Any]) -> None:
     recorded = [_freeze(), _freeze(plan="pro"), _freeze(**context)]
     environment = context.get("environment")

@@ -14,7 +14,17 @@ from typing import Any
 import msgspec
 import uuid_utils
 
-from .canonical import KINDS, MAX_EVENT_BYTES, MAX_INT, MAX_KEY_CHARS, MIN_INT, OVERHEAD_BYTES, Canonicaliser
+from .canonical import (
+    KINDS,
+    MAX_EVENT_BYTES,
+    MAX_INT,
+    MAX_KEY_CHARS,
+    MIN_INT,
+    OVERHEAD_BYTES,
+    Canonicaliser,
+    ForeignError,
+    call,
+)
 from .errors import EventError
 from .events import EvaluationReason, EventKind, FlagEvaluationEvent, made_last, new_event_id
 from .frozen import FrozenEvent
@@ -27,11 +37,19 @@ _AHEAD = timedelta(minutes=5)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EVALUATION: EventKind = "evaluation"
 _ID_CHARS = 36
-_check_uuid = uuid_utils.UUID
-"""Raises ValueError; with the length checked, what is left is the hyphenated form."""
 _TRACEPARENT_CHARS = 55
 _BACKSLASH = ord("\\")
+_INFINITY = math.inf
+_ALL: float = FlagEvaluationEvent.__struct_defaults__[-1]
+_MOST_PLAIN = 64
+_LONGEST_PLAIN = 1_024
+"""Larger contexts take the careful way, which bounds the time they take."""
 
+_OURS: dict[str, Any] = dict.fromkeys(FlagEvaluationEvent.__struct_fields__[9:-2]) | {
+    "kind": _EVALUATION,
+    "sample_rate": _ALL,
+}
+"""What other libraries' events need not have, with its default."""
 _FIELDS: tuple[str, ...] = FlagEvaluationEvent.__struct_fields__
 _fields_of: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
 _encode = msgspec.json.Encoder().encode
@@ -64,152 +82,112 @@ class Freezer:
         with self._lock:
             return dict(self._changes)
 
-    def freeze(self, event: Any) -> FrozenEvent:
+    def freeze(self, event: Any) -> FrozenEvent:  # noqa: C901 - one straight line
         """Return the canonical form of ``event``: ours, a frozen one, or any object with the same attributes.
 
         A mapping of its fields is an event as well. Never raises for anything an event can hold.
+
+        The common case is decided here: plain text, a flat and small context of scalars, a UTC time. Whatever does not
+        fit goes through ``Canonicaliser``. This is the caller's cost of every recorded event, and was measured: one
+        ``astuple`` is cheaper than sixteen attributes, one f-string than three sums, a byte's ``in`` than a search for
+        an escape.
 
         Raises:
             EventError: it has no ``flag_key`` at all, so that it is something else than an event.
         """
         try:
-            if event.__class__ is FlagEvaluationEvent:
-                frozen = self._freeze_plain(_fields_of(event))
-            elif event.__class__ is FrozenEvent:
+            if type(event) is FlagEvaluationEvent:
+                fields = _fields_of(event)
+            elif type(event) is FrozenEvent:
                 return event
             else:
-                frozen = self._freeze_plain(_foreign_fields_of(event))
-            if frozen is not None:
-                return frozen
+                fields = call(_foreign_fields_of, event)
+            (
+                timestamp, flag_key, value, reason, variant, targeting_key, context, duration, event_id, error_type,
+                error_message, flag_version, flag_set_id, provider_name, kind, sample_rate,
+            ) = fields  # fmt: skip
+            if type(reason) is EvaluationReason:
+                reason = _PLAIN_REASONS[reason]
+            elif type(reason) is not str or not 0 < len(reason) <= MAX_KEY_CHARS:
+                return self._freeze_any(event)
+            if (
+                type(flag_key) is not str
+                or len(flag_key) > MAX_KEY_CHARS
+                or (variant is not None and (type(variant) is not str or len(variant) > MAX_KEY_CHARS))
+                or (
+                    targeting_key is not None and (type(targeting_key) is not str or len(targeting_key) > MAX_KEY_CHARS)
+                )
+                or type(timestamp) is not datetime
+                or timestamp.tzinfo is not UTC
+                or type(duration) is not float
+                or not 0.0 <= duration < _INFINITY
+                or not (sample_rate is _ALL or (type(sample_rate) is float and sample_rate == 1.0))
+                or not (event_id is made_last[0] or _is_id(event_id))
+            ):
+                return self._freeze_any(event)
+            text = f"{flag_key}{reason}{variant}{targeting_key}"
+            if not (
+                error_type is None
+                and provider_name is None
+                and flag_version is None
+                and error_message is None
+                and flag_set_id is None
+                and kind is _EVALUATION
+            ):
+                for extra in (error_type, error_message, flag_version, flag_set_id, provider_name):
+                    if extra is not None and (type(extra) is not str or len(extra) > MAX_KEY_CHARS):
+                        return self._freeze_any(event)
+                if type(kind) is not str or kind not in KINDS:
+                    return self._freeze_any(event)
+                text = f"{text}{error_type}{error_message}{flag_version}{flag_set_id}{provider_name}"
+            if "\0" in text or not (text.isascii() or text.isprintable()):
+                return self._freeze_any(event)
+            # A backslash in JSON may be an escaped NUL.
+            if value is True:
+                value_json = b"true"
+            elif value is False:
+                value_json = b"false"
+            else:
+                if not _is_plain(value):
+                    return self._freeze_any(event)
+                value_json = _encode(value)
+                if _BACKSLASH in value_json:
+                    return self._freeze_any(event)
+            size = OVERHEAD_BYTES + len(text) + len(value_json)
+            context_json = b"{}"
+            if type(context) is not dict or len(context) > _MOST_PLAIN:
+                return self._freeze_any(event)
+            if context:
+                for name in context:
+                    if type(name) is not str or len(name) > _LONGEST_PLAIN:
+                        return self._freeze_any(event)
+                    attribute = context[name]
+                    if (type(attribute) is not str or len(attribute) > _LONGEST_PLAIN) and not _is_plain(attribute):
+                        return self._freeze_any(event)
+                context_json = _encode(context)
+                size += len(context_json)
+                if _BACKSLASH in context_json or size > MAX_EVENT_BYTES:
+                    return self._freeze_any(event)
+            traceparent = None if self._traceparent is None else self._traceparent()
+            received_at = self._clock()
+            since, until, oldest, newest = self._horizon
+            if not (oldest <= timestamp <= newest and since <= received_at < until):
+                self._count_skew(timestamp, received_at)
+            return FrozenEvent(
+                timestamp, flag_key, value_json, reason, variant, targeting_key, context_json, duration, event_id,
+                error_type, error_message, flag_version, flag_set_id, provider_name, kind, 1.0, received_at, size,
+                traceparent
+            )  # fmt: skip
         except Exception:
-            pass  # whatever a hostile value raises there, the normaliser takes apart piece by piece
-        return self._freeze_any(event)
-
-    def _freeze_plain(self, fields: tuple[Any, ...]) -> FrozenEvent | None:  # noqa: C901 - one straight line
-        """Return the canonical form of an event's fields if nothing needs to be changed for it, else None.
-
-        Plain text, a flat context of scalars, a UTC time: the common case. Whatever does not fit goes through
-        ``Canonicaliser``.
-
-        This is the caller's cost of every recorded event. What looks roundabout here was measured: one ``astuple`` is
-        cheaper than sixteen attributes, one f-string than three sums, a byte's ``in`` than a search for an escape.
-        """
-        (
-            timestamp,
-            flag_key,
-            value,
-            reason,
-            variant,
-            targeting_key,
-            context,
-            duration,
-            event_id,
-            error_type,
-            error_message,
-            flag_version,
-            flag_set_id,
-            provider_name,
-            kind,
-            sample_rate,
-        ) = fields
-        if reason.__class__ is EvaluationReason:
-            reason = _PLAIN_REASONS[reason]
-        if (
-            flag_key.__class__ is not str
-            or reason.__class__ is not str
-            or not (variant is None or variant.__class__ is str)
-            or not (targeting_key is None or targeting_key.__class__ is str)
-            or event_id.__class__ is not str
-            or len(event_id) != _ID_CHARS
-            or timestamp.__class__ is not datetime
-            or timestamp.tzinfo is not UTC
-            or duration.__class__ is not float
-            or not 0.0 <= duration < math.inf
-            or sample_rate != 1.0
-            or not reason
-        ):
-            return None
-        if event_id is not made_last[0]:
-            _check_uuid(event_id)
-        text = f"{flag_key}{reason}{variant}{targeting_key}"
-        if not (
-            error_type is None
-            and provider_name is None
-            and flag_version is None
-            and error_message is None
-            and flag_set_id is None
-            and kind is _EVALUATION
-        ):
-            for extra in (error_type, error_message, flag_version, flag_set_id, provider_name):
-                if not (extra is None or extra.__class__ is str):
-                    return None
-            if kind.__class__ is not str or kind not in KINDS:
-                return None
-            text = f"{text}{error_type}{error_message}{flag_version}{flag_set_id}{provider_name}"
-        if len(text) > MAX_KEY_CHARS or "\0" in text or not (text.isascii() or text.isprintable()):
-            return None
-        # A backslash in JSON may be an escaped NUL.
-        if value is True:
-            value_json = b"true"
-        elif value is False:
-            value_json = b"false"
-        else:
-            if not _is_plain(value):
-                return None
-            value_json = _encode(value)
-            if _BACKSLASH in value_json:
-                return None
-        context_json = b"{}"
-        if context:
-            if context.__class__ is not dict:
-                return None
-            for name, attribute in context.items():
-                if name.__class__ is not str or (attribute.__class__ is not str and not _is_plain(attribute)):
-                    return None
-            context_json = _encode(context)
-            if _BACKSLASH in context_json:
-                return None
-        size = OVERHEAD_BYTES + len(text) + len(value_json) + len(context_json)
-        if size > MAX_EVENT_BYTES:
-            return None
-        traceparent = None if self._traceparent is None else self._traceparent()
-        received_at = self._clock()
-        since, until, oldest, newest = self._horizon
-        if not since <= received_at < until:
-            _, _, oldest, newest = self._new_horizon(received_at)
-        if not oldest <= timestamp <= newest:
-            self._count(Counter(clock_skew=1))
-        return FrozenEvent(
-            timestamp,
-            flag_key,
-            value_json,
-            reason,
-            variant,
-            targeting_key,
-            context_json,
-            duration,
-            event_id,
-            error_type,
-            error_message,
-            flag_version,
-            flag_set_id,
-            provider_name,
-            kind,
-            1.0,
-            received_at,
-            size,
-            traceparent,
-        )
+            return self._freeze_any(event)  # takes apart piece by piece what raised
 
     def _freeze_any(self, event: Any) -> FrozenEvent:
         event = event_like(event)
         received_at = self._clock()
-        normaliser = Canonicaliser()
-        frozen = normaliser.event(event, received_at, self._current_traceparent())
-        _, _, oldest, newest = self._new_horizon(received_at)
-        if not oldest <= frozen.timestamp <= newest:
-            normaliser.changes["clock_skew"] += 1
-        self._count(normaliser.changes)
+        canonicaliser = Canonicaliser()
+        frozen = canonicaliser.event(event, received_at, self._current_traceparent())
+        self._count(canonicaliser.changes)
+        self._count_skew(frozen.timestamp, received_at)
         return frozen
 
     def _current_traceparent(self) -> str | None:
@@ -218,11 +196,13 @@ class Freezer:
         except Exception:
             return None  # an event is worth more than what it could have been linked to
 
-    def _new_horizon(self, now: float) -> tuple[float, float, datetime, datetime]:
-        """Return (valid from, until, oldest, newest): made anew each second, since making it costs more than asking."""
+    def _count_skew(self, timestamp: datetime, now: float) -> None:
         moment = _EPOCH + timedelta(seconds=now)
-        self._horizon = (now, now + 1.0, moment - _PAST, moment + _AHEAD)
-        return self._horizon
+        oldest, newest = moment - _PAST, moment + _AHEAD
+        # Made anew each second, since to make it costs more than to compare.
+        self._horizon = (now, now + 1.0, oldest, newest)
+        if not oldest <= timestamp <= newest:
+            self._count(Counter(clock_skew=1))
 
     def _count(self, changes: Counter[str]) -> None:
         if changes:
@@ -235,7 +215,7 @@ def _checked(traceparent: Callable[[], Any]) -> Callable[[], str | None]:
 
     def current() -> str | None:
         found = traceparent()
-        return found if found.__class__ is str and len(found) <= _TRACEPARENT_CHARS and found.isascii() else None
+        return found if type(found) is str and len(found) <= _TRACEPARENT_CHARS and found.isascii() else None
 
     return current
 
@@ -247,16 +227,24 @@ def event_like(event: Any) -> Any:
         EventError: there is no ``flag_key``.
     """
     try:
-        if hasattr(event, "flag_key"):
+        if call(hasattr, event, "flag_key"):
             return event
-    except Exception:
-        return event  # it is there, and breaks whoever reads it: it counts as unreadable
+    except ForeignError:
+        return event  # it is there, and cannot be read: it counts as unreadable
     try:
-        if isinstance(event, Mapping) and "flag_key" in event:
-            return SimpleNamespace(**{name: event[name] for name in _FIELDS if name in event})
-    except Exception:
-        pass  # a mapping that cannot be read is no event either
+        fields = call(_members_of, event)
+    except ForeignError:
+        fields = None
+    if fields is not None:
+        return SimpleNamespace(**fields)
     raise EventError("not an event: expected FlagEvaluationEvent, or an object or a mapping with flag_key and the like")
+
+
+def _members_of(event: Any) -> dict[str, Any] | None:
+    """Return the fields of a mapping, None where it is not one of an event's."""
+    if not (issubclass(type(event), Mapping) and "flag_key" in event):
+        return None
+    return {name: event[name] for name in _FIELDS if name in event}
 
 
 def _foreign_fields_of(event: Any) -> tuple[Any, ...]:
@@ -266,25 +254,26 @@ def _foreign_fields_of(event: Any) -> tuple[Any, ...]:
         event.timestamp,
         event.flag_key,
         event.value,
-        str.__str__(reason) if isinstance(reason, str) else reason,  # of another enumeration's member, its value
+        str.__str__(reason) if issubclass(type(reason), str) else reason,  # of another enumeration's member, its value
         event.variant,
         event.targeting_key,
         event.context_attributes,
         event.evaluation_duration_ms,
         getattr(event, "event_id", None) or new_event_id(),
-        getattr(event, "error_type", None),
-        getattr(event, "error_message", None),
-        getattr(event, "flag_version", None),
-        getattr(event, "flag_set_id", None),
-        getattr(event, "provider_name", None),
-        getattr(event, "kind", _EVALUATION),
-        getattr(event, "sample_rate", 1.0),
+        *(getattr(event, name, default) for name, default in _OURS.items()),
     )
 
 
+def _is_id(event_id: Any) -> bool:
+    """Return whether this is a UUID in its usual form; may raise where it is none."""
+    return type(event_id) is str and len(event_id) == _ID_CHARS and bool(uuid_utils.UUID(event_id))
+
+
 def _is_plain(value: Any) -> bool:
-    kind = value.__class__
-    if kind is str or kind is bool or value is None:
+    kind = type(value)
+    if kind is str:
+        return len(value) <= _LONGEST_PLAIN
+    if kind is bool or value is None:
         return True
     if kind is int:
         return bool(MIN_INT <= value <= MAX_INT)

@@ -115,23 +115,8 @@ def decode_event(body: bytes) -> FrozenEvent:
     row: Any = _decode_row(body)
     # Each by its name: to make a tuple of them first takes a tenth longer.
     return FrozenEvent(
-        _EPOCH + row.timestamp * _MICROSECOND,
-        row.flag_key,
-        bytes(row.value_json),
-        row.reason,
-        row.variant,
-        row.targeting_key,
-        bytes(row.context_json),
-        row.evaluation_duration_ms,
-        row.event_id,
-        row.error_type,
-        row.error_message,
-        row.flag_version,
-        row.flag_set_id,
-        row.provider_name,
-        row.kind,
-        row.sample_rate,
-        row.received_at,
-        row.size,
-        row.traceparent,
-    )
+        _EPOCH + row.timestamp * _MICROSECOND, row.flag_key, bytes(row.value_json), row.reason, row.variant,
+        row.targeting_key, bytes(row.context_json), row.evaluation_duration_ms, row.event_id, row.error_type,
+        row.error_message, row.flag_version, row.flag_set_id, row.provider_name, row.kind, row.sample_rate,
+        row.received_at, row.size, row.traceparent
+    )  # fmt: skip
