@@ -16,7 +16,7 @@ from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.reports import DeadLetter
 from flag_analytics.testing.samples import plain_event
-from flag_analytics_cli import replaying, spool_files
+from flag_analytics_cli import replaying, spool_reader
 from flag_analytics_cli.main import main
 from flag_analytics_delivery.spool import Spool
 
@@ -85,8 +85,8 @@ def event() -> FrozenEvent:
 
 def leave(directory: Path, *changes: str, events: int = 3, dead: int = 1, sinks: tuple[str, ...] = ("memory",)) -> Path:
     """Leave a spool behind, and change it."""
-    spool = Spool.create(directory, sinks, max_bytes=2**24, fsync="normal")
-    spool.append([event() for _ in range(events)])
+    spool = Spool.create(directory, dict.fromkeys(sinks, 0), max_bytes=2**24, fsync="normal")
+    spool.append(0, [event() for _ in range(events)])
     spool.add_dead([DeadLetter(sinks[0], event(), "E", "c", "b", 1.0) for _ in range(dead)])
     spool.close()
     with closing(sqlite3.connect(spool.path)) as connection, connection:
@@ -358,7 +358,7 @@ def test_a_spool_that_cannot_be_opened_is_not_called_corrupt(directory: Path, ca
         error.sqlite_errorname = "SQLITE_CANTOPEN"
         raise error
 
-    monkeypatch.setattr(spool_files.sqlite3, "connect", refuse)
+    monkeypatch.setattr(spool_reader.sqlite3, "connect", refuse)
     assert main(["spool", "export", str(directory)]) == 1
     assert capsys.readouterr().err == f"left out: {path} cannot be read (SQLITE_CANTOPEN)\n"
 

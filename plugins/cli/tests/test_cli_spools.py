@@ -120,7 +120,7 @@ def test_looking_changes_nothing(directory: Path, capsys):
 def test_a_spool_that_is_in_use_is_seen_and_left_alone(directory: Path, capsys):
     script = (
         "import sys; from pathlib import Path; from flag_analytics_delivery.spool import Spool\n"
-        "spool = Spool.create(Path(sys.argv[1]), ['database'], max_bytes=2**20, fsync='normal')\n"
+        "spool = Spool.create(Path(sys.argv[1]), {'database': 0}, max_bytes=2**20, fsync='normal')\n"
         "print('ready', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -325,7 +325,7 @@ def test_the_outcome_of_a_replay_is_json_for_other_programs(directory: Path, cap
 def test_dead_letters_are_one_array_in_json(directory: Path, capsys):
     assert main(["dead-letters", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
-    spool = Spool.create(directory, ["database"], max_bytes=2**20, fsync="normal")
+    spool = Spool.create(directory, {"database": 0}, max_bytes=2**20, fsync="normal")
     spool.add_dead([DeadLetter("database", Freezer().freeze(event(n)), "DataError", "22P05", "b", n) for n in range(3)])
     spool.close()
     assert main(["dead-letters", str(directory), "--format", "json"]) == 0
@@ -359,7 +359,7 @@ def test_no_spools_are_no_problem(directory: Path, capsys):
 
 
 def test_dead_letters_written_by_the_engine_are_found(directory: Path):
-    spool = Spool.create(directory, ["database"], max_bytes=2**20, fsync="normal")
+    spool = Spool.create(directory, {"database": 0}, max_bytes=2**20, fsync="normal")
     letter = DeadLetter("database", Freezer().freeze(event(1)), "DataError", "22P05", "batch-1", 1.7e9)
     spool.add_dead([letter])
     spool.close()

@@ -11,7 +11,7 @@ from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.reports import DeadLetter
 
 from .settings import is_embedded, missing_file
-from .spool_files import is_sound
+from .spool_reader import is_sound
 from .terminal import note
 from .visible import visible
 from .wording import counted

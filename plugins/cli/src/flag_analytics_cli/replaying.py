@@ -17,7 +17,7 @@ from flag_analytics.pipeline import Pipeline
 from flag_analytics_delivery.spool import Spool, SpoolCorruptError, SpoolError, orphans
 from rich.console import Console
 
-from .spool_files import SpoolReader, UnreadableError, is_in_use, reading
+from .spool_reader import SpoolReader, UnreadableError, is_in_use, reading
 from .storing import REPLAY_AGAIN, flush_all, open_patiently, patient_recorder
 from .terminal import say
 from .visible import visible
