@@ -365,7 +365,7 @@ def test_a_plugin_that_raises_in_a_hook_does_not_silence_the_others(site, caplog
         from flag_analytics import hookimpl
 
         @hookimpl
-        def flag_analytics_pipeline_started(pipeline): raise ValueError("CANARY")
+        def flag_analytics_pipeline_started(pipeline): raise __import__("flag_analytics").BadBatch("CANARY")
 
         @hookimpl
         def flag_analytics_delivery_failed(sink): raise SystemExit("CANARY")
@@ -377,7 +377,7 @@ def test_a_plugin_that_raises_in_a_hook_does_not_silence_the_others(site, caplog
         registry.pipeline_started("pipeline", ["a", "b", "c"])
         registry.delivery_failed("memory", "ValueError", [], ["a", "b", "c"])
     assert registry.load("a").calls == registry.load("c").calls == ["pipeline", ("memory", "ValueError")]
-    assert "plugin 'b' of acme-b 1.2: flag_analytics_pipeline_started failed: ValueError" in caplog.text
+    assert "plugin 'b' of acme-b 1.2: flag_analytics_pipeline_started failed: BadBatch" in caplog.text
     assert "acme_b.py:5" in caplog.text
     assert "CANARY" not in caplog.text
 

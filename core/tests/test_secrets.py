@@ -6,6 +6,7 @@ import time
 
 import pytest
 from flag_analytics.config.secrets import MASK, looks_secret, mask, masked_cause, message_of, place
+from flag_analytics.errors import PluginError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,20 @@ def test_half_a_secret_is_not_left_where_a_message_is_cut():
     secret = "s" * 3_000
     for padding in range(900, 1_100, 7):
         assert "ssss" not in message_of(ValueError("p" * padding + " " + secret), [secret])
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("left of right"), "ValueError"),
+        (PluginError("port 5 is in use"), "port 5 is in use"),
+        (PluginError("no answer from https://u:p@h"), "no answer from https://***@h"),
+        (PluginError(), "PluginError"),
+    ],
+)
+def test_the_words_of_other_exceptions_than_our_own_can_be_left_out(error, expected):
+    assert message_of(error, quote="own") == expected
+    assert message_of(error, quote="nothing") == type(error).__name__
 
 
 def test_an_exception_that_cannot_be_shown_is_named():

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from types import ModuleType
 from typing import Any, TypeVar
 
-from .config.secrets import masked_cause, message_of, place
+from .config.secrets import Quote, masked_cause, message_of, place
 from .errors import PluginError
 from .processes import renew_after_fork, start_thread
 
@@ -43,7 +43,7 @@ def call_plugin(
     call: Callable[[], _Result],
     *,
     secrets: Collection[str] = (),
-    quote: bool = True,
+    quote: Quote = "all",
     timeout_seconds: float | None = None,
 ) -> _Result:
     """Return the result of a plugin's code.
@@ -55,7 +55,7 @@ def call_plugin(
         plugin: The plugin and its distribution, for messages.
         step: The hook, ``import`` or ``create``.
         secrets: Texts that the message must not show.
-        quote: Whether the words of its exceptions may be quoted.
+        quote: The exceptions whose words may be shown.
         timeout_seconds: The longest it may take, by default ``TIMEOUT_SECONDS``.
 
     Raises:
@@ -67,7 +67,9 @@ def call_plugin(
     try:
         return future.result(timeout_seconds)
     except (Exception, SystemExit) as error:
-        problem = error if future.done() else PluginError(f"it has not ended after {timeout_seconds:g} seconds")
+        problem = error
+    if not future.done():
+        problem, quote = PluginError(f"it has not ended after {timeout_seconds:g} seconds"), "own"
     words, at = message_of(problem, secrets, quote=quote), place(problem)
     if isinstance(problem, ModuleNotFoundError) and problem.name:
         words = f"the module {problem.name!r} is missing{_needed_by(problem)}: install it"

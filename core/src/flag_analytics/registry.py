@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from . import hookspecs
+from .config.secrets import Quote
 from .errors import PluginError, PluginNotInstalledError, SourceError
 from .logs import get_logger, warn
 from .plugin_calls import TIMEOUT_SECONDS, call_plugin, import_plugin, kind_of
@@ -257,7 +258,13 @@ class Registry:
         return dict.fromkeys(impl.plugin for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()))
 
     def _ask(
-        self, hook: str, names: Iterable[str], problems: dict[str, PluginError], *, quote: bool = True, **arguments: Any
+        self,
+        hook: str,
+        names: Iterable[str],
+        problems: dict[str, PluginError],
+        *,
+        quote: Quote = "all",
+        **arguments: Any,
     ) -> Iterator[tuple[str, Any]]:
         """Yield the answers of the named plugins to a hook, in pluggy's order; errors are added to ``problems``.
 
@@ -285,7 +292,7 @@ class Registry:
 
     def _tell(self, hook: str, plugins: Iterable[str], **arguments: Any) -> None:
         problems: dict[str, PluginError] = {}
-        for _ in self._ask(hook, plugins, problems, quote=False, **arguments):  # an error may quote an event
+        for _ in self._ask(hook, plugins, problems, quote="nothing", **arguments):  # an error may quote an event
             pass
         for problem in problems.values():
             warn(logger, "%s", problem)

@@ -14,6 +14,7 @@ from ..errors import PluginError
 from ..plugin_calls import call_plugin, kind_of
 from ..protocols import Backend, Processor, ProcessorFactory
 from ..reports import DeliveryOptions
+from .secrets import Quote
 
 __all__ = ["Plan", "PlannedProcessor", "PlannedSink"]
 
@@ -30,7 +31,7 @@ class PlannedSink:
         delivery: The settings of its own ``delivery`` table.
         plugin: The plugin and its distribution, for messages.
         secrets: Texts that messages must not show.
-        quote: Whether messages may quote the plugin's words: it has no secret option.
+        quote: The exceptions of the plugin whose words messages may show: its own where a secret option is set.
     """
 
     name: str
@@ -41,7 +42,7 @@ class PlannedSink:
     delivery: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     plugin: str = "a plugin"
     secrets: frozenset[str] = attrs.field(default=frozenset(), repr=False)
-    quote: bool = True
+    quote: Quote = "all"
 
     def create(self) -> Any:
         """Return the created collector, exporter or sink.
@@ -62,7 +63,7 @@ class PlannedProcessor:
     explicit: frozenset[str] = frozenset()
     plugin: str = "a plugin"
     secrets: frozenset[str] = attrs.field(default=frozenset(), repr=False)
-    quote: bool = True
+    quote: Quote = "all"
 
     def create(self) -> Processor:
         """Return the processor.

@@ -177,7 +177,7 @@ class _Planner:
             "explicit": frozenset(fields[name].metadata.get("delivery", fields[name].name) for name in values),
             "plugin": self._registry.origin(backend),
             "secrets": frozenset(reader.secrets),
-            "quote": not reader.has_secret_option,
+            "quote": "own" if reader.has_secret_option else "all",
         }
 
     def _delivery(self, table: Any, path: str, refused: frozenset[str]) -> Mapping[str, Any]:

@@ -7,12 +7,15 @@ import re
 import traceback
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 from ..errors import FlagAnalyticsError
 
-__all__ = ["MASK", "MaskedCause", "looks_secret", "mask", "masked_cause", "message_of", "place"]
+__all__ = ["MASK", "MaskedCause", "Quote", "looks_secret", "mask", "masked_cause", "message_of", "place"]
 
 MASK = "***"
+Quote = Literal["all", "own", "nothing"]
+"""The exceptions whose words may be shown."""
 
 _MAX_MESSAGE_CHARS = 500
 _MAX_READ_CHARS = 4_000
@@ -44,14 +47,14 @@ def looks_secret(name: str) -> bool:
     return _LOOKS_SECRET.fullmatch(name) is not None
 
 
-def message_of(error: BaseException, secrets: Collection[str] = (), *, quote: bool = True) -> str:
+def message_of(error: BaseException, secrets: Collection[str] = (), *, quote: Quote = "all") -> str:
     """Return class and masked words of an exception in one line, at most 500 characters long.
 
-    Without ``quote``, the words of other exceptions than flag-analytics' own are left out.
+    ``quote`` says whose words are shown: of all exceptions, of flag-analytics' own, or of none.
     """
-    ours = isinstance(error, FlagAnalyticsError)
+    ours = isinstance(error, FlagAnalyticsError) and quote != "nothing"
     try:
-        words = " ".join(str(error).split()) if quote or ours else ""
+        words = " ".join(str(error).split()) if quote == "all" or ours else ""
     except Exception:
         words = ""
     if len(words) > _MAX_READ_CHARS:  # up to a whole word, since half a secret is not recognised
@@ -63,7 +66,7 @@ def message_of(error: BaseException, secrets: Collection[str] = (), *, quote: bo
 
 
 def masked_cause(
-    error: BaseException, secrets: Collection[str] = (), *, quote: bool = True, depth: int = _MAX_CHAIN
+    error: BaseException, secrets: Collection[str] = (), *, quote: Quote = "all", depth: int = _MAX_CHAIN
 ) -> MaskedCause:
     """Return the exception to chain in place of ``error``, its own chain included."""
     stand_in = MaskedCause(message_of(error, secrets, quote=quote)).with_traceback(error.__traceback__)
