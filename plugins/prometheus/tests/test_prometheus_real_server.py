@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -18,6 +19,10 @@ import pytest
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.pipeline import open_pipeline
 from flag_analytics_prometheus import PrometheusExporter
+from litestar import get
+from litestar.response import Response
+from litestar.testing import create_test_client
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 pytestmark = pytest.mark.server
 
@@ -110,7 +115,7 @@ def prometheus(application, tmp_path):
     server.stop()
 
 
-def test_prometheus_shows_what_the_application_did(application, prometheus):
+def test_prometheus_shows_the_figures_of_the_application(application, prometheus):
     def record(flag_key, reason, variant, user, milliseconds):
         application.record_nowait(
             FlagEvaluationEvent(datetime.now(UTC), flag_key, True, reason, variant, user, {}, milliseconds)
@@ -180,3 +185,47 @@ def test_prometheus_shows_a_run_of_the_demo(tmp_path, monkeypatch, capsys):
     finally:
         prometheus.stop()
         exporter.server.close()
+
+
+@pytest.fixture
+def litestar(tmp_path):
+    """Start the Litestar application on a free port, and return its address."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        log = (tmp_path / "uvicorn.log").open("w")
+        command = [sys.executable, "-m", "uvicorn", "--fd", str(listening.fileno()), "litestar_application:app"]
+        process = subprocess.Popen(
+            command, cwd=Path(__file__).parent, stdout=log, stderr=log, pass_fds=[listening.fileno()]
+        )
+        yield f"127.0.0.1:{listening.getsockname()[1]}"  # connections wait in the socket until it serves
+    process.terminate()
+    process.wait(20)
+    log.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the port is handed over as a descriptor")
+def test_prometheus_scrapes_a_litestar_application_as_the_migration_guide_has_it(litestar, tmp_path):
+    for _ in range(3):
+        with urllib.request.urlopen(f"http://{litestar}/checkout", timeout=30) as response:
+            assert response.read() == b"true"
+    with urllib.request.urlopen(f"http://{litestar}/metrics", timeout=30) as response:
+        # Prometheus 3 refuses a type that it cannot parse, such as one with two charsets.
+        assert response.headers["Content-Type"].lower().count("charset=") == 1
+    prometheus = Prometheus(tmp_path, litestar)
+    try:
+        prometheus.value('litestar_feature_flag_evaluations_total{flag_key="checkout",variant="on"}', 3)
+        prometheus.value("litestar_feature_flag_unique_users", 1)
+        targets = prometheus.until(lambda data: data["activeTargets"], "targets")
+        assert [target["lastError"] for target in targets["activeTargets"]] == [""]
+    finally:
+        prometheus.stop()
+
+
+def test_the_reference_s_litestar_handler_answers_with_two_charsets():
+    @get("/metrics")
+    async def metrics() -> Response[bytes]:
+        return Response(content=generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    with create_test_client([metrics]) as client:
+        assert client.get("/metrics").headers["content-type"].count("charset=") == 2
