@@ -38,9 +38,9 @@ def record() -> Table:
         "PrometheusExporter.record",
         contenders,
         limits=[
-            Limit("flag-analytics record_nowait", at_most=1.5, times=peer),
-            Limit("flag-analytics await record", at_most=1.5, times=peer),
-            Limit("flag-analytics record_nowait, always another user", at_most=1.5, times=peer),
+            Limit("flag-analytics record_nowait", at_most=0.6, times=peer),
+            Limit("flag-analytics await record", at_most=0.7, times=peer),
+            Limit("flag-analytics record_nowait, always another user", at_most=0.9, times=peer),
             Limit("litestar-flags await record", at_least=5.0, times="flag-analytics await record"),
         ],
         notes=notes,

@@ -171,10 +171,10 @@ def test_hostile_labels_without_number_leave_the_scrape_small_and_the_memory_bou
     registry = CollectorRegistry()
     exporter = PrometheusExporter(registry)
     started = time.perf_counter()
-    for number in range(50_000):
+    for number in range(12_000):
         exporter.record_nowait(
             an_event(
-                f'{number % 7_000}"}} 1\n# EOF\n' + '"' * 200,
+                f'{number % 3_000}"}} 1\n# EOF\n' + '"' * 200,
                 f"reason {number}",
                 f"variant {number} " + "😀" * 60,
                 f"user {number}",
@@ -185,5 +185,5 @@ def test_hostile_labels_without_number_leave_the_scrape_small_and_the_memory_bou
     samples = samples_of(text)
     assert len(text) <= 5_000_000
     assert len({s.labels["flag_key"] for s in samples if "flag_key" in s.labels}) == 1_001
-    assert sum(s.value for s in samples if s.name == "feature_flag_evaluations_total") == 50_000
+    assert sum(s.value for s in samples if s.name == "feature_flag_evaluations_total") == 12_000
     assert len(exporter.exposition.cells) <= 5_000

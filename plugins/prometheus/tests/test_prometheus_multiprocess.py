@@ -348,9 +348,9 @@ def test_a_scrape_after_150_dead_workers_takes_at_most_three_times_as_long_as_af
 e = PrometheusExporter(CollectorRegistry())
 record(e, 0, 10)
 def scrape():
-    started = time.perf_counter()
+    started = time.thread_time()  # of the processor: other processes on the machine do not count
     generate_latest(metrics_registry(e))
-    return time.perf_counter() - started
+    return time.thread_time() - started
 def work_with_many_series(number):
     def run():
         for flag in range(8):
@@ -359,11 +359,10 @@ def work_with_many_series(number):
     return run
 for number in range(2):
     die_after(work_with_many_series(number))
-few = sorted(scrape() for _ in range(20))[10]
+few = min(scrape() for _ in range(10))
 for number in range(2, 150):
     die_after(work_with_many_series(number))
-scrape()
-many = sorted(scrape() for _ in range(20))[10]
+many = min(scrape() for _ in range(10))
 print(many / few, value(metrics_registry(e), "shop_orders_total", kind="book"))
 print(total(metrics_registry(e), "flag-7"))
 """

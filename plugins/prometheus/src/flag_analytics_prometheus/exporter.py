@@ -22,7 +22,6 @@ __all__ = ["PrometheusExporter"]
 _ACCEPTED = RecordResult.ACCEPTED
 _INFINITE = math.inf
 _EVALUATION = "evaluation"
-_OUR_EVENTS = frozenset({FlagEvaluationEvent, FrozenEvent})
 
 
 class PrometheusExporter:
@@ -91,20 +90,30 @@ class PrometheusExporter:
 
     def record_nowait(self, event: Any) -> RecordResult:
         """Count one event, which may be any object with an event's attributes; never raises, never waits."""
-        # The straight line: an event that needs no check beyond these, and has labels that are known as they are.
+        # The straight lines: an event that is counted as it is, with labels that are known as they are.
         try:
-            reason = event.reason
-            if type(reason) is EvaluationReason:
-                reason = reason._value_
-            cell = self._cells.get((event.flag_key, reason, event.variant))
-            milliseconds = event.evaluation_duration_ms
-            targeting_key = event.targeting_key
+            kind = type(event)
+            if kind is FrozenEvent:
+                cell = self._cells.get((event.flag_key, event.reason, event.variant))
+                milliseconds = event.evaluation_duration_ms
+                targeting_key = event.targeting_key
+            elif kind is FlagEvaluationEvent:
+                reason = event.reason
+                if type(reason) is EvaluationReason:
+                    reason = reason._value_
+                cell = self._cells.get((event.flag_key, reason, event.variant))
+                milliseconds = event.evaluation_duration_ms
+                targeting_key = event.targeting_key
+                if (
+                    type(milliseconds) is not float
+                    or not 0.0 <= milliseconds < _INFINITE
+                    or not (targeting_key is None or type(targeting_key) is str)
+                ):
+                    return self._record_with_care(event)
+            else:
+                return self._record_with_care(event)
             if (
                 cell is None
-                or type(event) not in _OUR_EVENTS
-                or type(milliseconds) is not float
-                or not 0.0 <= milliseconds < _INFINITE
-                or not (targeting_key is None or type(targeting_key) is str)
                 or event.error_type is not None
                 or event.sample_rate != 1.0
                 or event.kind is not _EVALUATION
@@ -112,7 +121,7 @@ class PrometheusExporter:
                 return self._record_with_care(event)
         except Exception:
             return self._record_with_care(event)
-        cell.add(milliseconds / 1000.0, targeting_key)
+        cell.add(milliseconds, targeting_key)
         return _ACCEPTED
 
     def _record_with_care(self, event: Any) -> RecordResult:

@@ -79,10 +79,10 @@ class Exposition:
             return
         cell = self.cells.get((seen.flag_key, seen.reason, seen.variant)) or self._admit(seen)
         if seen.sample_rate == 1.0 and not seen.error_type:
-            cell.add(seen.seconds, seen.targeting_key)
+            cell.add(seen.milliseconds, seen.targeting_key)
         else:
             failed = bool(seen.error_type) and seen.reason != EvaluationReason.ERROR
-            cell.add_weighted(seen.seconds, seen.targeting_key, 1.0 / seen.sample_rate, failed=failed)
+            cell.add_weighted(seen.milliseconds, seen.targeting_key, 1.0 / seen.sample_rate, failed=failed)
 
     def _admit(self, seen: Seen) -> Cell:
         with self._lock:

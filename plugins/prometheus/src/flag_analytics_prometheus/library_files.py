@@ -45,6 +45,8 @@ _INT = struct.Struct("i")
 _NUMBERS = struct.Struct("dd")
 _START = 8
 _INITIAL_BYTES = 2**16
+_FIRST_BYTES = 2**12
+"""Most files of a process have no more in them than this."""
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 Values = dict[str, tuple[float, float]]
@@ -90,20 +92,20 @@ def file_kind(name: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: str | Path) -> IO[bytes]:
     """Open a regular file to read; links are not followed.
 
     Raises:
         OSError: it is no regular file, or cannot be read.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | _NO_FOLLOW), "rb")
+    file = os.fdopen(os.open(path, os.O_RDONLY | _NO_FOLLOW), "rb", buffering=0)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError("not a regular file")
     return file
 
 
-def read_regular(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
+def read_regular(path: str | Path, most: int = MAX_FILE_BYTES) -> bytes:
     """Return the content of a regular file; links are not followed.
 
     Raises:
@@ -115,17 +117,18 @@ def read_regular(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
         return file.read()
 
 
-def read_values(path: Path) -> Values:
+def read_values(path: str | Path) -> Values:
     """Return the entries of a file.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is cut off, or of another format.
     """
-    data = read_regular(path)
-    if len(data) < _START:
-        raise ValueError("the file is cut off")
-    used = _INT.unpack_from(data)[0]
+    with open_regular(path) as file:
+        data = file.read(_FIRST_BYTES)
+        used = _INT.unpack_from(data)[0] if len(data) >= _START else -1
+        if len(data) < used <= MAX_FILE_BYTES:
+            data += file.read(used - len(data))
     if not 0 <= used <= len(data):
         raise ValueError("the file is cut off")
     values: Values = {}

@@ -142,6 +142,7 @@ class AllProcesses:
             pass  # no space, or no right to delete: the files stay, and count one by one
 
     def _fold_files(self, names: list[str], dead: list[Owner]) -> None:
+        self._directory.discard_drafts()
         left = self._claim(names, dead)
         new: list[str] = []
         gone: list[str] = []

@@ -12,13 +12,13 @@ __all__ = ["Seen", "read_event"]
 
 
 class Seen(NamedTuple):
-    """The fields of one event. The duration is in seconds, 0.0 where it was not measured."""
+    """The fields of one event; a duration of 0.0 was not measured."""
 
     flag_key: str
     reason: str
     variant: str | None
     targeting_key: str | None
-    seconds: float
+    milliseconds: float
     kind: str
     error_type: str | None
     sample_rate: float
@@ -51,7 +51,7 @@ def read_event(event: Any, freezer: Freezer) -> Seen:
         frozen.reason,
         frozen.variant,
         frozen.targeting_key,
-        max(0.0, frozen.evaluation_duration_ms / 1000.0),
+        frozen.evaluation_duration_ms,
         frozen.kind,
         frozen.error_type,
         frozen.sample_rate,
@@ -68,10 +68,12 @@ def _read_plain(event: Any) -> Seen | None:
         reason,
         event.variant,
         event.targeting_key,
-        event.evaluation_duration_ms / 1000.0,
+        event.evaluation_duration_ms,
         getattr(event, "kind", "evaluation"),
         getattr(event, "error_type", None),
         getattr(event, "sample_rate", 1.0),
     )
-    plain = tuple(map(type, seen)) in _PLAIN_TYPES and 0.0 <= seen.seconds < math.inf and 0.0 < seen.sample_rate <= 1.0
+    plain = (
+        tuple(map(type, seen)) in _PLAIN_TYPES and 0.0 <= seen.milliseconds < math.inf and 0.0 < seen.sample_rate <= 1.0
+    )
     return seen if plain else None

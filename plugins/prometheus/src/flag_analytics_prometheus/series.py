@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol, TypeVar
@@ -26,8 +26,10 @@ DEFAULT_DURATION_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1
 _PREFIX = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 T = TypeVar("T")
 
-_MAX_UNSETTLED = 32
+_MAX_UNSETTLED = 128
 """How many events a cell keeps before it adds them up: together they cost a fraction of one by one."""
+_ALL_UNSETTLED = 16_384
+"""Where there are many cells, each keeps its share of so many, so that memory stays bounded."""
 
 
 @attrs.frozen
@@ -102,11 +104,11 @@ def _bound_name(bound: float) -> str:
 class Cell(Protocol):
     """One combination of flag key, reason and variant; where an event ends up."""
 
-    def add(self, seconds: float, targeting_key: str | None) -> None:
-        """Count one event; a duration is finite and at least 0, which means not measured. Never waits for a lock."""
+    def add(self, milliseconds: float, targeting_key: str | None) -> None:
+        """Count one event; a duration is finite, and 0 if it was not measured. Never waits for a lock."""
         ...
 
-    def add_weighted(self, seconds: float, targeting_key: str | None, weight: float, *, failed: bool) -> None:
+    def add_weighted(self, milliseconds: float, targeting_key: str | None, weight: float, *, failed: bool) -> None:
         """Count one event as ``weight`` evaluations; ``failed``: it is an error with any reason."""
         ...
 
@@ -185,7 +187,7 @@ class _LocalFlag:
 
     def settle_users(self) -> None:
         """Count the users that cells have noted; the caller holds the lock."""
-        users = _take(self.unsettled_users)
+        users = _take(self.unsettled_users) if self.unsettled_users else []
         if users:
             if self.users is None:
                 self.users = self._series.new_users(self.labels["flag_key"])
@@ -196,9 +198,10 @@ class _LocalFlag:
         durations.sort()
         self.seconds += sum(durations)
         self._write_seconds(self.seconds)
+        bounds = self._series.bounds
         below = 0
-        for index, bound in enumerate(self._series.bounds):
-            up_to = bisect_right(durations, bound)
+        for index in range(bisect_left(bounds, durations[0]), bisect_left(bounds, durations[-1]) + 1):
+            up_to = bisect_right(durations, bounds[index])
             if up_to > below:
                 self.buckets[index] += up_to - below
                 self._write_buckets[index](self.buckets[index])
@@ -225,17 +228,17 @@ class _LocalCell:
         self._write_count = write_count
         self._max_unsettled = max_unsettled
 
-    def add(self, seconds: float, targeting_key: str | None) -> None:
+    def add(self, milliseconds: float, targeting_key: str | None) -> None:
         durations = self._durations
         if targeting_key:
             self._flag.unsettled_users.append(targeting_key)
-        durations.append(seconds)
+        durations.append(milliseconds)
         if len(durations) >= self._max_unsettled:
             self._settle_if_free()
 
-    def add_weighted(self, seconds: float, targeting_key: str | None, weight: float, *, failed: bool) -> None:
+    def add_weighted(self, milliseconds: float, targeting_key: str | None, weight: float, *, failed: bool) -> None:
         self._weights.append((weight, failed))
-        self.add(seconds, targeting_key)
+        self.add(milliseconds, targeting_key)
 
     def _settle_if_free(self) -> None:
         # Where the lock is taken, by another thread or by the code that a finaliser interrupts, its holder looks again.
@@ -252,14 +255,16 @@ class _LocalCell:
         durations = _take(self._durations)
         if not durations:
             return
-        weights = _take(self._weights)
-        count = len(durations) + sum(weight - 1.0 for weight, _ in weights)
+        count: float = len(durations)
+        weights = _take(self._weights) if self._weights else []
+        if weights:
+            count += sum(weight - 1.0 for weight, _ in weights)
         self.count += count
         self._write_count(self.count)
         errors = count if self._is_error else sum(weight for weight, failed in weights if failed)
         if errors:
             self._flag.add_errors(errors)
-        measured = [seconds for seconds in durations if seconds]
+        measured = [milliseconds / 1000.0 for milliseconds in durations if milliseconds > 0.0]
         if measured:
             self._flag.observe(measured)
 
@@ -315,7 +320,8 @@ class LocalSeries:
             labels = {"flag_key": flag_key, "reason": reason, "variant": variant}
             name = self.names.evaluations
             write = self.writer("counter", name, MetricNames.EVALUATIONS_HELP, f"{name}_total", labels)
-            cell = self._cells[key] = _LocalCell(flag, labels, write, self._max_unsettled)
+            share = max(1, min(self._max_unsettled, _ALL_UNSETTLED // (len(self._cells) + 1)))
+            cell = self._cells[key] = _LocalCell(flag, labels, write, share)
             flag.cells.append(cell)
         return cell
 

@@ -60,6 +60,8 @@ class SharedDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._prefix = f"{path}{os.sep}"
+        self._drafts: set[str] = set()
         self._lock_path = path / "flag_analytics.lock"
         self._journal = path / "flag_analytics_journal.json"
         self._alive: FileLock | None = None
@@ -85,20 +87,21 @@ class SharedDirectory:
     def names(self) -> list[str]:
         """Return the names of all files that count, in order; none if the directory was removed."""
         try:
-            names = {path.name for path in self.path.iterdir()}
+            with os.scandir(self.path) as entries:
+                names = {entry.name for entry in entries}
         except OSError:
             return []
         replacement = self._read_journal()
+        self._drafts = set() if replacement is None else set(replacement.new)
         if replacement is not None:
             names -= set(replacement.gone)
-            names |= set(replacement.new)
-        return sorted(names)
+        return sorted(names | self._drafts)
 
-    def path_of(self, name: str) -> Path:
+    def path_of(self, name: str) -> str:
         """Return the path of a file that counts."""
-        path = self.path / name
-        draft = self.path / f"{name}{_DRAFT}"
-        return draft if not path.exists() and draft.exists() else path
+        path = f"{self._prefix}{name}"
+        draft = f"{path}{_DRAFT}"
+        return draft if name in self._drafts and not os.path.exists(path) else path  # noqa: PTH110 - asked often
 
     def secret(self) -> bytes:
         """Return the key of the hash function that all processes share, making it if this one is the first.
@@ -194,7 +197,6 @@ class SharedDirectory:
         """
         replacement = self._read_journal()
         if replacement is None:
-            self._discard_drafts()
             return
         for name in replacement.new:
             with contextlib.suppress(FileNotFoundError):
@@ -203,7 +205,8 @@ class SharedDirectory:
             (self.path / name).unlink(missing_ok=True)
         self._journal.unlink()
 
-    def _discard_drafts(self) -> None:
+    def discard_drafts(self) -> None:
+        """Delete drafts that a killed process left behind; the caller holds the lock, and has finished the rest."""
         with contextlib.suppress(OSError):
             for path in list(self.path.glob(f"*{_DRAFT}")):
                 path.unlink()

@@ -89,7 +89,7 @@ def write_users(path: Path, flags: Mapping[str, UniqueUsers]) -> None:
         file.truncate(len(flags) * _PLACE)
 
 
-def read_users(path: Path, hash_key: Callable[[str], int], flags: dict[str, UniqueUsers]) -> None:
+def read_users(path: str | Path, hash_key: Callable[[str], int], flags: dict[str, UniqueUsers]) -> None:
     """Add the counts in a file to ``flags``.
 
     Raises:
