@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from flag_analytics.errors import BadBatch
 from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import Batch
@@ -304,8 +305,23 @@ def test_a_foreign_span_that_raises_costs_an_event_its_trace_and_no_more(sdk):
 
 async def test_events_without_an_sdk_are_counted():
     sink = OTelSink(OTelOptions(), tracer=NoOpTracer(), meter=NoOpMeter("none"))
-    await sink.write(Batch("1", (Freezer().freeze(event()),)))
+    frozen = Freezer().freeze(event())
+    with pytest.raises(BadBatch) as caught:
+        await sink.write(Batch("1", (frozen,)))
+    assert caught.value.refused == {frozen.event_id: "no_sdk"}
     assert sink.failures() == {"no_sdk": 1}
+
+
+async def test_an_event_that_cannot_be_turned_into_telemetry_is_refused_and_the_others_are_emitted(sdk):
+    sink = OTelSink(OTelOptions(), **sdk.emitters())
+    good = Freezer().freeze(event(flag_key="good"))
+    bad = msgspec.structs.replace(Freezer().freeze(event(flag_key="bad")), timestamp=None)
+    with pytest.raises(BadBatch) as caught:
+        await sink.write(Batch("1", (bad, good)))
+    assert caught.value.refused == {bad.event_id: "AttributeError"}
+    assert caught.value.stored == {good.event_id}
+    assert [span.attributes["feature_flag.key"] for span in sdk.spans()] == ["good"]
+    assert sink.failures() == {"refused": 1}
 
 
 def test_a_flush_pauses_after_each_half_millisecond_of_work():

@@ -21,6 +21,7 @@ SINK = SinkStats(
     delivered=70,
     queued=10,
     in_flight=5,
+    set_aside=1,
     spooled=3,
     dropped={"overflow": 8, "custom": 2},
     dead=2,
@@ -59,7 +60,8 @@ def test_every_figure_of_the_ledger_is_a_metric():
     assert values["flag_analytics_sink_dropped_total", "closed", "database"] == 0
     for state, value in (("queued", 10), ("in_flight", 5), ("spooled", 3)):
         assert values["flag_analytics_sink_pending_events", *sorted(("database", state))] == value
-    for state, value in (("closed", 0), ("half_open", 0), ("open", 1)):
+    assert values["flag_analytics_sink_set_aside_events", "database"] == 1
+    for state, value in (("closed", 0), ("half_open", 0), ("open", 1), ("halted", 0)):
         assert values["flag_analytics_sink_breaker_state", *sorted(("database", state))] == value
     assert values["flag_analytics_sink_backlog_bytes", "database"] == 1234
     assert values["flag_analytics_sink_backlog_age_seconds", "database"] == 2.5
@@ -89,7 +91,7 @@ ledgers = st.builds(
             SinkStats,
             accepted=st.integers(0, 9),
             dropped=st.dictionaries(st.sampled_from("ab"), st.integers(1, 9)),
-            breaker=st.sampled_from(["closed", "half_open", "open"]),
+            breaker=st.sampled_from(["closed", "half_open", "open", "halted"]),
             backlog_age_seconds=st.none() | st.integers(0, 9),
         ),
     ),

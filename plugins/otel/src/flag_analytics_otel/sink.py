@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from flag_analytics.errors import SinkUnavailable
+from flag_analytics.errors import BadBatch, SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.logs import get_logger, warn
 from flag_analytics.protocols import Batch
@@ -57,8 +57,8 @@ class _Pauses:
 class OTelSink:
     """Emits each event of a batch through OpenTelemetry's API, with the times and the trace of its evaluation.
 
-    An event that cannot be emitted is counted (``failures``), and does not stop the others. Events without an
-    SDK are counted and dropped; after the SDK's shutdown every write fails.
+    An event that cannot be turned into telemetry is refused, and does not stop the others. Without an SDK all events
+    are refused; after the SDK's shutdown every write fails.
     """
 
     def __init__(
@@ -117,16 +117,18 @@ class OTelSink:
         """Emit every event.
 
         Raises:
+            BadBatch: there is no SDK, or these events cannot be turned into telemetry; the others are emitted.
             SinkUnavailable: the SDK was shut down.
         """
         if not self.listening():
             self.tally.add("no_sdk", len(batch))
             self.warn_of_no_sdk()
-            return
+            raise BadBatch("no OpenTelemetry SDK is set up", refused={event.event_id: "no_sdk" for event in batch})
         self._check_that_none_was_shut_down()
         spans = self._spans is not None and self._spans.taken()
         logs = self._logs is not None and self._logs.taken()
         measured: list[tuple[FrozenEvent, Context]] = []
+        refused: dict[str, str] = {}
         pause = _Pauses()
         for event in batch:
             span_context, context = self._recorded_trace.read(event.traceparent)
@@ -136,8 +138,9 @@ class OTelSink:
                     emissions += self._span(event, span_context, context)
                 if logs and event.kind == "evaluation":
                     emissions += self._log(event, context)
-            except Exception:
-                self.tally.add("emit_failed")
+            except Exception as error:  # nothing was emitted yet: it is the fault of the event
+                self.tally.add("refused")
+                refused[event.event_id] = type(error).__name__
                 continue
             measured.append((event, context))
             for emit in emissions:
@@ -146,12 +149,18 @@ class OTelSink:
                 except Exception:  # of the SDK, or of a processor in it
                     self.tally.add("emit_failed")
             pause()
+        self._record_metrics(measured, pause)
+        self._check_that_none_was_shut_down()
+        if refused:
+            stored = [event.event_id for event, _ in measured]
+            raise BadBatch("some events cannot be turned into telemetry", refused=refused, stored=stored)
+
+    def _record_metrics(self, measured: list[tuple[FrozenEvent, Context]], pause: _Pauses) -> None:
         if self._metrics.taken():
             try:
                 self.instruments.record(measured, pause)
             except Exception:
                 self.tally.add("metric_failed", len(measured))
-        self._check_that_none_was_shut_down()
 
     def _check_that_none_was_shut_down(self) -> None:
         if any(signal.shut_down() for signal in self._signals):

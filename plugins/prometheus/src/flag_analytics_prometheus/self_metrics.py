@@ -19,7 +19,8 @@ __all__ = ["Ledgers", "SelfReport", "combine", "self_metrics"]
 _DROP_REASONS = ("overflow", "closed", "spool_full", "error")
 _REFUSAL_REASONS = ("overflow", "closed", "filtered", "error")
 """Shown at zero from the start: a rate needs a value before the first loss."""
-_BREAKER_STATES = ("closed", "half_open", "open")
+_BREAKER_STATES = ("closed", "half_open", "open", "halted")
+"""From good to bad."""
 
 
 @attrs.frozen
@@ -50,7 +51,15 @@ class SelfReport:
             return self
         sinks = {
             name: attrs.evolve(
-                sink, queued=0, in_flight=0, spooled=0, backlog_bytes=0, backlog_age_seconds=None, breaker="closed"
+                sink,
+                queued=0,
+                in_flight=0,
+                set_aside=0,
+                spooled=0,
+                lag=0,
+                backlog_bytes=0,
+                backlog_age_seconds=None,
+                breaker="closed",
             )
             for name, sink in self.ledger.sinks.items()
         }
@@ -149,12 +158,15 @@ _SUMMED = (
     "delivered",
     "queued",
     "in_flight",
+    "set_aside",
     "spooled",
     "dead",
     "retries",
     "commit_unknown",
     "attempts",
     "backlog_bytes",
+    "position",
+    "lag",
 )
 
 
@@ -238,6 +250,9 @@ def _ledger_metrics(stem: str, ledger: DeliveryStats) -> Iterator[Metric]:
     breaker = GaugeMetricFamily(
         f"{stem}sink_breaker_state", "1 for the state this sink's breaker is in.", labels=("sink", "state")
     )
+    set_aside = GaugeMetricFamily(
+        f"{stem}sink_set_aside_events", "Pending events that failed repeatedly and are tried alone.", labels=("sink",)
+    )
     backlog_bytes = GaugeMetricFamily(
         f"{stem}sink_backlog_bytes", "Events that wait in memory for this sink, in bytes.", labels=("sink",)
     )
@@ -254,11 +269,12 @@ def _ledger_metrics(stem: str, ledger: DeliveryStats) -> Iterator[Metric]:
             pending.add_metric((name, state), getattr(sink, state))
         for state in _BREAKER_STATES:
             breaker.add_metric((name, state), float(sink.breaker == state))
+        set_aside.add_metric((name,), sink.set_aside)
         backlog_bytes.add_metric((name,), sink.backlog_bytes)
         backlog_age.add_metric((name,), sink.backlog_age_seconds or 0.0)
         if sink.last_success is not None:
             succeeded.add_metric((name,), sink.last_success)
-    yield from (dropped, pending, breaker, backlog_bytes, backlog_age, succeeded)
+    yield from (dropped, pending, breaker, set_aside, backlog_bytes, backlog_age, succeeded)
 
 
 def _refused(ledger: DeliveryStats) -> dict[str, int]:
