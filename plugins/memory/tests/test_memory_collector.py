@@ -1,4 +1,4 @@
-"""The in-memory collector: the newest events, exactly, whoever records and reads at once, and whatever they record."""
+"""The in-memory collector: the newest events, exactly, whatever threads record and read at once."""
 
 from __future__ import annotations
 
@@ -348,7 +348,7 @@ def test_eight_threads_record_at_once_and_not_one_event_is_lost_or_reordered() -
         assert numbers == sorted(numbers)
 
 
-def test_a_record_never_waits_for_whoever_holds_the_lock() -> None:
+def test_a_record_never_waits_for_the_lock() -> None:
     collector = InMemoryAnalyticsCollector(5_000)
     with collector._lock:  # as in a signal handler that interrupts a reader of the same thread
         for number in range(2_000):
@@ -392,7 +392,7 @@ def test_a_forked_child_starts_empty_though_a_lock_was_held() -> None:
     assert asyncio.run(values(collector)) == [0]
 
 
-def test_a_collector_that_nobody_holds_is_released() -> None:
+def test_a_collector_without_references_is_released() -> None:
     collector = InMemoryAnalyticsCollector()
     collector.record_nowait(event())
     watched = weakref.ref(collector)

@@ -42,7 +42,7 @@ class Recorded:
 
 @attrs.define
 class AsyncRecorded:
-    """A collector of somebody else's: asynchronous only."""
+    """A foreign collector: asynchronous only."""
 
     events: list[FlagEvaluationEvent] = attrs.field(factory=list)
 
@@ -384,7 +384,7 @@ def test_without_a_loop_a_collector_that_suspends_is_closed_and_counted(client: 
     assert hook.failures == {"no event loop": 1}
 
 
-async def test_a_collector_that_waits_holds_nobody_up(client: OpenFeatureClient):
+async def test_a_collector_that_waits_holds_no_evaluation_up(client: OpenFeatureClient):
     collector = _Suspends()
     hook = AnalyticsHook(collector)
     client.add_hooks([hook])
@@ -483,7 +483,7 @@ def test_failures_are_counted_exactly_over_threads():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_fork_while_the_hook_is_counting_blocks_nobody():
+def test_a_fork_while_the_hook_is_counting_blocks_no_thread():
     hook = AnalyticsHook(_Fails())
     with hook._lock:
         child = os.fork()

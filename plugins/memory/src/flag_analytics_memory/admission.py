@@ -1,4 +1,4 @@
-"""How events are kept: as they are if nobody can change them, as a copy of our own, or frozen.
+"""How events are kept: as they are where they cannot change, as a copy, or frozen.
 
 ``FlagEvaluationEvent`` is immutable but for its context, and for a value that is not a scalar. What is *admitted* is
 
@@ -27,6 +27,8 @@ __all__ = ["admit", "as_recorded", "has_context", "is_normal", "is_short", "is_s
 
 _MAX_INT = 2**63 - 1
 _MAX_CONTEXT_BYTES = 4_096
+_MAX_ATTRIBUTES = 64
+_MAX_TEXT_CHARS = 1_024
 _MAX_KNOWN_VARIANTS = 1_000
 _BACKSLASH = 0x5C
 _INFINITE = math.inf
@@ -46,18 +48,21 @@ def admit(event: Any, variants: set[str | None]) -> FlagEvaluationEvent | None:
     value = event.value
     key = event.targeting_key
     message = event.error_message
+    context: Any = event.context_attributes
     if (
-        (value is not True and value is not False and not is_small(value))
-        or (key is not None and len(key) > MAX_KEY_CHARS)
+        type(event.flag_key) is not str
+        or (value is not True and value is not False and not is_small(value))
+        or (key is not None and (type(key) is not str or len(key) > MAX_KEY_CHARS))
         or (message is not None and not is_short(message))
-        or (event.variant not in variants and not _is_new_variant(event.variant, variants))
+        or not (event.variant is None or _is_known(event.variant, variants))
+        or type(context) is not dict
     ):
         return None
-    return with_own_context(event) if event.context_attributes else event
+    return with_own_context(event) if context else event
 
 
-def _is_new_variant(variant: Any, variants: set[str | None]) -> bool:
-    if not is_short(variant):
+def _is_known(variant: Any, variants: set[str | None]) -> bool:
+    if not is_short(variant):  # asked first: to look up an object of another type would run its code
         return False
     if len(variants) < _MAX_KNOWN_VARIANTS:
         variants.add(variant)
@@ -67,10 +72,15 @@ def _is_new_variant(variant: Any, variants: set[str | None]) -> bool:
 def with_own_context(event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
     """Return a copy with the context as JSON, if that is a small dict of scalars in canonical form, else None."""
     context: Any = event.context_attributes
-    if type(context) is not dict:
+    if type(context) is not dict or len(context) > _MAX_ATTRIBUTES:
         return None
-    for attribute in context.values():
-        if type(attribute) is not str and not is_small(attribute):
+    for name in context:
+        attribute = context[name]
+        if (
+            type(name) is not str
+            or len(name) > _MAX_TEXT_CHARS
+            or ((type(attribute) is not str or len(attribute) > _MAX_TEXT_CHARS) and not is_small(attribute))
+        ):
             return None
     encoded: Any = _encode(context)
     # A backslash begins an escape, and some escapes are not in canonical form.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import threading
-import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -27,7 +25,9 @@ from flag_analytics.metrics import (
     group_steps,
     select,
 )
+from flag_analytics.processes import renew_after_fork
 from flag_analytics.protocols import RecordResult
+from flag_analytics.reports import DeliveryReport, SinkStats
 from flag_analytics.sources import (
     PARTS,
     EventFilter,
@@ -114,7 +114,7 @@ class InMemoryAnalyticsCollector:
         self._freezer = Freezer()
         self._closed = False
         self._start()
-        _collectors.add(self)
+        renew_after_fork(self._after_fork_in_child)
 
     def _start(self) -> None:
         self._lock = threading.Lock()
@@ -141,12 +141,14 @@ class InMemoryAnalyticsCollector:
         try:
             if (
                 type(event) is FlagEvaluationEvent
+                and type(event.flag_key) is str
                 and ((value := event.value) is True or value is False or value is None or is_small(value))
-                and ((key := event.targeting_key) is None or len(key) <= MAX_KEY_CHARS)
-                and event.variant in self._variants
+                and ((key := event.targeting_key) is None or (type(key) is str and len(key) <= MAX_KEY_CHARS))
+                and ((variant := event.variant) is None or (type(variant) is str and variant in self._variants))
                 and event.error_message is None
                 and not self._closed
-                and (kept := with_own_context(event) if event.context_attributes else event) is not None
+                and type(context := event.context_attributes) is dict
+                and (kept := with_own_context(event) if context else event) is not None
             ):
                 fresh.append(kept)
                 if len(fresh) < self._max_fresh:
@@ -165,12 +167,14 @@ class InMemoryAnalyticsCollector:
         try:
             if (
                 type(event) is FlagEvaluationEvent
+                and type(event.flag_key) is str
                 and ((value := event.value) is True or value is False or value is None or is_small(value))
-                and ((key := event.targeting_key) is None or len(key) <= MAX_KEY_CHARS)
-                and event.variant in self._variants
+                and ((key := event.targeting_key) is None or (type(key) is str and len(key) <= MAX_KEY_CHARS))
+                and ((variant := event.variant) is None or (type(variant) is str and variant in self._variants))
                 and event.error_message is None
                 and not self._closed
-                and (kept := with_own_context(event) if event.context_attributes else event) is not None
+                and type(context := event.context_attributes) is dict
+                and (kept := with_own_context(event) if context else event) is not None
             ):
                 fresh.append(kept)
                 if len(fresh) < self._max_fresh:
@@ -203,8 +207,7 @@ class InMemoryAnalyticsCollector:
         return outcome
 
     def _index_if_free(self) -> None:
-        # Whoever holds the lock will index, or the next event's recorder: nobody waits here, not even a signal handler
-        # that interrupted this very thread while it held the lock.
+        # The thread that holds the lock will index, or the next event's: a signal handler may have interrupted it.
         if self._lock.acquire(blocking=False):
             try:
                 self._index()
@@ -260,15 +263,37 @@ class InMemoryAnalyticsCollector:
             self._index()
             self._cleared += self._log.clear()
 
-    async def flush(self) -> None:
-        """Do nothing: what was recorded is stored."""
+    async def flush(self) -> DeliveryReport:
+        """Return at once: an event is stored when it is recorded."""
+        return self.flush_sync()
 
-    async def close(self) -> None:
+    def flush_sync(self) -> DeliveryReport:
+        """``flush`` for callers without an event loop."""
+        with self._lock:
+            self._index()
+            return self._report()
+
+    async def close(self) -> DeliveryReport:
         """Forget all events and refuse those that come from now on; they count as refused."""
+        return self.close_sync()
+
+    def close_sync(self) -> DeliveryReport:
+        """``close`` for callers without an event loop."""
         with self._lock:
             self._index()
             self._closed = True
             self._cleared += self._log.clear()
+            return self._report()
+
+    def _report(self) -> DeliveryReport:
+        taken = len(self._log) + self._log.evicted + self._cleared
+        dropped = self._refusals()
+        accepted = taken + sum(dropped.values())
+        stats = SinkStats(accepted=accepted, delivered=taken, dropped=dropped, position=accepted)
+        return DeliveryReport.of({"memory": stats}, complete=True)
+
+    def _refusals(self) -> dict[str, int]:
+        return {reason.value: n for reason, count in self._refused.items() if (n := count.value())}
 
     def stats(self) -> MemoryStats:
         """Return what became of every event so far."""
@@ -283,7 +308,7 @@ class InMemoryAnalyticsCollector:
                 stored=stored,
                 evicted=evicted,
                 cleared=self._cleared,
-                refused={reason.value: n for reason, count in self._refused.items() if (n := count.value())},
+                refused=self._refusals(),
                 sanitised={kind: n for kind, n in self._freezer.changes().items() if kind != "clock_skew"},
             )
 
@@ -459,15 +484,3 @@ def check_max_size(max_size: Any) -> int:
     if max_size < 1:
         raise ValueError(f"max_size is {max_size}: expected at least 1, the most events to keep")
     return max_size
-
-
-_collectors: weakref.WeakSet[InMemoryAnalyticsCollector] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for collector in list(_collectors):
-        collector._after_fork_in_child()  # noqa: SLF001  the module's own class
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
