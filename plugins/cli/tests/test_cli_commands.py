@@ -642,7 +642,7 @@ def test_all_problems_of_a_configuration_are_listed_at_once(capsys):
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("3 problems in bad.toml\n")
-    for words in ("did you mean 'memory'", "collectors.memory.max_size: ", "exporter: unknown table"):
+    for words in ("did you mean 'memory'", "collectors.memory.max_size: ", "exporter: unknown option"):
         assert words in output.err
     assert main(["check", "bad.toml", "--format", "json"]) == 1
     document = json.loads(capsys.readouterr().out)

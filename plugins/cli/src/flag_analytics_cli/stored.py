@@ -163,7 +163,7 @@ def _read(file: EventFile, selection: Selection, strict: bool, keep: bool) -> An
     record: Callable[[FlagEvaluationEvent], Any] = source.record if collector is None else collector.record_nowait
     outcome = ImportReport()
     try:
-        read_file(file, record, outcome, strict=strict)
+        read_file(attrs.evolve(file, options=attrs.evolve(file.options, ids=keep)), record, outcome, strict=strict)
     finally:
         say_left_out(file, outcome)
     return Answers(AnalyticsAggregator(source), collector, outcome.bad_lines, file.title)

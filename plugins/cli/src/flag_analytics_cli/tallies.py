@@ -32,10 +32,23 @@ _NO_EVENTS = "a file that is counted while it is read keeps no events: import it
 class _Flag:
     """The counts of one flag so far; events wait in ``chunk``, since a tally is faster with many at once."""
 
-    activity: ActivityTally
     exposures: ActivityTally
+    others: ActivityTally
     tally: Tally = attrs.field(factory=Tally)
     chunk: list[FlagEvaluationEvent | FrozenEvent] = attrs.field(factory=list)
+
+    def activity(self) -> FlagActivity | None:
+        """Return the activity of all its events."""
+        exposures, others = self.exposures.activity(), self.others.activity()
+        if exposures is None or others is None:
+            return exposures or others
+        return FlagActivity(
+            exposures.flag_key,
+            exposures.count + others.count,
+            min(exposures.first_seen, others.first_seen),
+            max(exposures.last_seen, others.last_seen),
+            exposures.estimated or others.estimated,
+        )
 
 
 class TallySource:
@@ -89,7 +102,7 @@ class TallySource:
         if group_by is not None:
             raise ValueError(_NO_EVENTS)
         found = {key: self._count(self._flags[key]) for key in flag_keys if key in self._flags}
-        return {key: flag.tally.summary(percentiles) for key, flag in found.items() if flag.activity.activity()}
+        return {key: flag.tally.summary(percentiles) for key, flag in found.items() if flag.activity() is not None}
 
     async def get_exposures(
         self,
@@ -106,7 +119,7 @@ class TallySource:
         exposures = where is not None and where.kinds == ("exposure",) and self._where.kinds != ("exposure",)
         self._check(window, attrs.evolve(where, kinds=self._where.kinds) if where is not None and exposures else where)
         flags = [self._count(self._flags[key]) for key in sorted(self._flags)]
-        found = ((flag.exposures if exposures else flag.activity).activity() for flag in flags)
+        found = (flag.exposures.activity() if exposures else flag.activity() for flag in flags)
         return [activity for activity in found if activity is not None]
 
     async def count_steps(
@@ -135,6 +148,8 @@ class TallySource:
         flag.chunk.clear()
         if events:
             flag.tally.add(events)
-            flag.activity.add(events)
-            flag.exposures.add([event for event in events if event.kind == "exposure"])
+            exposures = [event for event in events if event.kind == "exposure"]
+            flag.exposures.add(exposures)
+            if len(exposures) < len(events):
+                flag.others.add([event for event in events if event.kind != "exposure"])
         return flag

@@ -70,6 +70,7 @@ class ReadOptions:
         time_format: A format of ``strptime``, or ``excel``.
         time: The time of every event.
         source: A name that goes into the ids of events which the file gives none.
+        ids: Whether events need ids; counting does not.
     """
 
     form: FileFormat | None = None
@@ -81,6 +82,7 @@ class ReadOptions:
     time_format: str | None = None
     time: datetime | None = None
     source: str = ""
+    ids: bool = True
 
 
 class EventReader:
@@ -305,6 +307,8 @@ class EventReader:
         read_time, flag_key, source = self.times.read, options.flag_key or options.fallback_key, options.source
         value_of: Getter = _as_is if typed else _cell_value
         defaults: dict[str, Any] = {"kind": shape.kind}
+        if not options.ids:
+            defaults["event_id"] = ""
         if shape.provider:
             defaults["provider_name"] = shape.provider
 
