@@ -219,7 +219,7 @@ async def test_a_driver_that_refuses_how_to_connect_is_said_once_and_loudly(
     monkeypatch.setattr("aiosqlite.connect", connect)
     await collector.record(make_event())
     assert not await collector.flush(0.3)
-    assert collector.stats().sinks["database"].attempts > 1
+    assert collector.stats().sinks["database"].breaker == "halted"
     with pytest.raises(ConfigError, match="does not know 'colour'"):
         await DatabaseAnalyticsCollector.create(url)
     await collector.close(0.1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .autogenerate import include_object
     from .collector import DatabaseAnalyticsCollector
+    from .imports import Import
     from .options import DatabaseOptions
     from .reading import EventStream
     from .schema import Tables, tables_named
@@ -24,6 +25,7 @@ __all__ = [
     "DatabaseSource",
     "DatabaseStore",
     "EventStream",
+    "Import",
     "Tables",
     "include_object",
     "tables_named",
@@ -35,6 +37,7 @@ _HOMES = {
     "DatabaseSource": "source",
     "DatabaseStore": "store",
     "EventStream": "reading",
+    "Import": "imports",
     "Tables": "schema",
     "include_object": "autogenerate",
     "tables_named": "schema",

@@ -13,6 +13,7 @@ from flag_analytics_delivery import Delivery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .engine import check_engine, from_options, like_engine
+from .imports import Import
 from .options import DatabaseOptions
 from .questions import PATIENCE_SECONDS
 from .reading import EventStream
@@ -213,6 +214,18 @@ class DatabaseAnalyticsCollector:
     ) -> EventStream:
         """Return stored events by time: await it for a list, or iterate over it; see ``DatabaseStore.get_events``."""
         return self.event_source.get_events(flag_key, limit, window=window, where=where)
+
+    async def start_import(self, name: str) -> None:
+        """Let each event that is stored from now on, and is new, belong to an import; see ``DatabaseStore``."""
+        await self.event_source.start_import(name)
+
+    async def list_imports(self) -> list[Import]:
+        """Return all imports, the oldest first."""
+        return await self.event_source.list_imports()
+
+    async def undo_import(self, name: str) -> int | None:
+        """Remove the events that an import brought; return their number, or None without such an import."""
+        return await self.event_source.undo_import(name)
 
     def stats(self) -> DeliveryStats:
         """Return the ledger of all events since the start."""

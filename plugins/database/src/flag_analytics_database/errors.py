@@ -9,7 +9,8 @@ the connection was lost, or time ran out, while     ``CommitUnknown``: it may be
 the batch was being stored                          same ids
 anything else: refused connections, locks, missing  ``SinkUnavailable``: nothing is stored, try again later
 tables or permissions, full disks
-arguments or TLS settings that cannot connect       ``CannotConnect``: the same, and the configuration is wrong
+TLS settings or files that cannot work              ``CannotConnect``: the same, and the configuration is wrong
+an argument that the driver does not know           ``WrongArguments``: no further attempt
 ==================================================  =============================================================
 """
 
@@ -22,12 +23,13 @@ import sqlite3
 import ssl
 from typing import Any
 
-from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, SinkUnavailable
+from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, FatalConfiguration, SinkUnavailable
 from sqlalchemy.exc import SQLAlchemyError
 
 __all__ = [
     "CannotConnect",
     "SchemaOutdated",
+    "WrongArguments",
     "closed_meanwhile",
     "code_of",
     "delivery_error",
@@ -91,7 +93,7 @@ _MEANINGS = {
 }
 """The meanings of common codes."""
 
-_UNBINDABLE = (OverflowError, UnicodeError, TypeError, ValueError)
+_UNBINDABLE = (OverflowError, UnicodeError)
 """Raised by drivers on the client's side for a value that no column can take."""
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument")
 
@@ -104,10 +106,14 @@ class SchemaOutdated(SinkUnavailable):
 
 
 class CannotConnect(SinkUnavailable):
-    """The configuration is wrong: no connection is possible until it is corrected."""
+    """No connection is possible until the configuration, or a file that it names, is corrected."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="configuration")
+
+
+class WrongArguments(CannotConnect, FatalConfiguration):
+    """The driver does not know how it is to connect: no attempt can succeed in this process."""
 
 
 def without_tls() -> CannotConnect:
@@ -142,7 +148,9 @@ def unavailable(error: BaseException) -> SinkUnavailable:
 def _wrong_arguments(cause: BaseException) -> CannotConnect:
     unknown = _UNKNOWN_ARGUMENT.search(str(cause))
     argument = f"it does not know {next(filter(None, unknown.groups()))!r}" if unknown else type(cause).__name__
-    return CannotConnect(f"the driver does not accept how to connect ({argument}): check connection_string and engine")
+    # Without the name of an argument it may be a driver that stumbles over a connection that was cut.
+    kind = WrongArguments if unknown else CannotConnect
+    return kind(f"the driver does not accept how to connect ({argument}): check connection_string and engine")
 
 
 def closed_meanwhile() -> SinkUnavailable:

@@ -227,7 +227,6 @@ def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partition
         Column("id", Integer, primary_key=True, autoincrement=True, nullable=False),
         Column("name", _text(190), nullable=False, unique=True),
         Column("started_at", BigInteger, nullable=False),
-        Column("finished_at", BigInteger),
         Column("events", BigInteger, nullable=False),
         Column("first_event", BigInteger),
         Column("last_event", BigInteger),

@@ -9,11 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flag_analytics.canonical import canonical_key
-from flag_analytics.errors import ConfigError, ConfigProblem, SinkUnavailable
+from flag_analytics.errors import BadBatch, ConfigError, ConfigProblem, SinkUnavailable
+from flag_analytics.frozen import FrozenEvent
 from flag_analytics.metrics import canonical_filter
 from flag_analytics.processes import renew_after_fork
 from flag_analytics.protocols import Batch
@@ -27,11 +29,13 @@ from .engine import EngineMaker, from_options
 from .errors import CannotConnect, SchemaOutdated, code_of, delivery_error, unavailable
 from .fork_gate import ForkGate
 from .housekeeping import Housekeeping
+from .imports import Import, Page, Place, begin_import, imports_query, remove_page, store_import
 from .memory import MemoryAnchor
 from .options import DatabaseOptions
 from .questions import PATIENCE_SECONDS, Questions
 from .reading import EventStream
 from .retention import count_old, prune
+from .rows import unfit
 from .schema import Tables
 from .setup import State, upgrade
 from .source import DatabaseSource
@@ -69,6 +73,7 @@ class DatabaseStore:
         self._writing = WriteConnection(self.engines, options, self._setup, gate, self._memory)
         self._questions = Questions(self.engines, options, self._setup, gate, self._memory)
         self._housekeeping = Housekeeping(options, self._setup)
+        self._import_id: int | None = None
         self._use(self._setup.tables)
         self._forget()
         renew_after_fork(self._forget)
@@ -114,15 +119,21 @@ class DatabaseStore:
         async with self._gate:
             connection = await self._writing.get()
             try:
-                await asyncio.wait_for(
-                    self._writer.write(connection, batch.events), self.options.statement_timeout_seconds
-                )
+                await asyncio.wait_for(self._store(connection, batch.events), self.options.statement_timeout_seconds)
+            except BadBatch:
+                raise
             except BaseException as error:
                 await self._writing.drop(broken=True)
                 if not isinstance(error, Exception):
                     raise
-                raise delivery_error(error) from None
+                raise (unfit(batch.events) or delivery_error(error)) from None
             await self._keep_house(connection)
+
+    async def _store(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
+        if self._import_id is None:
+            await self._writer.write(connection, events)
+        else:
+            await store_import(connection, self.tables, self.family, self._writer, self._import_id, events)
 
     async def _keep_house(self, connection: AsyncConnection) -> None:
         try:
@@ -239,6 +250,51 @@ class DatabaseStore:
             self._begun.cancel()
         self._questions.close_sync(patience_seconds)
         self._memory.release()
+
+    # --- imports
+
+    async def start_import(self, name: str) -> None:
+        """Let each event that is stored from now on, and is new, belong to the import of this name.
+
+        An import that exists goes on. An event whose id is stored with other content is refused: it becomes a dead
+        letter with the code ``other_content``.
+
+        Raises:
+            SinkUnavailable: the database does not answer.
+        """
+        self._import_id = await self._questions.run(
+            lambda connection: begin_import(connection, self.tables, self.family, name), settle=True
+        )
+
+    async def list_imports(self) -> list[Import]:
+        """Return all imports, the oldest first.
+
+        Raises:
+            SinkUnavailable: the database does not answer.
+        """
+        return [Import.of(row) for row in await self._ask(imports_query(self.tables))]
+
+    async def undo_import(self, name: str) -> int | None:
+        """Remove the events that an import brought, and the import; return their number, None without such an import.
+
+        It works in pages of 2,000 events, and can be interrupted and called again.
+
+        Raises:
+            SinkUnavailable: the database does not answer.
+        """
+        removed = 0
+        after: Place | None = None
+        while True:
+            page = await self._questions.run(partial(self._remove_page, name, after), settle=True)
+            if page is None:
+                return None
+            count, after = page
+            removed += count
+            if after is None:
+                return removed
+
+    async def _remove_page(self, name: str, after: Place | None, connection: AsyncConnection) -> Page | None:
+        return await remove_page(connection, self.tables, self.family, name, after)
 
     # --- starting
 

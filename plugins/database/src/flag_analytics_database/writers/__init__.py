@@ -1,4 +1,4 @@
-"""How a batch is stored on each database: as fast as its driver allows, and each event id once."""
+"""Writers of batches, one for each driver: as fast as it allows, and each event id once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class BatchWriter(Protocol):
 
     async def write(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
         """Store all the events or none; an id that is there already stays as it is. Raises what the driver raises."""
+        ...
+
+    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int) -> None:
+        """Add events with new ids, of an import, within the caller's transaction. Raises what the driver raises."""
         ...
 
 

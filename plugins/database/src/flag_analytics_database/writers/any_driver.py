@@ -25,6 +25,10 @@ class CoreWriter:
         await connection.execute(self._statement, [dict(zip(columns, row, strict=True)) for row in rows])
         await connection.commit()
 
+    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int) -> None:
+        columns, rows = as_rows(events, str, import_id)
+        await connection.execute(self._statement, [dict(zip(columns, row, strict=True)) for row in rows])
+
 
 def insert_once(table: Any, family: str) -> Any:
     """Return an insert into ``table`` that leaves a row alone whose key is there already."""

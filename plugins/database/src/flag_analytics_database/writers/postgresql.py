@@ -52,6 +52,11 @@ class CopyWriter:
             rows.sort(key=_by_id)
             await raw.execute(self._inserts[columns], *map(list, zip(*rows, strict=True)))
 
+    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int) -> None:
+        columns, rows = as_rows(events, str, import_id)
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        await raw.copy_records_to_table(self._table, records=rows, columns=columns, schema_name=self._schema)
+
 
 def _by_id(row: tuple[Any, ...]) -> str:
     return str(row[0])

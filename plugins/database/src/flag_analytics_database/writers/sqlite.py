@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..rows import ALL_COLUMNS, PLAIN_COLUMNS, as_rows, id_bytes
+from ..rows import ALL_COLUMNS, IMPORT_COLUMNS, PLAIN_COLUMNS, as_rows, id_bytes
 from ..schema import Tables
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class OneStatementWriter:
         self._table = f'{schema}"{tables.name}"'
         self._statements = {
             (columns, 2**power): self._insert(columns, 2**power)
-            for columns in (PLAIN_COLUMNS, ALL_COLUMNS)
+            for columns in (PLAIN_COLUMNS, ALL_COLUMNS, IMPORT_COLUMNS)
             for power in range(MOST_ROWS.bit_length())
         }
 
@@ -59,12 +59,22 @@ class OneStatementWriter:
         try:
             # Takes the write lock at once: a transaction that starts by reading may be refused when it comes to write.
             await raw.execute("BEGIN IMMEDIATE")
-            for start in range(0, len(rows), MOST_ROWS):
-                await self._store(raw, columns, rows[start : start + MOST_ROWS])
+            await self._store_in_parts(raw, columns, rows)
             await raw.commit()
         except BaseException:
             await raw.rollback()
             raise
+
+    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int) -> None:
+        columns, rows = as_rows(events, id_bytes, import_id)
+        raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
+        await self._store_in_parts(raw, columns, rows)
+
+    async def _store_in_parts(
+        self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]
+    ) -> None:
+        for start in range(0, len(rows), MOST_ROWS):
+            await self._store(raw, columns, rows[start : start + MOST_ROWS])
 
     async def _store(self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
         # Statements of few sizes are prepared, and kept by the driver. The last row fills the gap: it conflicts with

@@ -33,7 +33,6 @@ def _imports(tables: Tables, dialect: Dialect) -> Table:
         Column("id", Integer, primary_key=True, autoincrement=True, nullable=False),
         Column("name", _key_type(dialect), nullable=False, unique=True),
         Column("started_at", BigInteger, nullable=False),
-        Column("finished_at", BigInteger),
         Column("events", BigInteger, nullable=False),
         Column("first_event", BigInteger),
         Column("last_event", BigInteger),
