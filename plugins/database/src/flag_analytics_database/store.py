@@ -120,13 +120,16 @@ class DatabaseStore:
             connection = await self._writing.get()
             try:
                 await asyncio.wait_for(self._store(connection, batch.events), self.options.statement_timeout_seconds)
-            except BadBatch:
-                raise
-            except BaseException as error:
+            except Exception as error:
+                failure = unfit(batch.events) or delivery_error(error)
+                if isinstance(failure, BadBatch):
+                    await self._writing.reset()
+                else:
+                    await self._writing.drop(broken=True)
+                raise failure from None
+            except BaseException:
                 await self._writing.drop(broken=True)
-                if not isinstance(error, Exception):
-                    raise
-                raise (unfit(batch.events) or delivery_error(error)) from None
+                raise
             await self._keep_house(connection)
 
     async def _store(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:

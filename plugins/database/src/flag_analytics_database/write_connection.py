@@ -121,6 +121,14 @@ class WriteConnection:
                 return
             await asyncio.sleep(time.monotonic() - started)
 
+    async def reset(self) -> None:
+        """Make the connection ready again after a statement that the database refused for its content."""
+        if self._connection is not None:
+            try:
+                await asyncio.wait_for(self._connection.rollback(), _CLOSE_SECONDS)
+            except Exception:
+                await self.drop(broken=True)
+
     async def drop(self, *, broken: bool) -> None:
         """Close the connection; after a failure (``broken``) the tables are looked at anew as well."""
         connection, self._connection = self._connection, None
