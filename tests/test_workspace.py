@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 DISTRIBUTIONS = [CORE, *PLUGINS]
-MAX_LINES = {"core": 3_550, "delivery": 2_700}
+MAX_LINES = {"core": 4_400, "delivery": 2_900}
 """Lines of code, without the conformance kit; a higher limit needs a decision record that names what came in."""
 
 each_distribution = pytest.mark.parametrize("path", DISTRIBUTIONS, ids=lambda path: path.name)
@@ -215,15 +215,7 @@ def listed_names() -> set[str]:
 
 
 # Imports of private names that are still to go: the list may only become shorter.
-UNLISTED_IMPORTS = {
-    "cli": {
-        "flag_analytics_delivery.spool.Spool",
-        "flag_analytics_delivery.spool.SpoolCorruptError",
-        "flag_analytics_delivery.spool.SpoolError",
-        "flag_analytics_delivery.spool.default_directory",
-        "flag_analytics_delivery.spool.orphans",
-    },
-}
+UNLISTED_IMPORTS: dict[str, set[str]] = {}
 
 
 @each_distribution

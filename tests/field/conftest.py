@@ -24,7 +24,7 @@ from flag_analytics import FlagEvaluationEvent, open_pipeline
 
 pipeline = open_pipeline({
     "collectors": {"database": {"connection_string": "sqlite+aiosqlite:///" + os.environ["FIELD_DATABASE"]}},
-    "delivery": {"flush_interval_seconds": 60.0},
+    "delivery": {"flush_interval_seconds": 60.0, "exit_timeout_seconds": 30.0},
 })
 
 def record(user="u"):

@@ -62,9 +62,10 @@ def test_every_event_of_a_child_of_multiprocessing_is_stored(field, method, pool
 CELERY = """
 from celery import Celery
 {imported}
-app = Celery("celery_app", broker="{broker}")
+app = Celery("celery_app", broker="filesystem://")
+app.conf.broker_transport_options = dict.fromkeys(["data_folder_in", "data_folder_out", "processed_folder"], "{folder}")
+app.conf.broker_transport_options["control_folder"] = "{folder}"
 app.conf.worker_hijack_root_logger = False
-app.conf.task_default_queue = "{queue}"
 
 @app.task
 def work(number):
@@ -76,12 +77,10 @@ def work(number):
 @pytest.mark.parametrize("imported_in", ["module", "task"])
 @pytest.mark.parametrize("end", ["TERM", "QUIT", "max-tasks-per-child"])
 def test_every_event_of_a_celery_worker_is_stored(field, end, imported_in):
-    broker = os.environ.get("FLAG_ANALYTICS_TEST_BROKER", "redis://127.0.0.1:6379/0")
-    queue = f"field-{os.getpid()}-{time.time_ns()}"
+    folder = field.directory / "broker"
+    folder.mkdir()
     imported = "import application" if imported_in == "module" else ""
-    (field.directory / "celery_app.py").write_text(
-        CELERY.format(imported=imported, broker=broker, queue=queue), "utf-8"
-    )
+    (field.directory / "celery_app.py").write_text(CELERY.format(imported=imported, folder=folder), "utf-8")
     send = "from celery_app import work\nfor number in range(40): work.delay(number)"
     recycling = ["--max-tasks-per-child", "5"] if end == "max-tasks-per-child" else []
     worker = field.start(

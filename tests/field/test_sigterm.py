@@ -75,7 +75,7 @@ def test_a_slow_request_in_flight_is_answered_and_stored(field):
 def test_a_signal_is_not_touched_where_configuration_says_so(field):
     code = (field.directory / "application.py").read_text("utf-8")
     (field.directory / "application.py").write_text(
-        code.replace('"flush_interval_seconds": 60.0', '"flush_interval_seconds": 60.0, "sigterm": "off"'), "utf-8"
+        code.replace('"exit_timeout_seconds"', '"sigterm": "off", "exit_timeout_seconds"'), "utf-8"
     )
     command, status = SERVERS["uvicorn"]
     server = field.serve(*command)

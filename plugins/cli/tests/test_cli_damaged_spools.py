@@ -16,8 +16,9 @@ from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.reports import DeadLetter
 from flag_analytics.testing.samples import plain_event
-from flag_analytics_cli import replaying, spool_reader
+from flag_analytics_cli import replaying
 from flag_analytics_cli.main import main
+from flag_analytics_delivery import spool_reader
 from flag_analytics_delivery.spool import Spool
 
 GARBAGE = "UPDATE events SET body = 'garbage' WHERE seq <= 4"

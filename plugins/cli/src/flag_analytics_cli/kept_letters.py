@@ -9,9 +9,9 @@ from typing import Any
 from flag_analytics.config.plan import Plan, PlannedSink
 from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.reports import DeadLetter
+from flag_analytics_delivery.spool_reader import is_sound
 
 from .settings import is_embedded, missing_file
-from .spool_reader import is_sound
 from .terminal import note
 from .visible import visible
 from .wording import counted

@@ -15,9 +15,9 @@ import attrs
 from flag_analytics.config.plan import Plan
 from flag_analytics.pipeline import Pipeline
 from flag_analytics_delivery.spool import Spool, SpoolCorruptError, SpoolError, orphans
+from flag_analytics_delivery.spool_reader import SpoolReader, UnreadableError, is_in_use, reading
 from rich.console import Console
 
-from .spool_reader import SpoolReader, UnreadableError, is_in_use, reading
 from .storing import REPLAY_AGAIN, flush_all, open_patiently, patient_recorder
 from .terminal import say
 from .visible import visible

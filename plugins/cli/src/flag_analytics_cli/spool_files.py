@@ -12,8 +12,8 @@ import attrs
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.reports import DeadLetter
 from flag_analytics_delivery.spool import default_directory, orphans
+from flag_analytics_delivery.spool_reader import SPOOL_PARTS, SpoolReader, UnreadableError, is_in_use, moment_of
 
-from .spool_reader import SPOOL_PARTS, SpoolReader, UnreadableError, is_in_use, moment_of
 from .wording import counted
 
 __all__ = ["SpoolFile", "dead_letters", "known_directories", "look", "spools_in", "waiting_events"]

@@ -17,6 +17,7 @@ from .connecting import Connector, check_arguments
 from .names import TlsMode
 from .parameters import read_parameters
 from .redaction import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
+from .sqlite_threads import connect as connect_sqlite
 from .tls import Tls
 from .urls import family_of, missing_driver, parse_url
 
@@ -220,7 +221,7 @@ def _connect_args(driver: str, options: EngineOptions) -> dict[str, Any]:
         return {"connect_timeout": max(1, round(connect)), "charset": "utf8mb4"}
     if driver == "aiosqlite":
         # Below the deadline of the whole attempt, so that a locked database is reported as that.
-        return {"timeout": statement * 0.9}
+        return {"timeout": statement * 0.9, "async_creator_fn": connect_sqlite}
     return {}
 
 

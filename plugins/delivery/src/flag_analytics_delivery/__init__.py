@@ -1,4 +1,4 @@
-"""One engine for every backend that buffers: queue, batches, retries, spool and ledger."""
+"""The delivery engine: one log of events, and a cursor for each backend that is written to in batches."""
 
 from __future__ import annotations
 
