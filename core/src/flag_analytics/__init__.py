@@ -29,6 +29,7 @@ _MODULES = {
         "AnalyticsCollector AnalyticsExporter Backend Batch BatchSink InlineSink Processor "
         "ProcessorFactory RecordResult"
     ),
+    "recording": "record_evaluation",
     "reports": "DeadLetter DeliveryOptions DeliveryReport DeliveryStats SinkStats",
     "sources": "EventFilter EventSource Exposures FlagActivity FlagSummary Grouping TimeStep Window",
 }

@@ -40,6 +40,7 @@ from .protocols import InlineSink as InlineSink
 from .protocols import Processor as Processor
 from .protocols import ProcessorFactory as ProcessorFactory
 from .protocols import RecordResult as RecordResult
+from .recording import record_evaluation as record_evaluation
 from .reports import DeadLetter as DeadLetter
 from .reports import DeliveryOptions as DeliveryOptions
 from .reports import DeliveryReport as DeliveryReport

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from flag_analytics.processes import renew_after_fork
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagEvaluationDetails
 from openfeature.hook import Hook, HookContext, HookHints
 
-from .mapping import ContextChoice, event_of
+from .mapping import ContextChoice, record
 from .recording import recorder_for
 
 __all__ = ["AnalyticsHook"]
@@ -55,11 +54,11 @@ class AnalyticsHook(Hook):
             context_attributes if isinstance(context_attributes, bool) else frozenset(context_attributes)
         )
         self._targeting_key = bool(targeting_key)
-        self._record = recorder_for(target, self._failed)
+        self._recorder = recorder_for(target, self._failed)
         self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._next_log = 0.0
-        _hooks.add(self)
+        renew_after_fork(self._after_fork_in_child)
 
     @property
     def failures(self) -> dict[str, int]:
@@ -90,15 +89,14 @@ class AnalyticsHook(Hook):
         """Record the evaluation; one that ended before it began (a provider not ready) has no duration."""
         try:
             started = getattr(hook_context, "hook_data", {}).get(_STARTED)
-            duration_ms = 0.0 if started is None else (time.perf_counter_ns() - started) / 1e6
-            event = event_of(
+            record(
+                self._recorder,
                 hook_context,
                 details,
-                duration_ms,
+                started,
                 context_attributes=self._context,
                 targeting_key=self._targeting_key,
             )
-            self._record(event)
         except Exception as error:
             self._failed(type(error).__name__)
 
@@ -116,16 +114,3 @@ class AnalyticsHook(Hook):
 
     def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
-
-
-_hooks: weakref.WeakSet[AnalyticsHook] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for hook in list(_hooks):
-        hook._after_fork_in_child()  # noqa: SLF001 - this module's own class
-
-
-if hasattr(os, "register_at_fork"):
-    # Another thread may have held a lock at the moment of the fork; in the child nobody would release it.
-    os.register_at_fork(after_in_child=_renew_locks)

@@ -21,47 +21,47 @@ The names in the flag metadata are those of OpenFeature's telemetry appendix
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-from flag_analytics.events import FlagEvaluationEvent, as_reason
+from flag_analytics.recording import Recorder, record_evaluation
 from openfeature.flag_evaluation import FlagEvaluationDetails
 from openfeature.hook import HookContext
 
-__all__ = ["ContextChoice", "event_of"]
+__all__ = ["ContextChoice", "record"]
 
 ContextChoice = bool | frozenset[str]
 """Which context attributes to keep: all, none, or those named."""
 
 
-def event_of(
+def record(
+    recorder: Recorder,
     hook_context: HookContext,
     details: FlagEvaluationDetails[Any],
-    duration_ms: float,
+    started: int | None,
     *,
     context_attributes: ContextChoice = True,
     targeting_key: bool = True,
-) -> FlagEvaluationEvent:
-    """Return the event of an evaluation that has just ended; ``duration_ms`` is 0.0 where it was not measured.
+) -> None:
+    """Record an evaluation that has just ended; ``started`` is None where it was not measured.
 
-    A provider may put anything into its metadata and a caller anything into the context: what has not the type that
-    belongs there is left out or passed on for the canonical form to deal with, and never raises here.
+    A provider may put anything into its metadata and a caller anything into the context: a value of an unexpected type
+    is left out, or passed on for the canonical form to deal with, and never raises here.
     """
     context = hook_context.evaluation_context
     context_id, set_id, version = _metadata(details.flag_metadata)
-    reason = as_reason("UNKNOWN" if details.reason is None else details.reason)
+    reason = details.reason
     error_type = None if details.error_code is None else str(details.error_code)
     if error_type is None and reason == "ERROR":
         error_type = "GENERAL"
-    return FlagEvaluationEvent(
-        datetime.now(UTC),
+    record_evaluation(
+        recorder,
         details.flag_key,
         details.value,
-        reason,
-        details.variant,
-        (context_id or getattr(context, "targeting_key", None)) if targeting_key else None,
-        _attributes(getattr(context, "attributes", None), context_attributes),
-        duration_ms,
+        variant=details.variant,
+        reason=reason,
+        user=(context_id or getattr(context, "targeting_key", None)) if targeting_key else None,
+        attributes=_attributes(getattr(context, "attributes", None), context_attributes),
+        started=started,
         error_type=error_type,
         error_message=details.error_message,
         flag_version=version,
@@ -72,7 +72,7 @@ def event_of(
 
 def _metadata(metadata: Any) -> tuple[str | None, str | None, str | None]:
     """Return the context's id, the flag set's id and the flag's version."""
-    if metadata.__class__ is dict:
+    if type(metadata) is dict:
         if not metadata:  # as nearly always
             return None, None, None
     elif not isinstance(metadata, Mapping):
@@ -93,7 +93,7 @@ def _text(value: Any) -> str | None:
 
 def _attributes(attributes: Any, chosen: ContextChoice) -> dict[str, Any]:
     # A copy of its own: the evaluation context stays the caller's, who may go on changing it.
-    if chosen is False or not (attributes.__class__ is dict or isinstance(attributes, Mapping)):
+    if chosen is False or not (type(attributes) is dict or isinstance(attributes, Mapping)):
         return {}
     if chosen is True:
         return dict(attributes)

@@ -1,4 +1,4 @@
-"""How an event gets from the hook, which is synchronous, to whatever records events."""
+"""How an event gets from the hook, which is synchronous, to a pipeline or collector."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.protocols import RecordResult
+from flag_analytics.recording import Recorder
 
-__all__ = ["MAX_SCHEDULED", "Recorder", "recorder_for"]
-
-Recorder = Callable[[FlagEvaluationEvent], Any]
+__all__ = ["MAX_SCHEDULED", "recorder_for"]
 
 MAX_SCHEDULED = 10_000
 """The most calls of an asynchronous ``record`` that may wait for their event loop at once."""
 
 
 def recorder_for(target: Any, failed: Callable[[str], None]) -> Recorder:
-    """Return a function that hands one event to ``target`` without waiting; ``failed`` hears of what went wrong later.
+    """Return what hands each event to ``target`` without waiting; ``failed`` is called with the cause of a failure.
 
     Raises:
         TypeError: ``target`` has neither ``record_nowait`` nor ``record``.
     """
-    record_nowait: Recorder | None = getattr(target, "record_nowait", None)
-    if callable(record_nowait):
-        return record_nowait
+    if callable(getattr(target, "record_nowait", None)):
+        recorder: Recorder = target
+        return recorder
     record = getattr(target, "record", None)
     if callable(record):
         return _AsyncRecorder(record, failed)
@@ -49,21 +49,22 @@ class _AsyncRecorder:
         self._failed = failed
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self, event: FlagEvaluationEvent) -> None:
+    def record_nowait(self, event: FlagEvaluationEvent) -> RecordResult:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self._record_without_loop(event)
-            return
+            return RecordResult.ACCEPTED
         if len(self._tasks) >= MAX_SCHEDULED and not self._forget_closed_loops():
             self._failed("overflow")
-            return
+            return RecordResult.OVERFLOW
         pending = self._record(event)
         if inspect.isawaitable(pending):
             # The loop holds its tasks weakly.
             task = loop.create_task(_finish(pending))
             self._tasks.add(task)
             task.add_done_callback(self._done)
+        return RecordResult.ACCEPTED
 
     def _record_without_loop(self, event: FlagEvaluationEvent) -> None:
         pending = self._record(event)
