@@ -101,15 +101,21 @@ class PrometheusExporter:
                 reason = event.reason
                 if type(reason) is EvaluationReason:
                     reason = reason._value_
-                cell = self._cells.get((event.flag_key, reason, event.variant))
+                flag_key = event.flag_key
+                variant = event.variant
                 milliseconds = event.evaluation_duration_ms
                 targeting_key = event.targeting_key
-                if (
-                    type(milliseconds) is not float
-                    or not 0.0 <= milliseconds < _INFINITE
+                if (  # before anything is hashed or compared, which may call code of a value
+                    type(flag_key) is not str
+                    or type(reason) is not str
+                    or not (variant is None or type(variant) is str)
                     or not (targeting_key is None or type(targeting_key) is str)
+                    or type(milliseconds) is not float
+                    or not 0.0 <= milliseconds < _INFINITE
+                    or type(event.sample_rate) is not float
                 ):
                     return self._record_with_care(event)
+                cell = self._cells.get((flag_key, reason, variant))
             else:
                 return self._record_with_care(event)
             if (
@@ -129,7 +135,9 @@ class PrometheusExporter:
             return RecordResult.CLOSED
         try:
             self._exposition.add(event)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             return RecordResult.ERROR
         return _ACCEPTED
 
