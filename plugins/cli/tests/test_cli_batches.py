@@ -152,3 +152,24 @@ def test_a_collector_without_batches_takes_imports_and_says_that_none_can_be_und
 def test_the_protocol_is_found_by_its_methods():
     collector: Any = Batched(Shelf())
     assert isinstance(collector, ImportBatches)
+
+
+def test_a_database_keeps_imports_apart(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("flag_analytics_database")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(storing, "_GIVE_UP_SECONDS", 0.0)
+    Path("rows.csv").write_text(ROWS)
+    Path("more.csv").write_text("flag,timestamp,user_id\nf,2026-02-01,u9\n")
+    assert main(["import", "rows.csv", "--map", "variant=arm"]) == 0
+    assert main(["import", "more.csv", "--name", "later"]) == 0
+    capsys.readouterr()
+    assert imports(capsys) == {"rows.csv": 5, "later": 1}
+    assert main(["import", "rows.csv", "--map", "variant=group"]) == 1
+    assert "5 events were refused" in capsys.readouterr().err
+    assert main(["import", "rows.csv", "--map", "variant=group", "--replace"]) == 0
+    capsys.readouterr()
+    assert main(["imports", "undo", "rows.csv"]) == 0
+    assert capsys.readouterr().out == "database: 5 events removed\n"
+    assert main(["report", "--format", "json"]) == 0
+    [flag] = json.loads(capsys.readouterr().out)["flags"]
+    assert (flag["total_evaluations"], flag["unique_users"]) == (1, 1)
