@@ -35,6 +35,7 @@ __all__ = [
     "delivery_error",
     "is_lost_connection",
     "is_missing_table",
+    "is_statement_timeout",
     "unavailable",
     "without_tls",
 ]
@@ -62,6 +63,8 @@ _BAD_MYSQL = frozenset(
 )
 _CANNOT_CONNECT_MYSQL = 2003
 _LOST_MYSQL = frozenset({2006, 2013, 2014, 2027, 2055})
+
+_STATEMENT_TIMEOUTS = frozenset({"57014", "mysql-1969", "mysql-3024"})
 
 _BAD_SQLITE = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
 
@@ -205,6 +208,11 @@ def code_of(error: BaseException) -> str:
     if isinstance(cause, OSError) and cause.errno:
         return errno.errorcode.get(cause.errno, str(cause.errno))
     return type(cause).__name__
+
+
+def is_statement_timeout(error: BaseException) -> bool:
+    """Return whether the server ended the statement since it took too long."""
+    return code_of(error) in _STATEMENT_TIMEOUTS
 
 
 def is_lost_connection(error: BaseException) -> bool:

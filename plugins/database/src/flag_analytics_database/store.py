@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .dead_letters import letter_from, letter_row
 from .engine import EngineMaker, from_options
-from .errors import CannotConnect, SchemaOutdated, code_of, delivery_error, unavailable
+from .errors import CannotConnect, SchemaOutdated, code_of, delivery_error, is_statement_timeout, unavailable
 from .fork_gate import ForkGate
 from .housekeeping import Housekeeping
 from .imports import Import, Page, Place, begin_import, imports_query, remove_page, store_import
@@ -126,6 +126,8 @@ class DatabaseStore:
                     await self._writing.reset()
                 else:
                     await self._writing.drop(broken=True)
+                if is_statement_timeout(error):
+                    raise TimeoutError(str(failure)) from None  # delivery halves a batch that takes too long each time
                 raise failure from None
             except BaseException:
                 await self._writing.drop(broken=True)
