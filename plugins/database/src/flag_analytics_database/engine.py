@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -52,13 +51,13 @@ class EngineOptions(Protocol):
     def tls_mode(self) -> TlsMode | None: ...
 
     @property
-    def tls_ca_file(self) -> Path | None: ...
+    def tls_ca_file(self) -> Any: ...
 
     @property
-    def tls_cert_file(self) -> Path | None: ...
+    def tls_cert_file(self) -> Any: ...
 
     @property
-    def tls_key_file(self) -> Path | None: ...
+    def tls_key_file(self) -> Any: ...
 
 
 @attrs.frozen(eq=False)

@@ -102,6 +102,7 @@ async def store_import(
         BadBatch: the ids of some are stored with other content; the others are stored.
     """
     rows = _rows(events)
+    refused: dict[str, str] = {}
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             await _begin(connection, family)

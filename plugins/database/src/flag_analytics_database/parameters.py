@@ -235,7 +235,7 @@ def _server_settings(given: _Given) -> dict[str, str]:
 
 def _hosts(given: _Given, url: URL) -> tuple[tuple[str, int], ...]:
     """Return hosts with ports: ``host=a:1&host=b:2`` as SQLAlchemy has them, ``host=a,b&port=1,2`` as libpq has."""
-    given.text("host"), given.text("port")
+    given.texts("host", "port")
     query = url.normalized_query
     hosts = [host for value in query.get("host", ()) for host in value.split(",")]
     if not hosts:

@@ -163,7 +163,8 @@ def _unfit_field(event: FrozenEvent) -> str:
         id_bytes(event.event_id)
         micros(event.timestamp)
         int(event.received_at * 1_000_000)
-        event.value_json.decode(), event.context_json.decode()
+        event.value_json.decode()
+        event.context_json.decode()
     except Exception as error:
         return type(error).__name__
     return "" if event.kind in KIND_CODES else "kind"
