@@ -175,8 +175,9 @@ class Freezer:
                 self._count_skew(timestamp, received_at)
             return FrozenEvent(
                 timestamp, flag_key, value_json, reason, variant, targeting_key, context_json, duration, event_id,
-                error_type, error_message, flag_version, flag_set_id, provider_name, kind, 1.0, received_at, size,
-                traceparent
+                error_type, error_message, flag_version, flag_set_id, provider_name,
+                kind,  # pyright: ignore[reportArgumentType] - it is one of KINDS
+                1.0, received_at, size, traceparent
             )  # fmt: skip
         except Exception:
             return self._freeze_any(event)  # takes apart piece by piece what raised

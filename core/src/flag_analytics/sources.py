@@ -117,6 +117,16 @@ class EventFilter:
         return wanted
 
 
+def _check_by(_: Any, __: Any, by: Any) -> None:
+    if not isinstance(by, str) or (by not in _DIMENSIONS and not by.startswith(_CONTEXT)):
+        raise ValueError(f"group_by is {by!r}: expected {', '.join(_DIMENSIONS)} or context.NAME")
+
+
+def _check_most(_: Any, __: Any, most: Any) -> None:
+    if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MAX_GROUPS:
+        raise ValueError(f"max_groups is {most!r}: expected an integer from 1 to {MAX_GROUPS:,}")
+
+
 @attrs.frozen
 class Grouping:
     """The dimension by which events are grouped, and the number of groups.
@@ -135,18 +145,8 @@ class Grouping:
         ValueError: there is no such dimension, or ``most`` is out of range.
     """
 
-    by: str = attrs.field()
-    most: int = attrs.field(default=50)
-
-    @by.validator
-    def _check_by(self, _: Any, by: Any) -> None:
-        if not isinstance(by, str) or (by not in _DIMENSIONS and not by.startswith(_CONTEXT)):
-            raise ValueError(f"group_by is {by!r}: expected {', '.join(_DIMENSIONS)} or context.NAME")
-
-    @most.validator
-    def _check_most(self, _: Any, most: Any) -> None:
-        if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MAX_GROUPS:
-            raise ValueError(f"max_groups is {most!r}: expected an integer from 1 to {MAX_GROUPS:,}")
+    by: str = attrs.field(validator=_check_by)
+    most: int = attrs.field(default=50, validator=_check_most)
 
     @property
     def attribute(self) -> str | None:

@@ -61,12 +61,12 @@ PLACES = (
 def hostile_event(place: str, value: Any, **fields: Any) -> FlagEvaluationEvent:
     """Return an event with ``value`` in one of ``PLACES``, and plain values, or ``fields``, everywhere else."""
     if place == "context name":
-        return plain_event(**fields | {"context_attributes": _OneItem(value, CANARY)})
+        return plain_event(0, **fields | {"context_attributes": _OneItem(value, CANARY)})
     if place == "context value":
-        return plain_event(**fields | {"context_attributes": {"plan": value, "country": "GB"}})
+        return plain_event(0, **fields | {"context_attributes": {"plan": value, "country": "GB"}})
     if place == "nested context value":
-        return plain_event(**fields | {"context_attributes": {"user": {"plans": [value]}}})
-    return plain_event(**fields | {place: value})
+        return plain_event(0, **fields | {"context_attributes": {"user": {"plans": [value]}}})
+    return plain_event(0, **fields | {place: value})
 
 
 _TEXT_LIMITS = {
