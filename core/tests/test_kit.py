@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +22,11 @@ from flag_analytics.freezer import Freezer
 from flag_analytics.protocols import AnalyticsCollector, Batch
 from flag_analytics.testing import FailingSink, LostAnswer, ManualClock, RecordingCollector
 
+pytest_plugins = ["pytester"]
+
 HERE = Path(__file__).parent
 MUTANTS_FILE = HERE / "kit_mutants.py"
+NEEDS_FORK = re.compile("Fork|InheritsTheBuffer|WrittenBy|NeverFlushed")
 
 
 def _load_mutants() -> ModuleType:
@@ -34,44 +39,73 @@ def _load_mutants() -> ModuleType:
 
 
 mutants = _load_mutants()
-needs_fork = {"TestDeadlocksAfterFork", "TestInheritsTheBuffer"}
+# The good ones are tests of this module as they are.
+globals().update({name: getattr(mutants, name) for name in mutants.GOOD})
 
 
-@pytest.fixture(scope="module")
-def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Return the names of the failed tests by class, from one run in a plugin author's bare project."""
-    project = tmp_path_factory.mktemp("project")
-    (project / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n", "utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfEp", "-c", "pytest.ini"]
-    run = subprocess.run(
-        [*command, "--rootdir", str(project), str(MUTANTS_FILE)],
-        cwd=project,
-        env={**os.environ, "PYTEST_ADDOPTS": "", "COLUMNS": "500"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    found: dict[str, set[str]] = {}
-    for line in run.stdout.splitlines():
-        outcome, _, test = line.partition(" ")
-        if outcome in {"FAILED", "ERROR", "PASSED"} and "::" in test:
-            _, name, function = test.split(" ")[0].split("::")
-            found.setdefault(name, set()).update({function} if outcome != "PASSED" else set())
-    assert found, run.stdout + run.stderr
-    return found
+class Outcome:
+    """Runs the tests whose names hold a text; which of them failed, and what they said."""
+
+    def __init__(self, wanted: str) -> None:
+        self.wanted = wanted
+        self.failed: dict[str, str] = {}
+        self.passed = 0
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if self.wanted in item.name]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            name = report.nodeid.partition("::")[2].partition("::")[2]
+            self.failed[name] = self.failed.get(name, "") + report.longreprtext
+        self.passed += report.passed and report.when == "call"
 
 
-@pytest.mark.parametrize("name", mutants.GOOD)
-def test_a_good_backend_passes_the_kit(failures: dict[str, set[str]], name: str) -> None:
-    assert failures[name] == set()
+@pytest.fixture
+def run_kit(pytester: pytest.Pytester) -> Callable[..., Outcome]:
+    """Run the kit on a class of tests, in a plugin author's bare project; all of its tests, or one."""
+    settings = pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    options = ["-q", "-p", "no:cacheprovider", "-c", settings, f"--confcutdir={HERE}"]
+
+    def run(name: str, test: str = "") -> Outcome:
+        outcome = Outcome(test)
+        pytester.inline_run(*options, f"{MUTANTS_FILE}::{name}", plugins=[outcome])
+        return outcome
+
+    return run
 
 
-@pytest.mark.parametrize("name", sorted(mutants.MUTANTS))
-def test_a_broken_backend_fails_the_kit_where_it_is_broken(failures: dict[str, set[str]], name: str) -> None:
-    if name in needs_fork and not hasattr(os, "fork"):
+def _notices(outcome: Outcome, test: str, says: str) -> bool:
+    return any(test in name and re.search(says, text) for name, text in outcome.failed.items())
+
+
+@pytest.mark.parametrize("name", sorted(mutants.BROKEN))
+def test_a_broken_backend_fails_where_it_is_broken_and_says_why(run_kit, name: str) -> None:
+    if NEEDS_FORK.search(name) and not hasattr(os, "fork"):
         pytest.skip("no fork")
-    assert any(mutants.MUTANTS[name] in test for test in failures[name]), failures[name]
+    test, says = mutants.BROKEN[name]
+    outcome = run_kit(name, test)
+    assert _notices(outcome, test, says), outcome.failed or f"{outcome.passed} tests passed"
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", sorted(mutants.BROKEN))
+def test_the_whole_kit_ends_within_a_minute_and_fails_alike_each_time(run_kit, name: str) -> None:
+    test, says = mutants.BROKEN[name]
+    for _ in range(2):
+        started = time.monotonic()
+        outcome = run_kit(name)
+        assert time.monotonic() - started < 60
+        assert _notices(outcome, test, says), outcome.failed
+
+
+def test_a_test_of_the_contract_may_be_overridden_where_the_reason_is_said(run_kit) -> None:
+    outcome = run_kit("TestOverridesATestWithAReason", "no_test_of_the_contract_is_overridden")
+    assert (outcome.passed, outcome.failed) == (1, {})
+
+
+def test_there_are_sixty_broken_backends_and_more() -> None:
+    assert len(mutants.BROKEN) >= 60
 
 
 def test_the_tutorials_plugin_passes_the_kit_as_printed(tmp_path: Path) -> None:
@@ -84,7 +118,7 @@ def test_the_tutorials_plugin_passes_the_kit_as_printed(tmp_path: Path) -> None:
     (package / "plugin.py").write_text(preamble + options + plugin, "utf-8")
     (tmp_path / "test_conformance.py").write_text(test, "utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n", "utf-8")
-    run = _python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "TestJsonLines", cwd=tmp_path)
+    run = _python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "closing or second or keeps", cwd=tmp_path)
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout
 

@@ -142,7 +142,8 @@ def sample(options: Sample) -> Processor:
         flag_key = canonical_key(event.flag_key)
         if flag_keys and flag_key not in flag_keys:
             return event
-        unit = canonical_key(event.targeting_key or event.event_id)
+        # A key may be of any type, and its truth raise.
+        unit = canonical_key(event.targeting_key) or canonical_key(event.event_id)
         # The length keeps ("ab", "c") apart from ("a", "bc").
         text = f"{len(flag_key)}:{flag_key}{unit}".encode()
         drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"sample").digest(), "big")

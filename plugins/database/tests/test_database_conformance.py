@@ -9,9 +9,14 @@ from flag_analytics.testing import CollectorContract
 from flag_analytics_database import DatabaseAnalyticsCollector, DatabaseStore
 
 
-class TestDatabaseStore(CollectorContract):
+class DatabaseContract(CollectorContract):
     idempotent = True
+    # The servers are shared with other tests, and the machine may be busy.
+    patience_seconds = 60.0
+    max_seconds = 600.0
 
+
+class TestDatabaseStore(DatabaseContract):
     @pytest.fixture
     def collector(self, database: Any) -> DatabaseStore:
         return database.store()
@@ -20,9 +25,7 @@ class TestDatabaseStore(CollectorContract):
         return await _in_order_of_writing(collector)
 
 
-class TestDatabaseAnalyticsCollector(CollectorContract):
-    idempotent = True
-
+class TestDatabaseAnalyticsCollector(DatabaseContract):
     @pytest.fixture
     async def collector(self, database: Any) -> DatabaseAnalyticsCollector:
         return await DatabaseAnalyticsCollector.create(database.connection_string, flush_interval_seconds=0.05)

@@ -56,6 +56,9 @@ given, and ``FailingSink``, which fails as its script says.
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 try:
     import pytest
 except ImportError as error:
@@ -63,27 +66,56 @@ except ImportError as error:
         "flag_analytics.testing needs pytest: run `pip install 'flag-analytics[testing]'`", name="pytest"
     ) from error
 
-# Before they are imported, so that a failing assert in them shows its values as one in a test file does.
-pytest.register_assert_rewrite(
-    "flag_analytics.testing.children",
-    "flag_analytics.testing.collectors",
-    "flag_analytics.testing.exporters",
-    "flag_analytics.testing.life_cycle",
-    "flag_analytics.testing.subjects",
-    "flag_analytics.testing.threads",
-)
+# So that a failing assert in them shows its values as one in a test file does.
+_WITH_ASSERTIONS = (
+    "children", "collectors", "exporters", "life_cycle", "processors", "samples", "sources", "subjects", "threads",
+    "writing",
+)  # fmt: skip
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _WITH_ASSERTIONS))
 
-from .clock import ManualClock  # noqa: E402
-from .collectors import CollectorContract  # noqa: E402
-from .doubles import FailingSink, LostAnswer, RecordingCollector, RecordingSink  # noqa: E402
-from .exporters import ExporterContract  # noqa: E402
+if TYPE_CHECKING:
+    from .clock import ManualClock as ManualClock
+    from .collectors import CollectorContract as CollectorContract
+    from .doubles import FailingSink as FailingSink
+    from .doubles import LostAnswer as LostAnswer
+    from .doubles import RecordingCollector as RecordingCollector
+    from .doubles import RecordingSink as RecordingSink
+    from .exporters import ExporterContract as ExporterContract
+    from .processors import ProcessorContract as ProcessorContract
+    from .samples import plain_event as plain_event
+    from .samples import plain_events as plain_events
+    from .sources import EventSourceContract as EventSourceContract
 
+_MODULES = {
+    "CollectorContract": "collectors",
+    "EventSourceContract": "sources",
+    "ExporterContract": "exporters",
+    "FailingSink": "doubles",
+    "LostAnswer": "doubles",
+    "ManualClock": "clock",
+    "ProcessorContract": "processors",
+    "RecordingCollector": "doubles",
+    "RecordingSink": "doubles",
+    "plain_event": "samples",
+    "plain_events": "samples",
+}
 __all__ = [
     "CollectorContract",
+    "EventSourceContract",
     "ExporterContract",
     "FailingSink",
     "LostAnswer",
     "ManualClock",
+    "ProcessorContract",
     "RecordingCollector",
     "RecordingSink",
+    "plain_event",
+    "plain_events",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is used: the kit's pytest plugin is loaded in every test run, and needs none of it.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 
 from .life_cycle import LifeCycleContract
-from .samples import described, edge_case_values, plain_event, plain_events
+from .samples import HARD_SAMPLES, described, edge_case_values, plain_event, plain_events
 from .subjects import Subject
 from .threads import in_threads
+from .zones import local_time_zone
 
 __all__ = ["CollectorContract"]
 
@@ -22,17 +23,15 @@ __all__ = ["CollectorContract"]
 class CollectorContract(LifeCycleContract):
     """Inherit it, return your backend from the fixture ``collector``, and read it back in ``stored``.
 
-    The backend must have room for 5,000 events.
+    The backend must have room for 10,000 events.
 
-    Capabilities, beside those of ``LifeCycleContract``:
+    Capabilities, beside those of ``LifeCycleContract`` and ``WritingContract``:
         keeps_order: ``stored`` returns events in the order in which they were recorded.
         keeps_every_field: All of an event's fields are stored, not only the reference's eight.
-        idempotent: An event that comes twice, by its ``event_id``, is stored once.
     """
 
     keeps_order: ClassVar[bool] = True
     keeps_every_field: ClassVar[bool] = True
-    idempotent: ClassVar[bool] = False
 
     @pytest.fixture
     def collector(self) -> Any:
@@ -72,6 +71,73 @@ class CollectorContract(LifeCycleContract):
             recorded.sort(key=lambda fields: str(fields["flag_key"]))
             found.sort(key=lambda fields: str(fields["flag_key"]))
         assert found == recorded
+
+    async def _check_store(self, subject: Subject, *events: Any) -> None:
+        """Hand over one batch, and compare what is stored with the form in which it was handed over."""
+        batch = await subject.store(*events)
+        handed = [described(event.thaw(), every_field=self.keeps_every_field) for event in batch]
+        found = await self._read(subject)
+        if not self.keeps_order:
+            handed.sort(key=str)
+            found.sort(key=str)
+        assert found == handed
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("sample", HARD_SAMPLES)
+    async def test_it_keeps(self, subject: Subject, sample: str) -> None:
+        events = [plain_event(number, **fields) for number, fields in enumerate(HARD_SAMPLES[sample])]
+        await self._check_store(subject, *events)
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("size", [1, 499, 500, 501, 10_000])
+    async def test_a_batch_is_stored_whole_whatever_its_size(self, subject: Subject, size: int) -> None:
+        events = [plain_event(number, flag_key=f"flag-{number % 1_000}") for number in range(size)]
+        await subject.store(*events)
+        found = [fields["targeting_key"] for fields in await self._read(subject)]
+        wanted = [f"user-{number}" for number in range(size)]
+        assert len(found) == size
+        assert (found == wanted) if self.keeps_order else (sorted(found) == sorted(wanted))
+
+    @pytest.mark.asyncio
+    async def test_events_of_one_moment_and_of_the_past_keep_their_order(self, subject: Subject) -> None:
+        if not self.keeps_order:
+            pytest.skip("no order")
+        moment = datetime.now(UTC) - timedelta(minutes=1)
+        offsets = [0, 0, -5, 3, 3, -1]
+        for number, offset in enumerate(offsets):
+            await subject.store(plain_event(number, timestamp=moment + timedelta(seconds=offset)))
+        assert [fields["flag_key"] for fields in await self._read(subject)] == [f"flag-{n}" for n in range(6)]
+
+    @pytest.mark.asyncio
+    async def test_times_mean_the_same_in_every_zone_of_the_machine(self, subject: Subject) -> None:
+        moments = [fields["timestamp"] for fields in HARD_SAMPLES["hours that clocks are turned back to"]]
+        events: list[Any] = []
+        for zone in ("EST5EDT,M3.2.0,M11.1.0", "<+0545>-5:45", "<+14>-14"):
+            with local_time_zone(zone):
+                new = [plain_event(len(events) + n, timestamp=moment) for n, moment in enumerate(moments)]
+                events += new
+                await subject.store(*new)
+                assert sorted(str(fields["timestamp"]) for fields in await self._read(subject)) == sorted(
+                    event.timestamp.isoformat() for event in events
+                ), f"times change where the machine's zone is {zone}"
+
+    @pytest.mark.asyncio
+    async def test_get_events_answers_for_one_flag_and_for_the_newest(self, subject: Subject) -> None:
+        get_events = getattr(subject.backend, "get_events", None)
+        if get_events is None:
+            pytest.skip("no get_events")
+        await subject.store(*(plain_event(number, flag_key=f"flag-{number % 2}") for number in range(6)))
+
+        async def users(*arguments: Any, **options: Any) -> list[str]:
+            return [str(event.targeting_key) for event in await get_events(*arguments, **options)]
+
+        assert await users() == [f"user-{number}" for number in range(6)]
+        assert await users("flag-1") == ["user-1", "user-3", "user-5"]
+        assert await users(limit=2) == ["user-4", "user-5"], "limit: the newest, the oldest of them first"
+        assert await users("flag-0", limit=2) == ["user-2", "user-4"]
+        assert await users(limit=0) == []
+        assert await users(limit=100) == [f"user-{number}" for number in range(6)]
+        assert await users("no-such-flag") == []
 
     @pytest.mark.asyncio
     async def test_all_and_only_what_was_recorded_is_stored_in_order(self, subject: Subject) -> None:

@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import CommitUnknown
 from ..frozen import FrozenEvent
-from ..protocols import Batch
+from ..protocols import Batch, RecordResult
 
 __all__ = ["FailingSink", "LostAnswer", "RecordingCollector", "RecordingSink"]
 
@@ -28,8 +28,9 @@ class RecordingCollector:
     async def record(self, event: Any) -> None:
         self.events.append(event)
 
-    def record_nowait(self, event: Any) -> None:
+    def record_nowait(self, event: Any) -> RecordResult:
         self.events.append(event)
+        return RecordResult.ACCEPTED
 
     async def flush(self) -> None:
         self.flushes += 1

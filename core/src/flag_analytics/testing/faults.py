@@ -13,13 +13,12 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Self
 
-import msgspec
-
 from ..errors import CommitUnknown, SinkUnavailable
-from ..frozen import FrozenEvent
+from ..frozen import FrozenEvent, decode_event, encode_event
 from ..protocols import Batch
 from ..reports import DeadLetter
 
@@ -220,12 +219,14 @@ class FaultProxy(_LoopThread):
         self._way_is_free.set()
         self._delay = 0.0
         self._cut_after: list[bytes] = []
+        self._skipped = 0
 
     def heal(self) -> None:
         """Forward everything again, at full speed."""
         self._loop.call_soon_threadsafe(self._way_is_free.set)
         self._delay = 0.0
         self._cut_after.clear()
+        self._skipped = 0
         if self._server is None:
             self._do(self._listen())
 
@@ -253,6 +254,11 @@ class FaultProxy(_LoopThread):
         """
         self._cut_after.extend([marker] * times)
 
+    def cut_answer(self, number: int) -> None:
+        """Cut the connection in place of one answer: that of the next message, or of one of the following ones."""
+        self._skipped = number
+        self.cut_after(b"")
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         await self._way_is_free.wait()
@@ -278,8 +284,11 @@ class FaultProxy(_LoopThread):
                 await asyncio.sleep(self._delay)
             await self._way_is_free.wait()
             if to_target and self._cut_after and self._cut_after[0] in data:
-                self._cut_after.pop(0)
-                armed.set()
+                if self._skipped:
+                    self._skipped -= 1
+                else:
+                    self._cut_after.pop(0)
+                    armed.set()
             elif armed.is_set():  # the answer: it ends here
                 self.cuts += 1
                 return
@@ -287,29 +296,49 @@ class FaultProxy(_LoopThread):
             await sink.drain()
 
 
+def proxy_faults(proxy: FaultProxy) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Return the ways in which a proxy breaks the connection to a server, by what happens."""
+
+    @contextlib.contextmanager
+    def broken(break_it: Callable[[], None]) -> Iterator[None]:
+        break_it()
+        try:
+            yield
+        finally:
+            proxy.heal()
+
+    ways: dict[str, Callable[[], None]] = {
+        "the server is not there": proxy.refuse,
+        "the connections were cut": proxy.cut,
+        "no answer comes": proxy.blackhole,
+        **{f"answer {number} is cut": partial(proxy.cut_answer, number) for number in range(4)},
+    }
+    return {what: partial(broken, way) for what, way in ways.items()}
+
+
 class TcpStore(_LoopThread):
     """The smallest server worth the name: a batch is lines of JSON, then ``COMMIT``; it answers ``OK``.
 
     Attributes:
-        stored: Every event id stored, in the order of the first time.
+        stored: Every event stored, by its id, in the order of the first time.
         repeated: How many events came again after they had been stored.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stored: dict[str, None] = {}
+        self.stored: dict[str, FrozenEvent] = {}
         self.repeated = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        batch: list[str] = []
+        batch: list[FrozenEvent] = []
         while line := await reader.readline():
             if line == b"PING\n":
                 writer.write(b"OK\n")
             elif line != b"COMMIT\n":
-                batch.append(msgspec.json.decode(line))
+                batch.append(decode_event(line))
             else:
-                self.repeated += sum(event_id in self.stored for event_id in batch)
-                self.stored.update(dict.fromkeys(batch))
+                self.repeated += sum(event.event_id in self.stored for event in batch)
+                self.stored.update({event.event_id: self.stored.get(event.event_id, event) for event in batch})
                 batch = []
                 writer.write(b"OK\n")
             await writer.drain()
@@ -326,7 +355,7 @@ class TcpSink:
     async def write(self, batch: Batch) -> None:
         try:
             reader, writer = self._streams or await self._connect()
-            writer.write(b"".join(msgspec.json.encode(event.event_id) + b"\n" for event in batch))
+            writer.write(b"".join(encode_event(event) + b"\n" for event in batch))
             await writer.drain()
         except (OSError, TimeoutError):
             self._disconnect()

@@ -10,40 +10,32 @@ from typing import Any, ClassVar
 
 import pytest
 
+from ..protocols import RecordResult
 from .children import can_fork, run_in_child
 from .samples import foreign_event, hostile_events, plain_event, plain_events
 from .stalls import LoopWatch
 from .subjects import Subject
 from .threads import eager_switching, in_threads
+from .writing import WritingContract
 
 __all__ = ["LifeCycleContract"]
 
 
-class LifeCycleContract:
-    """The part of the contract that ``CollectorContract`` and ``ExporterContract`` share.
+class LifeCycleContract(WritingContract):
+    """The part of the contract that ``CollectorContract`` and ``ExporterContract`` share, with those of its base.
 
-    Capabilities:
+    Capabilities, beside those of ``WritingContract``:
         takes_events_directly: Applications may hold it themselves. If False, it is only ever used behind a pipeline,
             and the kit puts it behind the delivery engine (a sink always is).
-        keeps_after_close: What was stored or exported can still be read after ``close()``.
         survives_fork: It can be used in a forked child, and in the parent afterwards.
-        max_stall_seconds: The longest ``record`` and ``flush`` may keep an event loop from other tasks.
         forks: How often a fork is tried while other threads record.
-        patience_seconds: How long threads and ``close()`` may take before they count as stuck.
         fork_deadline_seconds: How long a forked child may take to record one event and flush.
     """
 
     takes_events_directly: ClassVar[bool] = True
-    keeps_after_close: ClassVar[bool] = True
     survives_fork: ClassVar[bool] = True
-    max_stall_seconds: ClassVar[float] = 0.25
     forks: ClassVar[int] = 10
-    patience_seconds: ClassVar[float] = 60.0
-    fork_deadline_seconds: ClassVar[float] = 10.0
-
-    async def known(self, subject: Subject) -> Counter[str]:
-        """Return how many events of each flag the backend knows of."""
-        raise NotImplementedError
+    fork_deadline_seconds: ClassVar[float] = 5.0
 
     def test_no_test_of_the_contract_is_overridden(self) -> None:
         overridden = [
@@ -178,6 +170,24 @@ class LifeCycleContract:
         assert await self.known(subject) == Counter(good=len(hostile), hostile=len(hostile))
 
     @pytest.mark.asyncio
+    async def test_record_nowait_says_what_became_of_the_event(self, subject: Subject) -> None:
+        """It answers at once, and raises for no event, nor after the close."""
+        record_nowait = getattr(subject.backend, "record_nowait", None)
+        if record_nowait is None or subject.delivery is not None:
+            pytest.skip("no record_nowait")
+        for what, event in {"nothing wrong": plain_event(), **dict(hostile_events())}.items():
+            try:
+                outcome = record_nowait(event)
+            except Exception as error:
+                pytest.fail(f"record_nowait() of an event with {what} raised {type(error).__name__}")
+            assert isinstance(outcome, RecordResult), (
+                f"record_nowait() returned {type(outcome).__name__}: see RecordResult"
+            )
+            assert outcome, f"record_nowait() of an event with {what}: {outcome}"
+        await subject.close()
+        assert not record_nowait(plain_event()), "an event was accepted after the close"
+
+    @pytest.mark.asyncio
     async def test_events_of_a_foreign_class_are_taken(self, subject: Subject) -> None:
         await subject.record(*(foreign_event(number) for number in range(5)))
         await subject.flush()
@@ -187,6 +197,7 @@ class LifeCycleContract:
     async def test_a_forked_child_is_not_stuck_and_repeats_nothing(self, subject: Subject) -> None:
         if not (self.survives_fork and can_fork()):
             pytest.skip("no fork")
+        subject.start()
         with eager_switching():
             for fork in range(self.forks):
                 await self._fork_while_recording(subject, fork)

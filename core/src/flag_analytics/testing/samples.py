@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from ..events import EvaluationReason, FlagEvaluationEvent
 from ..frozen import FrozenEvent
 
 __all__ = [
+    "HARD_SAMPLES",
     "described",
     "edge_case_values",
     "foreign_event",
@@ -61,6 +62,56 @@ def frozen_event(number: int = 0, *, size: int = 700) -> FrozenEvent:
         datetime(2026, 1, 1, tzinfo=UTC), "f", b"true", "STATIC", None, None, b"{}", 0.0, f"{number:06d}",
         None, None, None, None, None, "evaluation", 1.0, 0.0, size,
     )  # fmt: skip
+
+
+_PLANES = (
+    "é ß ﬁ İ ı 漢字 \u0301 \u200d \u202e \ufeff \uffff 𐍈 😀👩\u200d🚀 𠀀 \U00030000 \U000e0041 \U000f0000 \U0010fffd"
+)
+"""Characters of every plane that has any, with those that are folded, joined, turned round or dropped by mistake."""
+_KEY_CHARS = 190
+_LONG_KEY = "k" * (_KEY_CHARS - 2) + "漢🚩"
+
+_FALSY: tuple[Any, ...] = (None, False, 0, 0.0, "", [], {})
+
+HARD_SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "times before 1970": [
+        {"timestamp": datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)},
+        {"timestamp": datetime(1900, 2, 28, 0, 0, 0, 1, UTC)},
+    ],
+    "times after 2038": [
+        {"timestamp": datetime(2038, 1, 19, 3, 14, 8, 1, UTC)},
+        {"timestamp": datetime(2107, 7, 1, 12, 0, 0, 999_999, UTC)},
+    ],
+    "microseconds": [
+        {"timestamp": datetime(2026, 1, 31, 12, 30, 15, microsecond, UTC)}
+        for microsecond in (0, 1, 123_457, 499_999, 500_000, 999_999)
+    ],
+    "hours that clocks are turned back to": [
+        {"timestamp": datetime(2026, 11, 1, hour, 30, tzinfo=UTC)} for hour in (4, 5, 6, 7)
+    ],
+    "zones": [
+        {"timestamp": datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=hours)))} for hours in (-12, 5.75, 14)
+    ],
+    "long keys": [
+        {"flag_key": _LONG_KEY, "variant": _LONG_KEY, "targeting_key": _LONG_KEY},
+        {"flag_key": _LONG_KEY[:-1] + "z", "variant": _LONG_KEY[:-1] + "z", "targeting_key": _LONG_KEY[:-1] + "z"},
+    ],
+    "long messages": [{"error_message": "m" * 1_999 + "漢"}],
+    "large values": [{"value": "v" * 60_000}, {"value": 1, "context_attributes": {"a": "v" * 60_000}}],
+    "texts of every plane": [{"value": _PLANES, "variant": _PLANES, "context_attributes": {_PLANES: _PLANES}}],
+    "control characters": [{"value": "a\tb\r\nc\x1f\x7f\x85\u2028", "variant": "a\tb\r\nc\x1f\x7f\x85\u2028"}],
+    "letters that differ in case": [{"flag_key": key, "variant": key} for key in ("Flag", "flag", "FLAG", "fläg")],
+    "spaces at the ends": [{"variant": text, "targeting_key": text} for text in (" a", "a ", "a", " ", "")],
+    "large integers": [{"value": value} for value in (2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63))],
+    "falsy values": [{"value": value} for value in _FALSY],
+    "values that look alike": [
+        {"value": value, "context_attributes": {"a": value}} for value in (1, 1.5, True, "1", "true", [1], {"1": 1})
+    ],
+    "no variant, and one named default": [{"variant": variant} for variant in (None, "default", "", "None", "null")],
+    "durations": [{"evaluation_duration_ms": value} for value in (1e-9, 1e9, 0.1 + 0.2, 1 / 3, 0.0, 123_456.789_012)],
+    "sample rates": [{"sample_rate": value} for value in (1e-6, 1 / 3, 0.1, 1.0)],
+}
+"""Fields of events that are stored wrongly by mistake, by what is hard about them."""
 
 
 def edge_case_values() -> list[Any]:
@@ -169,6 +220,7 @@ def described(event: Any, *, every_field: bool) -> dict[str, Any]:
     if isinstance(event, dict):
         event = FlagEvaluationEvent.from_dict(event)
     fields: dict[str, Any] = event.to_dict()
+    assert event.timestamp.tzinfo is not None, "a time comes back without its zone: return it as UTC"
     fields["timestamp"] = event.timestamp.astimezone(UTC).isoformat()
     fields["value"] = json.dumps(event.value, sort_keys=True)  # in Python True == 1 == 1.0
     fields["context_attributes"] = json.dumps(dict(event.context_attributes), sort_keys=True)
