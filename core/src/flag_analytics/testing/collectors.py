@@ -23,9 +23,9 @@ __all__ = ["CollectorContract"]
 class CollectorContract(LifeCycleContract):
     """Inherit it, return your backend from the fixture ``collector``, and read it back in ``stored``.
 
-    The backend must have room for 10,000 events.
+    The backend must have room for 10,000 events. ``LifeCycleContract`` and ``WritingContract`` have more.
 
-    Capabilities, beside those of ``LifeCycleContract`` and ``WritingContract``:
+    Capabilities:
         keeps_order: ``stored`` returns events in the order in which they were recorded.
         keeps_every_field: All of an event's fields are stored, not only the reference's eight.
     """

@@ -32,15 +32,14 @@ _FAR = ("times before 1970", "times after 2038", "large values")
 class ExporterContract(LifeCycleContract):
     """Inherit it, return your backend from the fixture ``exporter``, and say in ``exported`` and ``arrived`` what came.
 
-    The monitoring system, or its double, must be told of every evaluation of up to 50 flags.
+    The monitoring system, or its double, must be told of every evaluation of up to 50 flags. An empty text counts as
+    none: monitoring systems make no difference. ``LifeCycleContract`` and ``WritingContract`` have more.
 
-    Capabilities, beside those of ``LifeCycleContract`` and ``WritingContract``:
+    Capabilities:
         carries: The fields of an event that reach the other side: some of ``flag_key``, ``variant``, ``reason``,
             ``value``, ``targeting_key``, ``timestamp`` (aware) and ``evaluation_duration_ms`` (milliseconds).
         without_variant: What arrives as the variant of an event that has none.
         keeps_texts: Keys and variants arrive as they are, whatever their characters and up to 190 of them.
-
-    An empty text counts as none: monitoring systems make no difference.
     """
 
     carries: ClassVar[frozenset[str]] = frozenset(CARRIED)

@@ -22,9 +22,9 @@ __all__ = ["LifeCycleContract"]
 
 
 class LifeCycleContract(WritingContract):
-    """The part of the contract that ``CollectorContract`` and ``ExporterContract`` share, with those of its base.
+    """The part of the contract that ``CollectorContract`` and ``ExporterContract`` share, with that of its base.
 
-    Capabilities, beside those of ``WritingContract``:
+    Capabilities:
         takes_events_directly: Applications may hold it themselves. If False, it is only ever used behind a pipeline,
             and the kit puts it behind the delivery engine (a sink always is).
         survives_fork: It can be used in a forked child, and in the parent afterwards.
