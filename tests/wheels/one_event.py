@@ -19,8 +19,9 @@ event = FlagEvaluationEvent(datetime.now(UTC), "checkout", True, EvaluationReaso
 with open_pipeline({role: {name: options}}) as pipeline:
     assert pipeline.record_nowait(event)
     report = pipeline.flush_sync()
-    assert report.complete, report
-    assert report.sinks[name].delivered == 1, report
+    # The API of OpenTelemetry alone exports nothing: without an SDK the event is refused, and counted.
+    assert report.complete is (name != "otel"), report
+    assert report.sinks[name].delivered == (name != "otel"), report
     if name == "memory":
         import asyncio
 

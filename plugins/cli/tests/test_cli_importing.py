@@ -261,8 +261,7 @@ def test_a_command_says_in_its_own_words_which_events_were_not_stored(
     (tmp_path / "events.csv").write_text(lines_of(3))
     assert main(["import", "events.csv"]) == 1
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("flag-analytics: 1 event still waits (database: ")
-    assert "import the file again when the backend is well" in line
+    assert line == "flag-analytics: the database refuses (SQLITE_CANTOPEN: the file cannot be opened)"
 
 
 def test_errors_and_other_libraries_logs_still_reach_standard_error(capsys, monkeypatch: pytest.MonkeyPatch):

@@ -70,6 +70,7 @@ class Schedule(RuleBasedStateMachine):
         self.logs = [self.log]
         self.recorded = 0
         self.accepted: list[str] = [event.event_id for event in self.disk.values()]
+        self.dead -= set(self.accepted)  # a dead letter that the disk still has is tried again
         self.adopted = dict(self.disk)
         if self.disk:
             self.adopt()

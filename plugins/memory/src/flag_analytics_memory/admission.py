@@ -125,8 +125,8 @@ def is_normal(event: Any) -> bool:
     try:
         key = event.targeting_key
         return (
-            event.timestamp.tzinfo is UTC
-            and type(event.timestamp) is datetime
+            type(event.timestamp) is datetime
+            and event.timestamp.tzinfo is UTC
             and is_short(event.flag_key)
             and (type(event.reason) is EvaluationReason or (is_short(event.reason) and event.reason != ""))
             and (event.variant is None or type(event.variant) is str)  # what it says was looked at
