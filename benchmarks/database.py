@@ -303,17 +303,26 @@ def metrics_mariadb() -> Table:
     return _metrics("mysql")
 
 
-# The best that was found by hand for each database: groups, distinct users, percentiles.
-_GROUPS = f"SELECT variant, reason, count(*), min(timestamp) FROM analytics_events WHERE {_IN_WINDOW} GROUP BY 1, 2"
+# The best that was found by hand for each database: groups, users by variant, percentiles.
+_GROUPS = (
+    "SELECT variant, reason, count(*), min(timestamp), min(sample_rate), {typed} "
+    f"FROM analytics_events WHERE {_IN_WINDOW} GROUP BY 1, 2"
+)
+_TYPED = "count(CASE WHEN error_type <> '' THEN 1 END)"
 _MEASURED = f"FROM analytics_events WHERE {_IN_WINDOW} AND evaluation_duration_ms > 0"
 _PLACES = (
     "(SELECT evaluation_duration_ms AS d, "
     f"row_number() OVER (ORDER BY evaluation_duration_ms) - 1 AS place {_MEASURED})"
 )
+# Users by the set of their variants, of which everything else follows.
+_SETS = (
+    "SELECT variants, count(*) FROM (SELECT {gathered} AS variants FROM analytics_events "
+    f"WHERE {_IN_WINDOW} AND targeting_key <> '' GROUP BY {{user}}) AS people GROUP BY variants"
+)
 _BY_HAND = {
     "sqlite": [
-        _GROUPS,
-        f"SELECT count(*) FROM (SELECT targeting_key FROM analytics_events WHERE {_IN_WINDOW} GROUP BY 1)",
+        _GROUPS.format(typed=_TYPED),
+        _SETS.format(gathered="json_group_array(DISTINCT variant)", user="targeting_key"),
         f"WITH n AS MATERIALIZED (SELECT count(*) AS c {_MEASURED}) SELECT d FROM {_PLACES} WHERE place IN ("
         + " UNION ALL ".join(
             f"SELECT CAST({percent / 100} * (c - 1) AS INTEGER) + {one} FROM n"
@@ -323,13 +332,16 @@ _BY_HAND = {
         + ")",
     ],
     "postgresql": [
-        _GROUPS,
-        f"SELECT count(*) FROM (SELECT DISTINCT targeting_key FROM analytics_events WHERE {_IN_WINDOW}) AS users",
+        _GROUPS.format(typed=_TYPED),
+        _SETS.format(gathered="array_agg(DISTINCT variant)", user="targeting_key"),
         "SELECT percentile_cont(ARRAY[0.5, 0.9, 0.99]) WITHIN GROUP (ORDER BY evaluation_duration_ms) " + _MEASURED,
     ],
     "mysql": [
-        _GROUPS,
-        f"SELECT count(DISTINCT targeting_key) FROM analytics_events WHERE {_IN_WINDOW}",
+        _GROUPS.format(typed="count(typed_error)"),
+        _SETS.format(
+            gathered="bit_or(CASE variant WHEN 'a' THEN 1 WHEN 'b' THEN 2 ELSE 4 END)",
+            user="CAST(left(unhex(sha2(targeting_key, 256)), 16) AS BINARY(16))",
+        ),
         "SELECT d FROM (SELECT evaluation_duration_ms AS d, count(*) OVER () AS n, "
         f"row_number() OVER (ORDER BY evaluation_duration_ms) - 1 AS place {_MEASURED}) AS ranked WHERE "
         + " OR ".join(f"place - floor({percent / 100}e0 * (n - 1)) IN (0, 1)" for percent in _PERCENTILES),
@@ -435,7 +447,7 @@ async def _fill(store: DatabaseStore, flag_key: str, first: int, last: int) -> N
             f"FROM seq_{first}_to_{last}"
         ),
     }[store.family]
-    connection = await store._connected()  # noqa: SLF001
+    connection = await store._writing.get()  # noqa: SLF001
     if store.family == "mysql":  # a mere fill: each flag's events one after the other
         await connection.exec_driver_sql("SET SESSION bulk_insert_buffer_size = 67108864")
     await connection.exec_driver_sql(f"INSERT INTO analytics_events ({columns}) {made}".replace("%", _percent(store)))
@@ -449,7 +461,7 @@ def _percent(store: DatabaseStore) -> str:
 
 async def _settle(store: DatabaseStore) -> None:
     """Do what the server's own housekeeping does sooner or later."""
-    connection = await store._connected()  # noqa: SLF001
+    connection = await store._writing.get()  # noqa: SLF001
     await connection.rollback()
     if store.family == "postgresql":
         engine = create_async_engine(store.engines.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)

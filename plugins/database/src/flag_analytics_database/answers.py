@@ -6,18 +6,38 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
 from flag_analytics.metrics import DEFAULT_VARIANT, MILLION, as_count, weighted_percentile
 from flag_analytics.sources import Exposures, FlagSummary
 
-from .queries import GROUPS, USERS, VARIANT_USERS
+from .queries import GROUPS, MASKS, MOST_MASKS, MOST_VARIANTS, USERS, VARIANT_USERS
 from .rows import from_micros
 
-__all__ = ["Draft", "as_text", "exposures_of"]
+__all__ = ["Draft", "as_text", "exposures_of", "exposures_of_one_version"]
 
 
 def as_text(text: str | bytes | None) -> str | None:
     """Return the name of a group, which MySQL and MariaDB give as bytes."""
     return text.decode() if isinstance(text, bytes) else text
+
+
+def exposures_of_one_version(rows: Iterable[Sequence[Any]]) -> Exposures | None:
+    """Return exposures from rows of ``exposures_query``; None if the events have sample rates or several versions."""
+    first: dict[str, int] = {}
+    crossed = switched = 0
+    names: set[str] = set()
+    for variant, users, crossovers, switches, least_rate, *versions in rows:
+        if least_rate is not None and least_rate < 1:
+            return None
+        names.update(version for version in versions if version is not None)
+        crossed += crossovers
+        switched += switches
+        if variant is not None:
+            first[variant] = users
+    if len(names) > 1:
+        return None
+    found = Exposures(sum(first.values()), first, crossed, switched)
+    return attrs.evolve(found, by_version=dict.fromkeys(names, found))
 
 
 def exposures_of(rows: Iterable[Sequence[Any]]) -> Exposures:
@@ -58,6 +78,7 @@ class Draft:
         self._variants: Counter[str] = Counter()
         self._reasons: Counter[str | None] = Counter()
         self._variant_users: Counter[str] = Counter()
+        self._masks: dict[int, int] = {}
         self._percentiles: dict[float, float] = {}
         self._by_rank: dict[int, float] = {}
         self._measured = 0
@@ -82,6 +103,8 @@ class Draft:
         elif kind == USERS:
             self._users = int(weight or 0) * self._scale
             self._crossovers = int(further or 0) * self._scale
+        elif kind == MASKS:
+            self._masks[int(count or 0)] = int(number or 0)
         elif kind == VARIANT_USERS:
             self._variant_users[variant or DEFAULT_VARIANT] += int(weight or 0) * self._scale
         elif percentiles is not None:
@@ -105,8 +128,24 @@ class Draft:
         self._variants[variant or DEFAULT_VARIANT] += total
         self._reasons[reason] += total
 
+    def too_many_masks(self) -> bool:
+        """Return whether users by variant must be counted in another way."""
+        return bool(self._masks) and (len(self._variants) > MOST_VARIANTS or len(self._masks) > MOST_MASKS)
+
+    def _count_masks(self) -> None:
+        names = sorted(self._variants)
+        for mask, people in self._masks.items():
+            self._users += people * MILLION
+            if mask.bit_count() > 1:
+                self._crossovers += people * MILLION
+            for place, name in enumerate(names):
+                if mask >> place & 1:
+                    self._variant_users[name] += people * MILLION
+        self._masks = {}
+
     def summary(self, parts: frozenset[str]) -> FlagSummary:
         """Return the summary."""
+        self._count_masks()
         return FlagSummary(
             total=as_count(self.total),
             errors=as_count(self._errors) if "errors" in parts else 0,

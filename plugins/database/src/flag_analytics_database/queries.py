@@ -41,15 +41,19 @@ from sqlalchemy.sql.elements import BindParameter
 from .conditions import conditions, one_of
 from .json_values import as_json, attribute_text
 from .rows import ALL_COLUMNS, micros
-from .schema import TYPED_ERROR, Tables
+from .schema import TYPED_ERROR, VERSIONED, Tables
 
 __all__ = [
     "GROUPS",
     "LATENCY",
+    "MASKS",
+    "MOST_MASKS",
+    "MOST_VARIANTS",
     "USERS",
     "VARIANT_USERS",
     "activity_query",
     "events_query",
+    "exposures_by_version_query",
     "exposures_query",
     "future_query",
     "steps_query",
@@ -59,7 +63,7 @@ __all__ = [
 # SQLAlchemy types a statement by its columns, and not in the same way in 2.0 and 2.1.
 Statement = Any
 
-GROUPS, USERS, VARIANT_USERS, LATENCY = range(4)
+GROUPS, USERS, VARIANT_USERS, MASKS, LATENCY = range(5)
 """The kinds of rows of ``summary_query``: its first column."""
 
 
@@ -84,6 +88,8 @@ def summary_query(
       the weight of those that have an ``error_type``;
     - ``USERS``: distinct users, and those with more than one variant;
     - ``VARIANT_USERS``: distinct users with this variant;
+    - ``MASKS``: on MySQL and MariaDB in place of these two, the number of users with these variants: a bit of the
+      count for each, from the lowest on in the order of the variants' names;
     - ``LATENCY``: plain, the percentiles themselves on PostgreSQL; elsewhere durations by their rank (the count, from
       0) among so many (the number), as far as the percentiles lie between them. Weighted, durations with the weight up
       to each, it included, the weight of all, and its own weight in place of the count.
@@ -93,7 +99,9 @@ def summary_query(
         asked = _Asked.of_flags(tables, family, flag_keys, others, weighted)
     else:
         asked = _Asked.of_groups(tables, family, flag_keys, others, weighted, group_by)
-    arms = [_groups(asked, parts)]
+    # A mask needs the names of the variants.
+    by_mask = family == "mysql" and "variant_users" in parts and not weighted
+    arms = [_groups(asked, parts | {"variants"} if by_mask else parts)]
     if "variant_users" in parts:
         arms += _users_by_variant(asked)
     elif "users" in parts:
@@ -229,8 +237,7 @@ def _named(tables: Tables, family: str, grouping: Grouping, mine: Any, *names: s
         .group_by(labelled.c.flag_key, labelled.c.label)
         .subquery("counted")
     )
-    place = func.row_number().over(partition_by=counted.c.flag_key, order_by=[counted.c.events.desc(), counted.c.label])
-    ranked = select(counted.c.flag_key, counted.c.label, place.label("place")).subquery("ranked_groups")
+    ranked = _ranked(counted, [counted.c.flag_key], "label")
     largest = select(ranked.c.flag_key, ranked.c.label).where(ranked.c.place <= grouping.most).subquery("largest")
     is_mine = and_(largest.c.flag_key == labelled.c.flag_key, largest.c.label == labelled.c.label)
     name = func.coalesce(largest.c.label, _as_label(OTHER_GROUP, family)).label("group_name")
@@ -241,6 +248,13 @@ def _named(tables: Tables, family: str, grouping: Grouping, mine: Any, *names: s
     )
 
 
+def _ranked(counted: Any, keys: list[Any], name: str) -> Any:
+    """Return the names with their place: by their number of events, equal ones by the name."""
+    order = [counted.c.events.desc(), counted.c[name]]
+    place = func.row_number().over(partition_by=keys or None, order_by=order)
+    return select(*keys, counted.c[name], place.label("place")).subquery("ranked_names")
+
+
 def _label(columns: Any, family: str, grouping: Grouping) -> Any:
     if grouping.attribute is not None:
         text = attribute_text(columns.context_attributes, family, grouping.attribute)
@@ -249,7 +263,7 @@ def _label(columns: Any, family: str, grouping: Grouping) -> Any:
         return _as_label(_variant(columns), family)
     if grouping.by == "reason":
         return _as_label(columns.reason, family)
-    return _as_label(func.coalesce(func.nullif(columns.flag_version, ""), NO_VALUE), family)
+    return _as_label(_version(columns), family)
 
 
 def _as_label(text: Any, family: str) -> Any:
@@ -260,6 +274,10 @@ def _as_label(text: Any, family: str) -> Any:
 
 def _variant(columns: Any) -> Any:
     return func.coalesce(func.nullif(columns.variant, ""), DEFAULT_VARIANT)
+
+
+def _version(columns: Any) -> Any:
+    return func.coalesce(func.nullif(columns.flag_version, ""), NO_VALUE)
 
 
 def _weight(sample_rate: Any, family: str) -> Any:
@@ -312,45 +330,102 @@ def _users(asked: _Asked) -> Statement:
 
 
 def _users_by_variant(asked: _Asked) -> list[Statement]:
-    """Return distinct users, by variant and in all, and those with more than one: from pairs of user and variant."""
+    """Return the arms that count distinct users by variant, in all, and with more than one variant."""
+    if asked.weighted:
+        return _weighted_users_by_variant(asked)
+    return _users_by_mask(asked) if asked.family == "mysql" else _users_by_set(asked)
+
+
+def _users_by_set(asked: _Asked) -> list[Statement]:
+    """Gather the set of each user's variants, and count equal sets: users are sorted or hashed only once."""
     columns = asked.columns
-    variant, user = _variant(columns).label("variant"), columns.targeting_key
-    rates = [func.max(columns.sample_rate).label("sample_rate")] if asked.weighted else []
+    if asked.family == "postgresql":
+        gathered: Any = func.array_agg(distinct(_variant(columns)), type_=ARRAY(Text))
+    else:
+        gathered = func.json_group_array(distinct(_variant(columns)), type_=Text())
+    size: Any
+    named: Any
+    of_user = select(*asked.keys, gathered.label("variants")).where(asked.mine, columns.targeting_key != "")
+    people = of_user.group_by(*asked.keys, columns.targeting_key).subquery("people")
+    keys = asked.over(people).keys
+    counted = func.count().label("people")
+    sets = select(*keys, people.c.variants, counted).group_by(*keys, people.c.variants).cte("sets")
+    variants = sets.c.variants
+    if asked.family == "postgresql":
+        size = func.cardinality(variants)
+        member = func.unnest(variants, type_=Text()).label("variant")
+        named = select(*asked.over(sets).keys, member, sets.c.people).subquery("named_sets")
+    else:
+        size = func.json_array_length(variants)
+        each = func.json_each(variants).table_valued("value", name="each_variant")
+        joined = select(*asked.over(sets).keys, each.c.value.label("variant"), sets.c.people)
+        named = joined.select_from(sets.join(each, true())).subquery("named_sets")
+    of_set, of_name = asked.over(sets), asked.over(named)
+    users, crossed = func.sum(sets.c.people), func.sum(case((size > 1, sets.c.people)))
+    by_variant = of_name.row(VARIANT_USERS, variant=named.c.variant, weight=cast(func.sum(named.c.people), Double))
+    whole = of_set.row(USERS, weight=cast(users, Double), further=cast(crossed, Double))
+    return [
+        select(*by_variant).group_by(*of_name.keys, named.c.variant),
+        select(*whole).select_from(sets).group_by(*of_set.keys),
+    ]
+
+
+MOST_VARIANTS = 63
+"""The most variants of a mask: a bit of an integer each."""
+MOST_MASKS = 20_000
+
+
+def _users_by_mask(asked: _Asked) -> list[Statement]:
+    """Gather each user's variants as bits, by their places in order: MySQL and MariaDB have no faster kind of set.
+
+    Users go by 16 bytes of a hash. Their temporary tables hold every text in its greatest length, and move to the disk
+    where that takes too much.
+    """
+    columns = asked.columns
+    names = _names(asked)
+    is_it = and_(names.c.variant == _variant(columns), *(names.c[key.name] == key for key in asked.keys))
+    bit = case((names.c.place < MOST_VARIANTS, literal(1).op("<<")(names.c.place)), else_=0)
+    user = _user_hash(columns)
+    of_user = select(*asked.keys, func.bit_or(bit).label("mask")).where(asked.mine, columns.targeting_key != "", is_it)
+    people = of_user.group_by(*asked.keys, user).subquery("people")
+    over = asked.over(people)
+    masks = select(*over.row(MASKS, count=people.c.mask, number=func.count())).select_from(people)
+    return [masks.group_by(*over.keys, people.c.mask).limit(MOST_MASKS + 1)]
+
+
+def _names(asked: _Asked) -> Any:
+    """Return the variants with their places in the order of their names, from 0, as a common table."""
+    variant = _variant(asked.columns).label("variant")
+    found = select(*asked.keys, variant).where(asked.mine).group_by(*asked.keys, variant).subquery("found_variants")
+    over = asked.over(found)
+    place = func.row_number().over(order_by=found.c.variant, **over.parted) - 1
+    return select(*over.keys, found.c.variant, place.label("place")).cte("names")
+
+
+def _user_hash(columns: Any) -> Any:
+    return cast(func.left(func.unhex(func.sha2(columns.targeting_key, 256)), 16), mysql.BINARY(16)).label("user_hash")
+
+
+def _weighted_users_by_variant(asked: _Asked) -> list[Statement]:
+    """Weigh pairs of user and variant: the highest rate tells if a user is seen, the second if two variants are."""
+    columns = asked.columns
+    variant = _variant(columns).label("variant")
+    user = _user_hash(columns) if asked.family == "mysql" else columns.targeting_key.label("user_hash")
     pairs = (
-        select(*asked.keys, variant, user, *rates)
-        .where(asked.mine, user != "")
+        select(*asked.keys, variant, user, func.max(columns.sample_rate).label("sample_rate"))
+        .where(asked.mine, columns.targeting_key != "")
         .group_by(*asked.keys, variant, user)
         .cte("pairs")
     )
     over = asked.over(pairs)
-    users: Any
-    crossed: Any
-    of_variant: Any
-    if asked.weighted:
-        weight = _weight(pairs.c.sample_rate, asked.family)
-        # The highest rate decides whether a user is seen, and the second whether two variants are.
-        place = func.row_number().over(
-            partition_by=[*over.keys, pairs.c.targeting_key], order_by=pairs.c.sample_rate.desc()
-        )
-        people = select(*over.keys, weight.label("weight"), place.label("place")).subquery("people")
-        each = people.c.weight
-        users, crossed = func.sum(case((people.c.place == 1, each))), func.sum(case((people.c.place == 2, each)))
-        of_variant = func.sum(weight)
-    else:
-        people = (
-            select(*over.keys, func.count().label("variants"))
-            .select_from(pairs)
-            .group_by(*over.keys, pairs.c.targeting_key)
-            .subquery("people")
-        )
-        users = cast(func.count(), Double)
-        crossed = cast(func.count(case((people.c.variants > 1, 1))), Double)
-        of_variant = cast(func.count(), Double)
+    weight = _weight(pairs.c.sample_rate, asked.family)
+    place = func.row_number().over(partition_by=[*over.keys, pairs.c.user_hash], order_by=pairs.c.sample_rate.desc())
+    people = select(*over.keys, weight.label("weight"), place.label("place")).subquery("people")
     of_people = asked.over(people)
+    users, crossed = (func.sum(case((people.c.place == nth, people.c.weight))) for nth in (1, 2))
+    by_variant = over.row(VARIANT_USERS, variant=pairs.c.variant, weight=func.sum(weight))
     return [
-        select(*over.row(VARIANT_USERS, variant=pairs.c.variant, weight=of_variant))
-        .select_from(pairs)
-        .group_by(*over.keys, pairs.c.variant),
+        select(*by_variant).select_from(pairs).group_by(*over.keys, pairs.c.variant),
         select(*of_people.row(USERS, weight=users, further=crossed)).select_from(people).group_by(*of_people.keys),
     ]
 
@@ -449,81 +524,150 @@ def _members(name: str, array: str) -> Any:
     return func.json_each(array).table_valued(column("value", Double), name=name)
 
 
-def exposures_query(
+def exposures_query(tables: Tables, family: str, flag_key: str, window: Window, where: EventFilter) -> Statement:
+    """Return the statement for exposures of events without sample rates and of one version.
+
+    Its rows are (variant, users who saw it first, crossovers, switches back, least sample rate, first and last version
+    by name). The events are of several versions where these two differ; then ``exposures_by_version_query`` is needed.
+    """
+    asked = _Asked.of_flags(tables, family, [flag_key], conditions(tables, family, window, where), weighted=False)
+    first_version = last_version = _version(asked.columns)
+    names = None
+    if family == "mysql":  # its index tells only whether there is a version
+        names = _names(asked)
+        first_version = literal(NO_VALUE, Text)
+        last_version = case((literal_column(VERSIONED) == 1, OTHER_GROUP), else_=NO_VALUE)
+    versions = (func.min(first_version).label("first_version"), func.max(last_version).label("last_version"))
+    cells = _cells(asked, names, *versions)
+    seen = _in_order(cells, [], cells.c.first_version, cells.c.last_version)
+    again = case((seen.c.latest_before > seen.c.first_seen, seen.c.user_key))
+    variant = case((seen.c.place == 1, seen.c.variant)).label("variant")
+    figures = [
+        func.count(case((seen.c.place == 1, 1))).label("people"),
+        func.count(case((seen.c.place == 2, 1))).label("crossed"),
+        func.count(distinct(again)).label("switched"),
+        func.min(seen.c.least_rate).label("least_rate"),
+        func.min(seen.c.first_version).label("first_version"),
+        func.max(seen.c.last_version).label("last_version"),
+    ]
+    if family == "mysql":  # it would compute the common table for each arm
+        return _with_names(names, select(variant, *figures).group_by(variant))
+    # A distinct count of a few is faster than one of all.
+    first = select(seen.c.variant, *figures).where(seen.c.place == 1).group_by(seen.c.variant)
+    nothing = cast(null(), Text) if family == "postgresql" else null()
+    return union_all(first, select(nothing, *figures).where(seen.c.place > 1))
+
+
+def exposures_by_version_query(
     tables: Tables, family: str, flag_key: str, window: Window, most_versions: int, where: EventFilter
 ) -> Statement:
     """Return the statement for (version, variant seen first, users, their weight, crossovers, switches back).
 
     The version is null for all versions together; the last two are weights in millionths.
     """
-    columns = tables.events.c
-    mine = and_(columns.flag_key == flag_key, columns.targeting_key != "")
-    mine = and_(mine, *conditions(tables, family, window, where))
-    grouping = Grouping("flag_version", most_versions)
-    named = _named(tables, family, grouping, mine, "timestamp", "variant", "targeting_key", "sample_rate")
-    variant, user = _variant(named.c).label("variant"), named.c.targeting_key
-    cells = (
+    asked = _Asked.of_flags(tables, family, [flag_key], conditions(tables, family, window, where), weighted=True)
+    names = _names(asked) if family == "mysql" else None
+    versions = _cells(asked, names, func.count().label("events"), version=_version(asked.columns).label("version"))
+    counted = select(versions.c.version, func.sum(versions.c.events).label("events")).group_by(versions.c.version)
+    ranked = _ranked(counted.subquery("counted"), [], "version")
+    largest = select(ranked.c.version).where(ranked.c.place <= most_versions).subquery("largest")
+    name = func.coalesce(largest.c.version, literal(OTHER_GROUP, Text)).label("version")
+    joined = versions.outerjoin(largest, largest.c.version == versions.c.version)
+    nothing = (cast(null(), Text) if family == "postgresql" else null()).label("version")
+    scopes = [
         select(
-            named.c.group_name,
-            user,
-            variant,
-            func.min(named.c.timestamp).label("first_seen"),
-            func.max(named.c.timestamp).label("last_seen"),
-            func.max(named.c.sample_rate).label("sample_rate"),
+            scope,
+            versions.c.user_key,
+            versions.c.variant,
+            func.min(versions.c.first_seen).label("first_seen"),
+            func.max(versions.c.last_seen).label("last_seen"),
+            func.max(versions.c.sample_rate).label("sample_rate"),
         )
-        .group_by(named.c.group_name, user, variant)
-        .cte("cells")
-    )
-    no_version = cast(null(), Text) if family == "postgresql" else null()
-    whole = select(
-        no_version.label("version"),
-        cells.c.targeting_key,
-        cells.c.variant,
-        func.min(cells.c.first_seen).label("first_seen"),
-        func.max(cells.c.last_seen).label("last_seen"),
-        func.max(cells.c.sample_rate).label("sample_rate"),
-    ).group_by(cells.c.targeting_key, cells.c.variant)
-    each_version = select(
-        cells.c.group_name,
-        cells.c.targeting_key,
-        cells.c.variant,
-        cells.c.first_seen,
-        cells.c.last_seen,
-        cells.c.sample_rate,
-    )
-    scoped = union_all(whole, each_version).subquery("scoped")
-    of_user: dict[str, Any] = {"partition_by": [scoped.c.version, scoped.c.targeting_key]}
-    in_time: dict[str, Any] = {**of_user, "order_by": [scoped.c.first_seen, scoped.c.variant]}
-    seen = select(
-        scoped.c.version,
-        scoped.c.targeting_key,
-        scoped.c.variant,
-        scoped.c.first_seen,
-        scoped.c.sample_rate,
-        func.row_number().over(**in_time).label("place"),
-        func.max(scoped.c.last_seen).over(**in_time, rows=(None, -1)).label("latest_before"),
-        func.row_number().over(**of_user, order_by=scoped.c.sample_rate.desc()).label("rate_place"),
-    ).subquery("seen")
-    again = case((seen.c.latest_before > seen.c.first_seen, 1), else_=0)
+        .select_from(source)
+        .group_by(*keys, versions.c.user_key, versions.c.variant)
+        for scope, source, keys in ((nothing, versions, []), (name, joined, [name]))
+    ]
+    scoped = union_all(*scopes).subquery("scoped")
+    seen = _in_order(scoped, [scoped.c.version], scoped.c.sample_rate)
     people = (
         select(
             seen.c.version,
             func.max(case((seen.c.place == 1, seen.c.variant))).label("variant"),
-            func.max(again).label("again"),
+            func.max(case((seen.c.latest_before > seen.c.first_seen, 1), else_=0)).label("again"),
             _weight(func.max(seen.c.sample_rate), family).label("weight"),
             _weight(func.max(case((seen.c.rate_place == 2, seen.c.sample_rate))), family).label("second"),
         )
-        .group_by(seen.c.version, seen.c.targeting_key)
+        .group_by(seen.c.version, seen.c.user_key)
         .subquery("people")
     )
-    return select(
+    answer = select(
         people.c.version,
         people.c.variant,
-        func.count(),
-        func.sum(people.c.weight),
-        func.sum(people.c.second),
-        func.sum(people.c.again * people.c.second),
+        func.count().label("people"),
+        func.sum(people.c.weight).label("weight"),
+        func.sum(people.c.second).label("crossed"),
+        func.sum(people.c.again * people.c.second).label("switched"),
     ).group_by(people.c.version, people.c.variant)
+    return _with_names(names, answer)
+
+
+def _cells(asked: _Asked, names: Any, *further: Any, version: Any = None) -> Any:
+    """Return, for each user and variant, the first and the last time, and the least and the highest sample rate.
+
+    Where names are given, a variant is its place among them, and a user is a hash: see ``_users_by_mask``.
+    """
+    columns = asked.columns
+    mine = and_(asked.mine, columns.targeting_key != "")
+    variant, user = _variant(columns), columns.targeting_key
+    if names is not None:
+        mine = and_(mine, names.c.variant == variant)
+        variant, user = names.c.place, _user_hash(columns)
+    versions = [] if version is None else [version]
+    return (
+        select(
+            *versions,
+            user.label("user_key"),
+            variant.label("variant"),
+            func.min(columns.timestamp).label("first_seen"),
+            func.max(columns.timestamp).label("last_seen"),
+            func.min(columns.sample_rate).label("least_rate"),
+            func.max(columns.sample_rate).label("sample_rate"),
+            *further,
+        )
+        .where(mine)
+        .group_by(*versions, user, variant)
+        .cte("cells")
+    )
+
+
+def _with_names(names: Any, answer: Any) -> Statement:
+    """Return the answer with the names of variants in place of their places."""
+    if names is None:
+        return answer
+    rows = answer.subquery("answer")
+    columns = [names.c.variant if column_.name == "variant" else column_ for column_ in rows.c]
+    return select(*columns).select_from(rows.outerjoin(names, names.c.place == rows.c.variant))
+
+
+def _in_order(cells: Any, keys: list[Any], *further: Any) -> Any:
+    """Return the cells with their place in the order of first times, and the latest time of those before."""
+    of_user: dict[str, Any] = {"partition_by": [*keys, cells.c.user_key]}
+    in_time: dict[str, Any] = {**of_user, "order_by": [cells.c.first_seen, cells.c.variant]}
+    columns = [
+        *keys,
+        cells.c.user_key,
+        cells.c.variant,
+        cells.c.first_seen,
+        func.row_number().over(**in_time).label("place"),
+        func.max(cells.c.last_seen).over(**in_time, rows=(None, -1)).label("latest_before"),
+        *further,
+    ]
+    if keys:
+        by_rate = func.row_number().over(**of_user, order_by=cells.c.sample_rate.desc())
+        columns.append(by_rate.label("rate_place"))
+    else:
+        columns.append(cells.c.least_rate)
+    return select(*columns).cte("seen")
 
 
 def activity_query(

@@ -32,6 +32,7 @@ __all__ = [
     "KINDS",
     "KIND_CODES",
     "TYPED_ERROR",
+    "VERSIONED",
     "EventId",
     "Tables",
     "tables_named",
@@ -43,6 +44,8 @@ KIND_CODES = {kind: code for code, kind in enumerate(KINDS)}
 
 TYPED_ERROR = "typed_error"
 """On MySQL and MariaDB, 1 for an event with an ``error_type``, else null."""
+VERSIONED = "versioned"
+"""On MySQL and MariaDB, 1 for an event with a ``flag_version``, else null."""
 
 
 def _is_mysql(*_: Any, dialect: Dialect, **__: Any) -> bool:
@@ -193,7 +196,7 @@ def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partition
     columns = events.c
     # All columns of a flag's metrics in one index, so that a question touches the flag's own events only. PostgreSQL
     # keeps the payload out of the tree's inner pages. A key of InnoDB holds 3,072 bytes, which are full of four texts:
-    # there a virtual column tells whether an event has an error_type.
+    # there virtual columns tell whether an event has the other two.
     keys = [columns.flag_key, columns.timestamp]
     payload = [
         columns.targeting_key,
@@ -206,9 +209,12 @@ def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partition
     further = [columns.error_type, columns.flag_version]
     index = derived_name(name, "figures")
     Index(index, *keys, *payload, *further).ddl_if(dialect="sqlite")
-    Index(index, *keys, *payload, text(TYPED_ERROR)).ddl_if(callable_=_is_mysql)
+    Index(index, *keys, *payload, text(TYPED_ERROR), text(VERSIONED)).ddl_if(callable_=_is_mysql)
     Index(index, *keys, postgresql_include=[column.name for column in payload + further]).ddl_if(dialect="postgresql")
-    events.info["computed"] = {TYPED_ERROR: "TINYINT AS (CASE WHEN error_type <> '' THEN 1 END) VIRTUAL"}
+    events.info["computed"] = {
+        TYPED_ERROR: "TINYINT AS (CASE WHEN error_type <> '' THEN 1 END) VIRTUAL",
+        VERSIONED: "TINYINT AS (CASE WHEN flag_version <> '' THEN 1 END) VIRTUAL",
+    }
     Index(derived_name(name, "by_time"), columns.timestamp)
     dead_letters = Table(
         derived_name(name, "dead_letters"),

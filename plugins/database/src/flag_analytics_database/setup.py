@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from .adoption import looks_like_litestar_flags, move_next_page
 from .errors import SchemaOutdated
 from .partitions import Period, create_partitions, is_partitioned
-from .schema import TYPED_ERROR, Tables, tables_named
+from .schema import TYPED_ERROR, VERSIONED, Tables, tables_named
 from .view import create_view
 
 __all__ = [
@@ -205,7 +205,7 @@ def state_of(connection: Connection, tables: Tables) -> State:
     columns = {column["name"] for column in inspector.get_columns(tables.name, schema=tables.schema)}
     if looks_like_litestar_flags(columns):
         return State.LITESTAR_FLAGS
-    columns -= {TYPED_ERROR}
+    columns -= {TYPED_ERROR, VERSIONED}
     newest = {column.name for column in tables.events.c}
     if columns == newest:  # a set-up that was cut short: the version is written last
         return State.MISSING

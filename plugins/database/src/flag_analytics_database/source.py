@@ -34,9 +34,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from .answers import Draft, as_text, exposures_of
+from .answers import Draft, as_text, exposures_of, exposures_of_one_version
 from .errors import unavailable
-from .queries import activity_query, exposures_query, future_query, steps_query, summary_query
+from .queries import (
+    activity_query,
+    exposures_by_version_query,
+    exposures_query,
+    future_query,
+    steps_query,
+    summary_query,
+)
 from .rows import from_micros
 from .schema import Tables, tables_named
 from .setup import incomplete
@@ -76,7 +83,7 @@ class DatabaseSource:
         drafts: dict[tuple[str, str | None], Draft] = {}
         for keys in _chunks(sorted(set(flag_keys)), _FLAGS_PER_STATEMENT):
             found = await self._drafts(keys, *asked, weighted=False)
-            if any(draft.sampled for draft in found.values()):
+            if any(draft.sampled or draft.too_many_masks() for draft in found.values()):
                 found = await self._drafts(keys, *asked, weighted=True)
             drafts |= found
         # Of one flag without events, an aggregate still says 0.
@@ -112,14 +119,17 @@ class DatabaseSource:
 
     async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
         """Return users by the variant that they saw first; see ``EventSource.get_exposures``."""
-        most = Grouping("flag_version").most
-        query = exposures_query(self.tables, self.family, flag_key, window, most, canonical_filter(where))
-        rows: defaultdict[str | None, list[Sequence[Any]]] = defaultdict(list)
-        for version, *row in await self.ask(query):
-            rows[as_text(version)].append(row)
-        whole = exposures_of(rows.pop(None, ()))
-        by_version = {version or "": exposures_of(some) for version, some in rows.items()}
-        return attrs.evolve(whole, by_version=by_version)
+        asked = (self.tables, self.family, flag_key, window)
+        where = canonical_filter(where)
+        rows = await self.ask(exposures_query(*asked, where))
+        found = exposures_of_one_version(rows)
+        if found is not None:
+            return found
+        versions: defaultdict[str | None, list[Sequence[Any]]] = defaultdict(list)
+        for version, *row in await self.ask(exposures_by_version_query(*asked, Grouping("flag_version").most, where)):
+            versions[version].append(row)
+        whole = exposures_of(versions.pop(None, ()))
+        return attrs.evolve(whole, by_version={name or "": exposures_of(some) for name, some in versions.items()})
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""

@@ -30,8 +30,11 @@ def upgrade() -> None:
         Index(name, *columns, *payload, *(events.c[column] for column in _FURTHER))
     else:
         # A key of InnoDB holds 3,072 bytes, which are full of four texts.
-        events.info["computed"] = {"typed_error": "TINYINT AS (CASE WHEN error_type <> '' THEN 1 END) VIRTUAL"}
-        Index(name, *columns, *payload, text("typed_error"))
+        events.info["computed"] = {
+            "typed_error": "TINYINT AS (CASE WHEN error_type <> '' THEN 1 END) VIRTUAL",
+            "versioned": "TINYINT AS (CASE WHEN flag_version <> '' THEN 1 END) VIRTUAL",
+        }
+        Index(name, *columns, *payload, text("typed_error"), text("versioned"))
     create_missing(connection, events)
     before = derived_name(given.name, "by_flag")
     if before in {index["name"] for index in inspect(connection).get_indexes(given.name, schema=given.schema)}:
