@@ -346,6 +346,19 @@ def test_a_kept_event_carries_the_rate():
     assert odd.sample_rate == 0.999999
 
 
+def test_errors_are_always_kept():
+    errors = [event(targeting_key=f"user-{i}", reason="ERROR") for i in range(50)]
+    errors += [event(targeting_key=f"user-{i}", error_type="PARSE_ERROR") for i in range(50)]
+    assert kept(0.01, errors) == errors
+
+
+def test_an_event_that_was_sampled_before_is_drawn_anew():
+    events = [event(targeting_key=f"user-{i}") for i in range(4_000)]
+    twice = kept(0.5, kept(0.5, events))
+    assert 850 < len(twice) < 1_150
+    assert {after.sample_rate for after in twice} == {0.25}
+
+
 def test_sampling_may_be_limited_to_some_flags():
     events = [event(flag_key=key, targeting_key=f"user-{i}") for key in ("busy", "quiet") for i in range(100)]
     left = kept(0.0001, events, flag_keys=("busy",))

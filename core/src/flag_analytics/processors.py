@@ -86,7 +86,7 @@ class Sample:
     """Options of ``sample``: only some events are kept, with ``sample_rate`` on them to count back.
 
     The same user is always in, or always out, for the same flag, in every process; an event without a targeting key
-    is drawn by its own id.
+    is drawn by its own id. Errors are always kept: events with the reason ``ERROR`` or an ``error_type``.
 
     Attributes:
         rate: The ratio of events kept, above 0 and at most 1.
@@ -142,15 +142,19 @@ def sample(options: Sample) -> Processor:
         flag_key = canonical_key(event.flag_key)
         if flag_keys and flag_key not in flag_keys:
             return event
+        if canonical_key(event.reason) == "ERROR" or canonical_key(event.error_type):
+            return event
         # A key may be of any type, and its truth raise.
         unit = canonical_key(event.targeting_key) or canonical_key(event.event_id)
         # The length keeps ("ab", "c") apart from ("a", "bc").
         text = f"{len(flag_key)}:{flag_key}{unit}".encode()
+        before: Any = event.sample_rate
+        known = before if isinstance(before, int | float) and 0.0 < before <= 1.0 else 1.0
+        if known != 1.0:  # drawn before: the same draw again would keep every event
+            text += f" {known!r}".encode()
         drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"sample").digest(), "big")
         if drawn >= below:
             return None
-        before: Any = event.sample_rate
-        known = before if isinstance(before, int | float) and 0.0 < before <= 1.0 else 1.0
         return msgspec.structs.replace(event, sample_rate=rate * known)
 
     return process
