@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import msgspec
+import pytest
 from flag_analytics import metrics
 from flag_analytics.events import FlagEvaluationEvent, new_event_id
 from flag_analytics.protocols import Batch
@@ -114,13 +115,13 @@ groupings = st.builds(
 )
 percentiles = st.lists(st.sampled_from([0.0, 100.0, 50.0, 90.0, 99.0, 99.9]) | st.floats(0, 100), max_size=4)
 FEW = settings(
-    max_examples=40,
+    max_examples=70,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
-@given(
+QUESTIONS = given(
     recorded=st.lists(events, max_size=25),
     window=windows,
     where=st.none() | filters,
@@ -129,10 +130,26 @@ FEW = settings(
     parts=st.just(PARTS) | st.sets(st.sampled_from(sorted(PARTS))).map(frozenset),
     group_by=groupings,
 )
+
+
+@QUESTIONS
 @FEW
-async def test_every_answer_is_that_of_events_in_memory(
+async def test_every_answer_is_that_of_events_in_memory(store: DatabaseStore, batch_of: Any, **asked: Any) -> None:
+    await _check_every_answer(store, batch_of, **asked)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(14_400)
+@QUESTIONS
+@settings(FEW, max_examples=3_400)
+async def test_every_answer_to_ten_thousand_questions_is_that_of_events_in_memory(
+    store: DatabaseStore, batch_of: Any, **asked: Any
+) -> None:
+    await _check_every_answer(store, batch_of, **asked)
+
+
+async def _check_every_answer(
     store: DatabaseStore,
-    database: Any,
     batch_of: Any,
     recorded: list[FlagEvaluationEvent],
     window: Window,
