@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv"
@@ -58,6 +59,14 @@ def _sync(session: nox.Session, *groups: str) -> None:
     )
 
 
+def _pytest(session: nox.Session, *arguments: str) -> None:
+    """Run tests; those that fail beside all others on a busy machine run once more, alone."""
+    try:
+        session.run("pytest", *arguments, *session.posargs)
+    except CommandFailed:
+        session.run("pytest", *arguments, *session.posargs, "--last-failed", "--last-failed-no-failures=none", "-n0")
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run every test on each CPython there is."""
@@ -69,21 +78,21 @@ def tests(session: nox.Session) -> None:
 def servers(session: nox.Session) -> None:
     """Run the tests that start a server or talk to one."""
     _sync(session, "test")
-    session.run("pytest", "-m", "server and not chaos", *session.posargs)
+    _pytest(session, "-m", "server and not chaos")
 
 
 @nox.session
 def field(session: nox.Session) -> None:
     """Run under the servers and pools that applications run under."""
     _sync(session, "field")
-    session.run("pytest", "-m", "field", "tests/field", *session.posargs)
+    _pytest(session, "-m", "field", "tests/field")
 
 
 @nox.session
 def applications(session: nox.Session) -> None:
     """Start the applications of the documentation's recipes, each under the servers that it names."""
     _sync(session, "applications")
-    session.run("pytest", "-m", "application", "tests/applications", *session.posargs)
+    _pytest(session, "-m", "application", "tests/applications")
 
 
 @nox.session(name="tests-lowest", python=PYTHONS[0])
