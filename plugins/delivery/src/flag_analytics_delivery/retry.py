@@ -345,6 +345,7 @@ class SinkMachine:
         kept = part.piece.choose([index for index, one in enumerate(ids) if one in stored])
         bad = [index for index, one in enumerate(ids) if one in refused and one not in stored]
         rest = part.piece.choose([index for index, one in enumerate(ids) if one not in stored and one not in refused])
+        round_.proven = round_.proven or bool(bad)  # a backend that answers for each event lives
         for index in bad:
             round_.refuse(part.piece.choose([index]), part.batch_id, error, refused[ids[index]] or code)
         if rest.events:
