@@ -150,6 +150,7 @@ def test_ids_of_parent_and_children_are_distinct():
     assert len(set(ids)) == len(ids) == 17 * 500
 
 
+@pytest.mark.timeout(900)  # a fork waits up to a second for SQLite, and a child has five
 def test_a_fork_while_the_spool_works_deadlocks_no_child(tmp_path):
     sink = ScriptedSink()
     options = QUICK.evolve(durability="spool", spool_directory=tmp_path, spool_interval_seconds=0.001)
