@@ -213,7 +213,7 @@ def mariadb_server(*options: str, files: tuple[Path, ...] = (), data_of: Path | 
 
 @attrs.frozen
 class Certificates:
-    """A CA, a server's certificate for ``localhost`` alone, a client's for ``tester``, and a CA of nobody's trust."""
+    """A CA, a server's certificate for ``localhost`` alone, a client's for ``tester``, and a CA that no side trusts."""
 
     directory: Path
 

@@ -75,7 +75,7 @@ def _equals_postgresql(found: Any, wanted: Any) -> Any:
     kind = func.json_typeof(found)
     if isinstance(wanted, list):
         members = [_equals_postgresql(_member_postgresql(found, at), each) for at, each in enumerate(wanted)]
-        # Only a case keeps PostgreSQL from measuring an array that is none.
+        # Only a CASE keeps PostgreSQL from measuring a value that is not an array.
         length = case((kind == "array", func.json_array_length(found)))
         return and_(length == len(wanted), *members)
     if isinstance(wanted, dict):

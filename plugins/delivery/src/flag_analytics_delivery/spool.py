@@ -241,11 +241,6 @@ class Spool:
                 return False
         return not self._log_is_too_large()
 
-    def has_events(self) -> bool:
-        """Return whether events wait in it, for any sink."""
-        with self._using() as connection:
-            return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM events)").fetchone()[0])
-
     def positions(self) -> Ranges:
         """Return the positions that it has."""
         with self._using() as connection:
