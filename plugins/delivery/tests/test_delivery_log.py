@@ -138,6 +138,19 @@ def test_the_log_does_what_a_list_for_each_sink_would_for_long(seed):
     run_against_the_model(seed, 3_000)
 
 
+def test_events_that_are_forgotten_behind_a_batch_in_flight_leave_memory():
+    log = Log()
+    cursor = log.add_cursor("sink", DeliveryOptions(max_events=100, policy="drop_oldest"))
+    log.append(frozen_event(0))
+    piece = cursor.take(1, NEVER)
+    for number in range(1, 10_000):
+        log.append(frozen_event(number))
+    log.catch_up()
+    assert sum(len(segment.events or ()) for segment in log._segments) <= 100 + 25
+    cursor.settle(piece)
+    assert cursor.pending == 99
+
+
 def pairs(positions):
     return {position for first, end in positions for position in range(first, end)}
 

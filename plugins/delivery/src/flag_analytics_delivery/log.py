@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from operator import attrgetter
@@ -30,7 +30,7 @@ from flag_analytics.reports import DeliveryOptions
 
 from .ranges import Ranges, add, common, count, cut, gaps_of, holds, split
 
-__all__ = ["Cursor", "Ledger", "Log", "Piece", "Place", "Segment", "weigh"]
+__all__ = ["Cursor", "Ledger", "Log", "Piece", "Place", "Segment", "Settled", "weigh"]
 
 SEGMENT_EVENTS = 256
 MOST_GAPS = 1_000
@@ -48,6 +48,19 @@ _start_of = attrgetter("start")
 def weigh(events: Sequence[FrozenEvent]) -> int:
     """Return the size of events, in bytes."""
     return sum(map(_size_of, events))
+
+
+@attrs.frozen
+class Settled:
+    """What a spool has to know of a log's cursors.
+
+    Attributes:
+        positions: Of each cursor, the position before which everything is settled.
+        everywhere: The later positions at which every cursor is settled.
+    """
+
+    positions: Mapping[str, int]
+    everywhere: Ranges
 
 
 @attrs.define(eq=False)
@@ -345,7 +358,8 @@ class Cursor:
             piece = self.log.read(self.place, self.end, max(1, excess), NEVER)
             if not piece.events:
                 return
-            self.place = self.place.settle(piece.positions, weigh(piece.events), overflow=len(piece))
+            place = self.place.settle(piece.positions, weigh(piece.events), overflow=len(piece))
+            self.place = place.take(piece.positions[-1][1])  # or its segments stay while a batch is in flight
 
     def close(self) -> None:
         """Give up what is pending, as dropped: closed, but for events that the spool has."""
@@ -763,14 +777,13 @@ class Log:
             self._reopen(cursor)
         self._free(0, self.end)
 
-    def settled_everywhere(self) -> tuple[int, Ranges]:
-        """Return the position before which, and the later positions at which, every cursor is settled."""
-        before = min((cursor.place.position for cursor in self.cursors), default=self.end)
-        later: Ranges = ((before, NEVER),)
+    def settled(self) -> Settled:
+        """Return what has to be durable of the cursors: what is settled is neither delivered nor kept again."""
+        positions = {cursor.name: cursor.place.position for cursor in self.cursors}
+        everywhere: Ranges = ((min(positions.values(), default=self.end), NEVER),)
         for cursor in self.cursors:
-            place = cursor.place
-            later = common(later, add(place.gaps, 0, place.position))
-        return before, later
+            everywhere = common(everywhere, add(cursor.place.gaps, 0, cursor.place.position))
+        return Settled(positions, everywhere)
 
 
 def _have_stack(frames: int = _STACK_FRAMES) -> None:

@@ -15,8 +15,8 @@ from flag_analytics.processes import keep_inherited, start_thread
 from flag_analytics.reports import DeadLetter, DeliveryOptions
 
 from .accounts import Accounts
-from .log import Cursor, Log, Piece, Segment
-from .ranges import Ranges, gaps_of
+from .log import Cursor, Log, Piece, Segment, Settled
+from .ranges import gaps_of
 from .spool import (
     Spool,
     SpoolCorruptError,
@@ -60,7 +60,7 @@ class SpoolWriter:
         self._own: Spool | None = None
         self._adopted: list[Adopted] = []
         self._faults: Counter[Path] = Counter()
-        self._acknowledged: dict[Log, tuple[int, Ranges]] = {}
+        self._acknowledged: dict[Log, Settled] = {}
         self._create_after = 0.0
         self._sync_lock = threading.Lock()
         self._wanted: SimpleQueue[None] = SimpleQueue()
@@ -213,17 +213,14 @@ class SpoolWriter:
 
     def _to_acknowledge(self) -> list[tuple[Log, Spool]]:
         logs = [(log, spool) for log, spool in self._logs() if log.on_disk]
-        return [(log, spool) for log, spool in logs if log.settled_everywhere() != self._acknowledged.get(log)]
+        return [(log, spool) for log, spool in logs if log.settled() != self._acknowledged.get(log)]
 
     def _acknowledge_all(self) -> None:
         with self._accounts.lock:
-            changed = [
-                (log, spool, {cursor.name: cursor.place.position for cursor in log.cursors}, log.settled_everywhere())
-                for log, spool in self._to_acknowledge()
-            ]
-        for log, spool, cursors, settled in changed:
+            changed = [(log, spool, log.settled()) for log, spool in self._to_acknowledge()]
+        for log, spool, settled in changed:
             try:
-                past = spool.acknowledge(cursors, settled[1])
+                past = spool.acknowledge(settled.positions, settled.everywhere)
             except SpoolError as error:
                 # The next process will deliver these again, under the same ids.
                 self.counters["errors"] += 1
