@@ -25,6 +25,8 @@ __all__ = ["Accounts", "Disk", "Sink", "Waiter"]
 
 logger = get_logger("flag_analytics.delivery")
 
+_ACCEPTED = RecordResult.ACCEPTED
+"""An enumeration's member costs a look-up in its metaclass; this one is in the way of each event."""
 DEAD_LETTERS_KEPT = 1_000
 DEAD_LETTER_BYTES_KEPT = 8 * 2**20
 
@@ -164,10 +166,8 @@ class Accounts:
             if self.closed:
                 self.refused["closed"] += 1
                 result = RecordResult.CLOSED
-            elif self.log.append(event):
-                result = RecordResult.ACCEPTED
             else:
-                result = RecordResult.OVERFLOW
+                result = _ACCEPTED if self.log.append(event) else RecordResult.OVERFLOW
         except BaseException as error:
             # Before anything is called: another signal's handler may raise at the next call.
             try:
