@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 PLUGIN = """
     import attrs
     from flag_analytics import (
-        Backend, BadBatch, DeliveryOptions, FlagEvaluationEvent, ProcessorFactory, RecordResult, hookimpl
+        Backend, BadBatch, DeliveryOptions, FatalConfiguration, FlagEvaluationEvent, ProcessorFactory, RecordResult,
+        hookimpl
     )
 
     made = []       # what was created, in order
@@ -56,6 +57,8 @@ PLUGIN = """
         async def write(self, batch):
             if self.options.fail == "write":
                 raise BadBatch(code="22001")
+            if self.options.fail == "configuration":
+                raise FatalConfiguration("no such database")
             self.events += batch.events
 
         async def close(self): self.closed += 1
@@ -239,6 +242,20 @@ def test_a_pipeline_shows_its_backends_and_nothing_else(plugins):
     with plugins.open({"collectors": {"sink": {}}, "exporters": {"out": {}}}) as pipeline:
         assert repr(pipeline) == "<Pipeline to sink, out>"
     assert repr(pipeline) == "<Pipeline to sink, out (closed)>"
+
+
+def test_a_sink_whose_configuration_was_wrong_goes_on_after_reopen(plugins):
+    with plugins.open({"collectors": {"sink": {"fail": "configuration"}, "inline": {}}}) as pipeline:
+        pipeline.record_nowait(event())
+        assert not pipeline.flush_sync()
+        assert pipeline.health()["sinks"]["sink"]["breaker"] == "halted"
+        pipeline.collectors["sink"].options = pipeline.collectors["inline"].options
+        pipeline.reopen("inline")  # of no effect: it has no queue
+        pipeline.reopen("sink")
+        assert pipeline.flush_sync()
+        assert keys(pipeline.collectors["sink"]) == ["flag-0"]
+        with pytest.raises(ValueError, match="no sink 'other': expected one of sink, inline"):
+            pipeline.reopen("other")
 
 
 # --- a create() that fails

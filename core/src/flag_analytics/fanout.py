@@ -166,6 +166,12 @@ class Fanout:
         return () if self._engine is None else self._engine.dead_letters()
 
     def reopen(self, sink: str) -> None:
-        """Try a sink again that raised ``FatalConfiguration``."""
-        if self._engine is not None:
+        """Try a sink again that raised ``FatalConfiguration``.
+
+        Raises:
+            ValueError: there is no such sink.
+        """
+        if sink not in self._names:
+            raise ValueError(f"no sink {sink!r}: expected one of {', '.join(self._names)}")
+        if self._engine is not None and sink in self._engine.stats().sinks:
             self._engine.reopen(sink)

@@ -99,6 +99,14 @@ class Pipeline:
         self._announce_closing()
         return self._fanout.close_sync(timeout)
 
+    def reopen(self, sink: str) -> None:
+        """Try a sink again that raised ``FatalConfiguration``, once its cause is mended.
+
+        Raises:
+            ValueError: there is no such sink.
+        """
+        self._fanout.reopen(sink)
+
     def stats(self) -> DeliveryStats:
         """Return the ledger: what became of every event, by sink and by reason. Does no I/O."""
         stats = self._fanout.stats()
