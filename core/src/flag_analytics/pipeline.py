@@ -49,6 +49,7 @@ class Pipeline:
             ``RecordResult``: accepted, or why not. Never raises, never waits for a backend.
         collectors: What the collector backends created, by name in configuration.
         exporters: What the exporter backends created, by name in configuration.
+        plan: The configuration it was composed of; None for one that was put together by hand.
     """
 
     record_nowait: Record
@@ -62,7 +63,9 @@ class Pipeline:
         processors: Sequence[tuple[str, Processor]] = (),
         plugins: Sequence[str] = (),
         registry: Registry | None = None,
+        plan: Plan | None = None,
     ) -> None:
+        self.plan = plan
         self.collectors = dict(collectors)
         self.exporters = dict(exporters)
         self._fanout = fanout
@@ -240,6 +243,7 @@ def open_pipeline(
         processors=processors,
         plugins=plan.plugins,
         registry=registry,
+        plan=plan,
     )
     registry.pipeline_started(pipeline, plan.plugins)
     return pipeline

@@ -128,12 +128,11 @@ async def test_an_asynchronous_evaluation_becomes_the_same_event(client: OpenFea
 def test_concurrent_evaluations_keep_their_own_start_times(client: OpenFeatureClient):
     recorded = Recorded()
     hook = AnalyticsHook(recorded)
-    details = FlagEvaluationDetails("checkout", True)
     outer, inner = _hook_context("outer"), _hook_context("inner")
     hook.before(outer, {})
     hook.before(inner, {})
-    hook.finally_after(inner, details, {})
-    hook.finally_after(outer, details, {})
+    hook.finally_after(inner, FlagEvaluationDetails("checkout", True), {})
+    hook.finally_after(outer, FlagEvaluationDetails("checkout", True), {})
     first, second = recorded.events
     assert 0.0 < first.evaluation_duration_ms < second.evaluation_duration_ms
 

@@ -79,12 +79,12 @@ class Plan:
     """A checked configuration: everything a pipeline is composed of, not yet created.
 
     Attributes:
-        label: Where it came from, for messages.
+        label: Where it came from, for messages; plans from two places are equal if everything else is.
         delivery: The settings of the ``delivery`` table.
         plugins: The plugins it names, all loaded.
     """
 
-    label: str
+    label: str = attrs.field(eq=False)
     sinks: tuple[PlannedSink, ...]
     processors: tuple[PlannedProcessor, ...] = ()
     delivery: Mapping[str, Any] = attrs.field(factory=dict[str, Any])

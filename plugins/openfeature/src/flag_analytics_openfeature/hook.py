@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from flag_analytics.processes import renew_after_fork
+from flag_analytics.protocols import RecordResult
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagEvaluationDetails
 from openfeature.hook import Hook, HookContext, HookHints
 
 from .mapping import ContextChoice, record
+from .once import once_for
 from .recording import recorder_for
 
 __all__ = ["AnalyticsHook"]
@@ -31,6 +33,10 @@ class AnalyticsHook(Hook):
     The SDK answers with the caller's default when a hook raises, and calls every hook in the caller's thread. So no
     method of this one raises or waits: what goes wrong is counted in ``failures`` and logged at most once a minute,
     without any content of the event.
+
+    An evaluation is recorded once, also where several hooks see it that have the same pipeline, or open pipelines of
+    equal configuration: a notebook's cell that ran again, or a hook of the API beside one of a client. The hook that
+    was added last records it, those of a client before those of the API.
 
     Args:
         target: A pipeline, or a collector: anything with ``record_nowait(event)``, else with ``async record(event)``,
@@ -55,7 +61,9 @@ class AnalyticsHook(Hook):
         )
         self._targeting_key = bool(targeting_key)
         self._recorder = recorder_for(target, self._failed)
+        self._once = once_for(target)
         self._failures: Counter[str] = Counter()
+        self._repeated = 0
         self._lock = threading.Lock()
         self._next_log = 0.0
         renew_after_fork(self._after_fork_in_child)
@@ -65,6 +73,11 @@ class AnalyticsHook(Hook):
         """How many evaluations could not be recorded (or not be timed), by the exception's type or other cause."""
         with self._lock:
             return dict(self._failures)
+
+    @property
+    def repeated(self) -> int:
+        """How many evaluations were left to another hook, which had recorded them."""
+        return self._repeated
 
     def before(
         self,
@@ -88,8 +101,12 @@ class AnalyticsHook(Hook):
     ) -> None:
         """Record the evaluation; one that ended before it began (a provider not ready) has no duration."""
         try:
+            if self._once.recorded(details):
+                with self._lock:
+                    self._repeated += 1
+                return
             started = getattr(hook_context, "hook_data", {}).get(_STARTED)
-            record(
+            result = record(
                 self._recorder,
                 hook_context,
                 details,
@@ -97,6 +114,9 @@ class AnalyticsHook(Hook):
                 context_attributes=self._context,
                 targeting_key=self._targeting_key,
             )
+            # A pipeline that is closed leaves the evaluation to the hook of an open one.
+            if result is not RecordResult.CLOSED:
+                self._once.note(details)
         except Exception as error:
             self._failed(type(error).__name__)
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flag_analytics.protocols import RecordResult
 from flag_analytics.recording import Recorder, record_evaluation
 from openfeature.flag_evaluation import FlagEvaluationDetails
 from openfeature.hook import HookContext
@@ -41,7 +42,7 @@ def record(
     *,
     context_attributes: ContextChoice = True,
     targeting_key: bool = True,
-) -> None:
+) -> RecordResult:
     """Record an evaluation that has just ended; ``started`` is None where it was not measured.
 
     A provider may put anything into its metadata and a caller anything into the context: a value of an unexpected type
@@ -53,7 +54,7 @@ def record(
     error_type = None if details.error_code is None else str(details.error_code)
     if error_type is None and reason == "ERROR":
         error_type = "GENERAL"
-    record_evaluation(
+    return record_evaluation(
         recorder,
         details.flag_key,
         details.value,
