@@ -488,7 +488,11 @@ def test_a_wrong_option_is_a_problem_with_its_path(store, table, path, expected)
         ({"exporters": {"strict": {"name": "a", "low": 5, "high": 1}}}, "exporters.strict", "high is below low"),
         ({"exporters": {"none": {"a": 1}}}, "exporters.none.a", "known are none, it takes no options"),
         ({"processors": {}}, "processors", "expected an array, got a table"),
-        ({"processors": [{}]}, "processors[0]", "built in are hash_targeting_key, redact, sample"),
+        (
+            {"processors": [{}]},
+            "processors[0]",
+            "built in are hash_targeting_key, deduplicate_exposures, only_providers, redact, sample",
+        ),
         ({"processors": [5]}, "processors[0]", "expected a table with a type"),
         (
             {"processors": [{"type": "sampel"}]},

@@ -1,5 +1,7 @@
 """The built-in processors: hash the targeting key, remove attributes, or sample, before any sink sees an event.
 
+Those against repeated events are in ``repeats``.
+
 A processor runs in the caller's thread for every event. One that raises drops the event: privacy fails closed.
 """
 
@@ -16,6 +18,7 @@ import msgspec
 from .canonical import MAX_DEPTH, canonical_key, canonical_member_name
 from .events import FlagEvaluationEvent
 from .protocols import Processor, ProcessorFactory
+from .repeats import DeduplicateExposures, OnlyProviders, deduplicate_exposures, only_providers
 
 __all__ = ["BUILT_IN", "HashTargetingKey", "Redact", "Sample", "hash_targeting_key", "redact", "sample"]
 
@@ -162,6 +165,8 @@ def sample(options: Sample) -> Processor:
 
 BUILT_IN: Mapping[str, ProcessorFactory[Any]] = {
     "hash_targeting_key": ProcessorFactory("hash_targeting_key", HashTargetingKey, hash_targeting_key),
+    "deduplicate_exposures": ProcessorFactory("deduplicate_exposures", DeduplicateExposures, deduplicate_exposures),
+    "only_providers": ProcessorFactory("only_providers", OnlyProviders, only_providers),
     "redact": ProcessorFactory("redact", Redact, redact),
     "sample": ProcessorFactory("sample", Sample, sample),
 }
