@@ -23,4 +23,5 @@ while True:
         delivery.record_nowait(FlagEvaluationEvent.now(str(number), value=True, reason="STATIC"))
         number += 1
     if delivery.persist():
-        print(number, flush=True)
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()

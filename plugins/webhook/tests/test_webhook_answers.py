@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, formatdate
@@ -15,6 +16,7 @@ from flag_analytics_webhook import WebhookOptions, WebhookSink
 from flag_analytics_webhook.statuses import retry_after_of
 
 PROMPT = DeliveryOptions(flush_interval_seconds=0.0, retry_initial_seconds=0.01, close_timeout_seconds=5.0)
+PATIENT = PROMPT.evolve(flush_interval_seconds=9.0)
 
 
 @pytest.fixture
@@ -132,9 +134,7 @@ def test_the_engine_waits_as_long_as_it_is_asked_to(receiver):
 
 
 def test_one_bad_event_of_eleven_costs_one_request(receiver):
-    delivery = Delivery(
-        {"webhook": WebhookSink(WebhookOptions(url=receiver.url))}, PROMPT.evolve(flush_interval_seconds=9)
-    )
+    delivery = Delivery({"webhook": WebhookSink(WebhookOptions(url=receiver.url))}, PATIENT)
 
     def refuse_one(body):
         bad = {event["event_id"]: "bad" for event in body["events"] if event["flag_key"] == "flag-7"}
@@ -152,9 +152,7 @@ def test_one_bad_event_of_eleven_costs_one_request(receiver):
 
 
 def test_without_answers_for_each_event_the_bad_one_is_found_all_the_same(receiver):
-    delivery = Delivery(
-        {"webhook": WebhookSink(WebhookOptions(url=receiver.url))}, PROMPT.evolve(flush_interval_seconds=9)
-    )
+    delivery = Delivery({"webhook": WebhookSink(WebhookOptions(url=receiver.url))}, PATIENT)
     receiver.answer = lambda body: (400, b"") if any(e["flag_key"] == "flag-7" for e in body["events"]) else None
     for event in plain_events(11):
         delivery.record_nowait(event)
@@ -176,8 +174,6 @@ async def test_a_ping_fails_where_nobody_answers(receiver, sink):
 
 
 async def test_an_answer_that_does_not_come_in_time_leaves_the_batch_unknown(receiver):
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = "http://{}:{}/".format(*silent.getsockname())
         sink = WebhookSink(WebhookOptions(url=url, timeout=timedelta(milliseconds=200)))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import datetime
+from typing import ClassVar
 
 import pytest
 from flag_analytics.testing import ExporterContract
@@ -10,7 +11,7 @@ from flag_analytics_webhook import WebhookOptions, WebhookSink
 
 class OverHttp(ExporterContract):
     idempotent = True
-    options: dict = {}
+    options: ClassVar[dict] = {}
 
     @pytest.fixture
     def server_address(self, receiver):
@@ -36,11 +37,11 @@ class OverHttp(ExporterContract):
 
 
 class TestJson(OverHttp):
-    options = {"signing_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    options: ClassVar = {"signing_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 
 
 class TestCompressedCloudEvents(OverHttp):
-    options = {"format": "cloudevents", "compression": "gzip"}
+    options: ClassVar = {"format": "cloudevents", "compression": "gzip"}
 
     def events(self):
         return [event["data"] for event in self.receiver.stored.values()]

@@ -18,10 +18,17 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def event(**fields):
-    known = dict(
-        flag_key="checkout", value={"a": [1]}, variant="on", reason="TARGETING_MATCH", targeting_key="jane",
-        context_attributes={"plan": "pro"}, evaluation_duration_ms=1.5, timestamp=MOMENT, event_id=ID,
-    )  # fmt: skip
+    known = {
+        "flag_key": "checkout",
+        "value": {"a": [1]},
+        "variant": "on",
+        "reason": "TARGETING_MATCH",
+        "targeting_key": "jane",
+        "context_attributes": {"plan": "pro"},
+        "evaluation_duration_ms": 1.5,
+        "timestamp": MOMENT,
+        "event_id": ID,
+    }
     return plain_event(**{**known, **fields})
 
 
@@ -256,8 +263,8 @@ def problems_of(**options):
         ({"url": "http://x/", "format": "postdog"}, "did you mean 'posthog'"),
         ({"url": "http://x/", "signing_secret": "geheim"}, "at least 16 bytes"),
         ({"url": "http://x/", "signing_secret": "whsec_!geheim"}, "base64 after whsec_"),
-        ({"url": "http://x/", "headers": {"X": "geheim\r\nY: 1"}}, "that HTTP allows in a header"),
-        ({"url": "http://x/", "headers": {"X Y": "geheim"}}, "that HTTP allows in a header"),
+        ({"url": "http://x/", "headers": {"X": "geheim\r\nY: 1"}}, "what HTTP allows in a header"),
+        ({"url": "http://x/", "headers": {"X Y": "geheim"}}, "what HTTP allows in a header"),
         ({"url": "http://x/", "timeout": 0}, "more than 0 seconds"),
     ],
 )

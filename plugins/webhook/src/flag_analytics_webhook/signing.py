@@ -36,11 +36,10 @@ def verify_signature(
 ) -> bool:
     """Return whether a request was signed with this secret, at most ``tolerance`` seconds ago.
 
-    ``headers`` are those of the request, by names in any case; ``body`` is its body, after decompression by nobody:
-    the signature is over the bytes as they were sent.
+    ``headers`` are the request's, by names in any case; ``body`` is its body as it was sent, still compressed.
 
     Raises:
-        ValueError: the secret is none.
+        ValueError: the secret is too short, or no base64 follows ``whsec_``.
     """
     given = {name.lower(): value for name, value in headers.items()}
     message_id, at = given.get("webhook-id", ""), given.get("webhook-timestamp", "")

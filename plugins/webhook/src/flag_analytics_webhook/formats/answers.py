@@ -23,12 +23,12 @@ def answer_by_id(status: int, body: Any, events: Sequence[FrozenEvent]) -> Answe
         return None
     ids = {event.event_id for event in events}
     refused, stored = body.get("refused"), body.get("stored")
-    reasons = refused if isinstance(refused, dict) else dict.fromkeys(refused, "") if _is_texts(refused) else {}
+    reasons = refused if isinstance(refused, dict) else {}
     named = {event_id: reason_of(reason) for event_id, reason in reasons.items() if event_id in ids}
-    kept = frozenset(stored) & ids if _is_texts(stored) else frozenset[str]()
-    partial = status == _MULTI_STATUS or status >= 300 or _is_texts(stored)
-    return Answer(named, kept - named.keys() if partial else None)
+    kept = ids & set(filter(_is_text, stored)) if isinstance(stored, list) else set[str]()
+    partial = status == _MULTI_STATUS or status >= 300 or isinstance(stored, list)
+    return Answer(named, frozenset(kept - named.keys()) if partial else None)
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
