@@ -7,7 +7,8 @@ import itertools
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -52,6 +53,8 @@ _ALL = ""
 """The name of the one group where no groups are asked for."""
 
 _ACCEPTED = RecordResult.ACCEPTED
+_ALL_TIME = Window(None, datetime.max.replace(tzinfo=UTC))
+_time_and_id = attrgetter("timestamp", "event_id")
 
 
 @attrs.frozen
@@ -234,22 +237,47 @@ class InMemoryAnalyticsCollector:
     def __repr__(self) -> str:
         return f"<InMemoryAnalyticsCollector: {len(self)} of at most {self._max_size} events>"
 
-    async def get_events(self, flag_key: str | None = None, limit: int | None = None) -> list[FlagEvaluationEvent]:
-        """Return stored events, the oldest first.
+    async def get_events(
+        self,
+        flag_key: str | None = None,
+        limit: int | None = None,
+        *,
+        window: Window | None = None,
+        where: EventFilter | None = None,
+    ) -> list[FlagEvaluationEvent]:
+        """Return stored events, the oldest first: as they came, or by time where a window or filter is given.
 
         Args:
             flag_key: Only the events of this flag.
             limit: Only the most recent ones, at most this many.
+            window: Only the events of this window.
+            where: Only the events that pass this filter; by default evaluations and exposures, with a window.
 
         Raises:
             ValueError: ``limit`` is negative.
         """
         if limit is not None and limit < 0:
             raise ValueError(f"limit is {limit}: expected at least 0, the most events to return")
+        if window is None and where is None:
+            found = self._newest(flag_key, limit)
+        else:
+            wanted = canonical_filter(where)
+            found = await self._selected(flag_key, window or _ALL_TIME, wanted)
+            found = found if limit is None else found[max(0, len(found) - limit) :]
+            if wanted.required_context():
+                return found  # these are as they were recorded already
         events: list[FlagEvaluationEvent] = []
-        async for some in _slices(self._newest(flag_key, limit)):
+        async for some in _slices(found):
             events += map(as_recorded, some)
         return events
+
+    async def _selected(self, flag_key: str | None, window: Window, where: EventFilter) -> list[Any]:
+        """Return the events of a window that pass a filter, by time and then by id."""
+        found: list[Any] = []
+        for pieces in self._pieces(None if flag_key is None else [canonical_key(flag_key)]).values():
+            async for _, events in self._matching(pieces, window, where, digests=False):
+                found += events
+        return sorted(found, key=_time_and_id)
 
     async def get_event_count(self, flag_key: str | None = None) -> int:
         """Return how many events are stored, of one flag or of all."""
@@ -374,7 +402,13 @@ class InMemoryAnalyticsCollector:
 
     async def count_future(self, now: datetime) -> int:
         """See ``EventSource.count_future``; it never suspends, so that a caller without an event loop can ask, too."""
-        return sum(event.timestamp > now for event in self._newest(None, None))
+        future = 0
+        for piece in itertools.chain.from_iterable(self._pieces(None).values()):
+            with self._lock:
+                digest = self._log.digest(piece)
+                if digest is None or digest.last_seen > now:
+                    future += sum(event.timestamp > now for event in self._log.events(piece))
+        return future
 
     def _newest(self, flag_key: str | None, limit: int | None) -> list[Any]:
         """Return the newest events in canonical form, the oldest of them first."""

@@ -1,0 +1,310 @@
+"""The answers of the API as types; ``/openapi.json`` is made from them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "DeadLetterCount",
+    "Delivery",
+    "EventItem",
+    "Events",
+    "Exposure",
+    "Figures",
+    "FlagDetail",
+    "FlagItem",
+    "Flags",
+    "Health",
+    "Ledger",
+    "Live",
+    "Loss",
+    "Panel",
+    "Plugin",
+    "Plugins",
+    "Series",
+    "SeriesLine",
+    "SinkHealth",
+    "Step",
+    "TimeWindow",
+    "VariantUsers",
+]
+
+Percent = Annotated[float, Meta(ge=0, le=100)]
+
+
+class TimeWindow(msgspec.Struct):
+    """The window of an answer; both ends belong to it. Without a start it reaches back to the first event."""
+
+    start: datetime | None
+    end: datetime
+
+
+class Loss(msgspec.Struct):
+    """Events that are missing from a window's figures, as far as the ledger of the asked process tells.
+
+    ``since`` is where their count begins, at the start of the window or earlier; null is the start of the process. A
+    source that keeps only the newest events has forgotten those before ``complete_from``.
+    """
+
+    events: int
+    reasons: dict[str, int]
+    since: datetime | None = None
+    complete_from: datetime | None = None
+
+
+class Envelope(msgspec.Struct, kw_only=True):
+    """What every answer about a window says of itself.
+
+    ``exact``: the figures were counted from every stored event. Where they are not, ``error_bound`` is their relative
+    standard error, if it is known. ``estimated``: sampled events are among them, counted back by their rate.
+    """
+
+    as_of: datetime
+    window: TimeWindow
+    exact: bool = True
+    error_bound: float | None = None
+    estimated: bool = False
+    loss: Loss
+
+
+class Figures(msgspec.Struct, kw_only=True):
+    """The figures of some events; latencies in milliseconds, 0 where none was measured."""
+
+    evaluations: int
+    evaluation_rate: float
+    users: int
+    error_rate: Percent
+    latency_p50: float
+    latency_p90: float
+    latency_p99: float
+    variants: dict[str, int]
+    variant_users: dict[str, int]
+    reasons: dict[str, int]
+    crossover_users: int
+
+
+class FlagItem(msgspec.Struct, kw_only=True):
+    """One flag of the list.
+
+    ``status``: ``failing`` with errors in more than 1 % of evaluations (only told in full detail), ``quiet`` where the
+    last tenth of the window has none, else ``active``.
+    """
+
+    key: str
+    count: int
+    first_seen: datetime
+    last_seen: datetime
+    status: str
+    estimated: bool
+    users: int | None = None
+    error_rate: Percent | None = None
+    latency_p99: float | None = None
+    series: list[int] | None = None
+
+
+class Flags(Envelope, kw_only=True):
+    """A page of flags; ``total`` counts all that were found."""
+
+    flags: list[FlagItem]
+    total: int
+    next_cursor: str | None = None
+
+
+class VariantUsers(msgspec.Struct):
+    """Users who saw a variant first: their share of all, in percent, and its 95 % interval (Wilson's)."""
+
+    variant: str
+    users: int
+    share: Percent
+    low: Percent
+    high: Percent
+
+
+class Exposure(msgspec.Struct):
+    """Users by the variant that they saw first; those who crossed over saw another one later."""
+
+    users: int
+    variants: list[VariantUsers]
+    crossover_users: int
+    switch_back_users: int
+
+
+class FlagDetail(Envelope, kw_only=True):
+    """All figures of one flag, and those of each group where groups were asked for."""
+
+    key: str
+    figures: Figures
+    exposure: Exposure
+    group_by: str | None = None
+    groups: dict[str, Figures] | None = None
+
+
+class Step(msgspec.Struct):
+    """One step of a series: ``unfinished`` where the window ends before it does, so that it compares with no other."""
+
+    start: datetime
+    end: datetime
+    count: int
+    errors: int
+    users: int
+    unfinished: bool
+
+
+class SeriesLine(msgspec.Struct):
+    """One line of a chart; ``group`` is null without groups."""
+
+    group: str | None
+    steps: list[Step]
+
+
+class Series(Envelope, kw_only=True):
+    """One flag over time."""
+
+    key: str
+    step_seconds: float
+    group_by: str | None
+    lines: list[SeriesLine]
+
+
+class EventItem(msgspec.Struct, kw_only=True):
+    """One event. Where people are not shown, ``user`` is null and ``context`` has only what tells nothing of them."""
+
+    id: str
+    at: datetime
+    flag: str
+    kind: str
+    variant: str | None
+    reason: str
+    value: Any
+    user: str | None
+    context: dict[str, Any]
+    duration_ms: float
+    error_type: str | None
+    provider: str | None
+    flag_version: str | None
+    sample_rate: float
+
+
+class Events(Envelope, kw_only=True):
+    """A page of events, the newest first."""
+
+    events: list[EventItem]
+    people_shown: bool
+    next_cursor: str | None = None
+
+
+class SinkHealth(msgspec.Struct, kw_only=True):
+    """One backend at a glance."""
+
+    role: str
+    status: str
+    breaker: str
+    pending: int
+    lag: int
+    last_error: str | None
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """``status`` is ``ok``, ``degraded`` or ``closed``."""
+
+    status: str
+    sinks: dict[str, SinkHealth]
+
+
+class Ledger(msgspec.Struct, kw_only=True):
+    """What became of every event that one backend was given.
+
+    Always: accepted + recovered = delivered + waiting + the sum of lost + refused.
+    """
+
+    role: str
+    status: str
+    breaker: str
+    accepted: int
+    recovered: int
+    delivered: int
+    waiting: int
+    queued: int
+    in_flight: int
+    spooled: int
+    set_aside: int
+    refused: int
+    lost: dict[str, int]
+    attempts: int
+    retries: int
+    lag: int
+    backlog_bytes: int
+    backlog_age_seconds: float | None
+    last_success: datetime | None
+    last_error: str | None
+
+
+class DeadLetterCount(msgspec.Struct):
+    """Events that a backend refused for good, by the reason it gave."""
+
+    sink: str
+    error: str
+    events: int
+    latest: datetime
+
+
+class Live(msgspec.Struct):
+    """The clients of ``/live``: open now, refused for want of room, and dropped since they did not keep up."""
+
+    clients: int
+    refused: int
+    dropped: int
+
+
+class Delivery(msgspec.Struct, kw_only=True):
+    """The ledger of the asked process since its start. Always: recorded = accepted + the sum of refused."""
+
+    as_of: datetime
+    status: str
+    recorded: int
+    accepted: int
+    refused: dict[str, int]
+    sanitised: dict[str, int]
+    future_events: int | None
+    balanced: bool
+    sinks: dict[str, Ledger]
+    dead_letters: list[DeadLetterCount]
+    live: Live
+
+
+class Plugin(msgspec.Struct, kw_only=True):
+    """One part of the pipeline. Of its options, numbers and switches are shown, and that others are set."""
+
+    role: str
+    name: str
+    kind: str
+    options: dict[str, int | float | bool | str]
+
+
+class Installed(msgspec.Struct):
+    """One installed plugin."""
+
+    name: str
+    distribution: str
+    version: str
+
+
+class Panel(msgspec.Struct):
+    """A further picture of the dashboard: the address of its figures, and how they are drawn."""
+
+    title: str
+    question: str
+    chart: str
+
+
+class Plugins(msgspec.Struct, kw_only=True):
+    """The parts of the pipeline, and the installed plugins."""
+
+    parts: list[Plugin]
+    installed: list[Installed]
+    show_people: bool
+    panels: list[Panel]
