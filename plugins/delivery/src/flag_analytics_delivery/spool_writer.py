@@ -88,8 +88,10 @@ class SpoolWriter:
 
     def leave_in_child(self) -> None:
         """Forget the parent's files and threads, in a forked child, without closing them."""
-        for spool in self._spools():
-            spool.abandon_in_child()
+        # Without the lock: a thread that is not here may hold it.
+        for spool in [self._own, *(adopted.spool for adopted in self._adopted)]:
+            if spool is not None:
+                spool.abandon_in_child()
         keep_inherited(self)
 
     # --- the thread
