@@ -477,7 +477,7 @@ async def _sizes(store: DatabaseStore, url: str) -> tuple[float, float]:
     payload = len(json.dumps(event.to_dict(), separators=(",", ":")))
     ((count,),) = await store._ask(text("SELECT count(*) FROM analytics_events"))  # noqa: SLF001
     if store.family == "sqlite":
-        size = Path(str(make_url(url).database)).stat().st_size  # noqa: ASYNC240 - nobody else waits
+        size = Path(str(make_url(url).database)).stat().st_size  # noqa: ASYNC240 - no other task waits
     else:
         query = {
             "postgresql": "SELECT pg_total_relation_size('analytics_events')",

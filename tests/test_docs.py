@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import inspect
+import io
 import json
 import re
 import sqlite3
+import tokenize
 from pathlib import Path
+from tokenize import COMMENT
 
 import attrs
 import flag_analytics
@@ -310,7 +314,10 @@ def test_llms_txt_lists_every_page_once():
     assert sorted(listed) == sorted(set(PAGES) - {"index.md"})
 
 
-VAGUE = re.compile(r"\b(?:whoever|nobody|somebody|befell|gone processes|that is none|nor would)\b", re.IGNORECASE)
+VAGUE = re.compile(
+    r"\b(?:whoever|nobody|somebody|anybody|befell|gone processes|that is none|nor would|normal form|discretion)\b",
+    re.IGNORECASE,
+)
 TEXTS = [
     *DOCS.rglob("*.md"),
     *(
@@ -324,3 +331,21 @@ TEXTS = [
 @pytest.mark.parametrize("path", sorted(TEXTS), ids=lambda path: path.relative_to(DOCS.parent).as_posix())
 def test_a_page_is_in_plain_english(path):
     assert VAGUE.findall(path.read_text("utf-8")) == []
+
+
+def wording(path):
+    """Return the comments and docstrings of a module, as one text."""
+    source = path.read_text("utf-8")
+    comments = [
+        token.string for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == COMMENT
+    ]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    return "\n".join([*comments, *docstrings])
+
+
+@pytest.mark.parametrize("place", ["core", "benchmarks", "docs", "examples", "plugins", "tests"])
+def test_comments_and_docstrings_are_in_plain_english(place):
+    modules = (DOCS.parent / place).rglob("*.py")
+    found = {path.relative_to(DOCS.parent).as_posix(): VAGUE.findall(wording(path)) for path in modules}
+    assert {path: words for path, words in found.items() if words} == {}

@@ -50,7 +50,7 @@ class FileLock:
         try:
             self.path.unlink()
         except OSError:
-            return  # somebody else's by now, or a read-only directory
+            return  # another process's by now, or a read-only directory
 
 
 if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""Who is answered: this machine under a known name, whoever knows the token, or whom the application lets in."""
+"""Who is answered: this machine under a known name, a caller with the token, or one that the application lets in."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Listener(logging.Handler):
 
 @contextlib.contextmanager
 def everything_logged() -> Iterator[list[str]]:
-    """Give every line that anybody logs, all loggers being at DEBUG."""
+    """Give every line that any logger gets, all loggers being at DEBUG."""
     listener = Listener()
     before = {name: logging.getLogger(name).level for name in TALKATIVE}
     for name in TALKATIVE:

@@ -1,4 +1,4 @@
-"""A process may end in any way: what was recorded is delivered or durable, quickly, and nobody prints a traceback."""
+"""A process may end in any way: what was recorded is delivered or durable, quickly, and no traceback is printed."""
 
 from __future__ import annotations
 

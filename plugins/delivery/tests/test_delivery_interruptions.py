@@ -28,7 +28,7 @@ QUICK = DeliveryOptions(flush_interval_seconds=60.0, retry_initial_seconds=0.01,
 posix = pytest.mark.skipif(sys.platform == "win32", reason="interval timers and fork")
 
 
-class Interruption(Exception):  # noqa: N818 - nobody made an error
+class Interruption(Exception):  # noqa: N818 - it is no error
     pass
 
 

@@ -66,7 +66,7 @@ def test_what_one_sink_does_changes_nothing_for_another(neighbour):
     stats = delivery.stats()
     assert stats.balanced()
     assert not stats.sinks["good"].dropped
-    if neighbour is not Garbage:  # whose writes succeed, as far as anybody can tell
+    if neighbour is not Garbage:  # whose writes succeed, as far as the worker can tell
         assert stats.sinks["bad"].dropped == {"overflow": 300}
         assert stats.sinks["bad"].pending == 200
     started = time.monotonic()

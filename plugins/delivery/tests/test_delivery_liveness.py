@@ -1,4 +1,4 @@
-"""Whatever is done to a delivery, in whatever order: what it accepted arrives, and nobody has to ask for it."""
+"""A delivery that has accepted an event delivers it without a further call, in every order of calls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def do_something(chosen: random.Random, delivery: Delivery, recorded: set[str]) 
     what = chosen.choices(["record", "rest", "flush", "persist", "look", "threads"], [60, 15, 7, 6, 6, 6])[0]
     if what == "record":
         record(delivery, chosen.choice([1, 1, 2, 10, 300]), recorded)
-    elif what == "rest":  # so that workers fall asleep, in an order that nobody decides
+    elif what == "rest":  # so that workers fall asleep, in no fixed order
         threading.Event().wait(chosen.choice([0.001, 0.01, 0.06]))
     elif what == "flush":
         delivery.flush_sync(chosen.choice([0.0, 0.01, 5.0]))

@@ -48,7 +48,7 @@ a fixture named ``exporter``.
 (``idempotent = True``), which are listed in the contracts' docstrings. The tests for what is not there are skipped.
 
 **Rules.** Do not override a test: the kit notices. Where your backend has a good reason to deviate, override the test
-with one that is marked ``@pytest.mark.xfail(reason="...")``, so that whoever reads the results reads the reason.
+with one that is marked ``@pytest.mark.xfail(reason="...")``, so that the results show the reason.
 
 For other tests there are ``ManualClock``, ``RecordingSink`` and ``RecordingCollector``, which remember what they are
 given, and ``FailingSink``, which fails as its script says.

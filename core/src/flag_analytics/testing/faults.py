@@ -116,7 +116,7 @@ class ScriptedSink:
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> bool:
-    """Wait until something is so that nobody announces, such as a ledger's figure; return whether it is."""
+    """Wait until a condition holds that sends no notice, such as a ledger's figure; return whether it does."""
     pause = threading.Event()
     for _ in range(max(1, int(timeout / 0.005))):
         if condition():
@@ -153,7 +153,7 @@ class _LoopThread:
 
     async def _listen(self) -> None:
         if self._reserved is None and hasattr(socket, "SO_REUSEPORT"):
-            # Holds the port while nobody listens: another program could get it, or a client be connected to itself.
+            # Holds the port while no server listens: another program could get it, or a client be connected to itself.
             self._reserved = _bound(self.address)
             self.address = self._reserved.getsockname()[:2]
         self._server = await asyncio.start_server(self._accept, *self.address, reuse_port=self._reserved is not None)

@@ -416,7 +416,7 @@ class WritingContract:
         error = None if closing.cancelled() else closing.exception()
         assert error is None, f"close() raised {type(error).__name__}"
 
-    # -- discretion ----------------------------------------------------------------------------------------------------
+    # -- redaction -----------------------------------------------------------------------------------------------------
 
     @pytest.mark.asyncio
     async def test_no_event_content_is_logged_printed_or_raised(

@@ -1,4 +1,4 @@
-"""Decides who may ask: this machine under a known name, whoever knows the token, or whom the application lets in."""
+"""Decides who may ask: this machine by a known name, a caller with the token, or one the application lets in."""
 
 from __future__ import annotations
 

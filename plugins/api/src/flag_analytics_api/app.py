@@ -42,7 +42,7 @@ def create_api(
     """Return an ASGI application that answers questions about an open pipeline; it only reads.
 
     Args:
-        pipeline: The pipeline; whoever opened it closes it.
+        pipeline: The pipeline; its opener closes it.
         options: Who may ask, what is shown, and the bounds.
         plan: The pipeline's configuration, to show its parts.
         panels: Further pictures of a dashboard.

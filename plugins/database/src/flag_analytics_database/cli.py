@@ -61,7 +61,7 @@ _Format = Annotated[_Form, Parameter(name="--format", help="Lines for people, or
 
 @attrs.frozen
 class _Target:
-    """A database to work on. ``named``: somebody named it, as opposed to the one where nothing is configured."""
+    """A database to work on. ``named``: the user named it; otherwise it is the default one."""
 
     name: str
     options: DatabaseOptions

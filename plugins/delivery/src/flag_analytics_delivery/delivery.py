@@ -371,7 +371,7 @@ async def _as_awaitable(future: Future[Any]) -> None:
         try:
             loop.call_soon_threadsafe(reached.set)
         except RuntimeError:
-            return  # the loop is closed: nobody waits any more
+            return  # the loop is closed: no caller waits any more
 
     future.add_done_callback(tell)
     await reached.wait()

@@ -54,7 +54,7 @@ class EventLog:
     """Up to ``capacity`` events, first in, first out. Not safe from threads: its owner holds a lock.
 
     The log is a queue of segments, each with its own index, so that the oldest events leave by the segment, which costs
-    next to nothing for each. The few at the head that should be gone as well are removed before anybody reads.
+    next to nothing for each. The few at the head that should be gone as well are removed before any read.
 
     Events come as they were admitted and are brought into canonical form when they are first read, because most of them
     leave without ever being read.

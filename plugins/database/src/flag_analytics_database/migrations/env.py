@@ -1,4 +1,4 @@
-"""Alembic's entry: the connection and the tables come from whoever runs the upgrade, never from an ini file."""
+"""Alembic's entry: the connection and the tables come from the caller of the upgrade, never from an ini file."""
 
 from __future__ import annotations
 

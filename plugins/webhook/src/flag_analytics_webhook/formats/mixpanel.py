@@ -21,7 +21,7 @@ _NAMES = {"evaluation": "flag_evaluated", "exposure": "$experiment_started", "ou
 def _item(event: FrozenEvent, options: WebhookOptions) -> Any:
     properties = {
         "time": milliseconds(event),
-        "distinct_id": event.targeting_key or "",  # empty: an event of nobody
+        "distinct_id": event.targeting_key or "",  # empty: an anonymous event
         "$insert_id": event.event_id,
         "mp_lib": options.source,
         **common_properties(event),
