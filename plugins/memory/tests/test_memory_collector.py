@@ -278,6 +278,26 @@ async def test_whatever_is_recorded_is_read_in_its_canonical_form(recorded: list
         ]
 
 
+odd_names = st.sampled_from(["plan", "a", Plan.A, Shouting("a"), "a\0", "naïve", "", "\ud800", 1, "x" * 101])
+odd_attributes = odd_values | odd_texts | st.sampled_from([Plan.A, Shouting("a"), "a\\b", "x" * 101, 2**63, [1, []]])
+
+
+@given(st.lists(st.dictionaries(odd_names, odd_attributes, max_size=20), max_size=8))
+@settings(deadline=None)
+async def test_a_context_with_names_that_are_known_is_read_in_its_canonical_form(contexts: list[Any]) -> None:
+    collector = InMemoryAnalyticsCollector()
+    await collector.record(event(context_attributes=dict.fromkeys(["plan", "a", "naïve", ""], "x")))
+    freezer = Freezer()
+    expected = []
+    for context in contexts:
+        one = event(context_attributes=context)
+        expected.append(freezer.freeze(one).thaw())
+        await collector.record(one)
+        context.clear()
+    assert [fields_of(one) for one in (await collector.get_events())[1:]] == [fields_of(one) for one in expected]
+    assert collector.stats().sanitised == {kind: n for kind, n in freezer.changes().items() if kind != "clock_skew"}
+
+
 @given(st.lists(odd_events, max_size=12))
 @settings(deadline=None)
 async def test_record_and_record_nowait_do_the_same(recorded: list[Any]) -> None:

@@ -4,7 +4,8 @@
 
 - the caller's own event, if it has no context and a small scalar as its value: a context that is found in it later was
   put there since, and does not count;
-- a copy with the context as JSON bytes, if that is a dict of scalars;
+- a ``Snapshot`` of an event with a few short scalars as its context, which becomes a copy when it is first read;
+- a copy with the context as JSON bytes, if that is a larger dict of scalars;
 - a ``FrozenEvent`` otherwise.
 
 Only what could change later, or grow without bound, is looked at when an event is admitted. Whether its other fields
@@ -14,7 +15,9 @@ are in canonical form is found out when it is first read (``is_normal``), since 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -23,25 +26,62 @@ from flag_analytics.events import EvaluationReason, FlagEvaluationEvent
 from flag_analytics.frozen import FrozenEvent
 from msgspec.structs import replace
 
-__all__ = ["admit", "as_recorded", "has_context", "is_normal", "is_short", "is_small", "with_own_context"]
+__all__ = [
+    "MAX_SNAPSHOT_ATTRIBUTES",
+    "MAX_SNAPSHOT_CHARS",
+    "Snapshot",
+    "admit",
+    "as_recorded",
+    "encode_context",
+    "has_context",
+    "is_normal",
+    "is_short",
+    "is_small",
+    "settle",
+    "with_own_context",
+]
+
+MAX_SNAPSHOT_ATTRIBUTES = 16
+MAX_SNAPSHOT_CHARS = 100
+"""Of each name and each text: with this many attributes, about what a context may have as JSON."""
 
 _MAX_INT = 2**63 - 1
 _MAX_CONTEXT_BYTES = 4_096
 _MAX_ATTRIBUTES = 64
 _MAX_TEXT_CHARS = 1_024
 _MAX_KNOWN_VARIANTS = 1_000
+_MAX_KNOWN_NAMES = 1_000
 _BACKSLASH = 0x5C
 _INFINITE = math.inf
 _KINDS = frozenset({"evaluation", "exposure", "outcome"})
 
-_encode = msgspec.json.Encoder().encode
+encode_context = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def admit(event: Any, variants: set[str | None]) -> FlagEvaluationEvent | None:
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
+    """A caller's event, and its context as JSON: all that is done for it before it is read, since many never are."""
+
+    flag_key: str
+    event: FlagEvaluationEvent
+    context_json: bytes
+
+
+def settle(snapshot: Snapshot, freeze: Callable[[Any], Any]) -> Any:
+    """Return a snapshot's event with the context that it had, in canonical form."""
+    encoded: Any = snapshot.context_json
+    # A backslash begins an escape, and some escapes are not in canonical form.
+    if _BACKSLASH not in encoded:
+        event = replace(snapshot.event, context_attributes=encoded)
+        if is_normal(event):
+            return event
+    return freeze(as_recorded(snapshot))
+
+
+def admit(event: Any, variants: set[str | None], names: set[str]) -> FlagEvaluationEvent | None:
     """Return the event or a copy, as it may be kept; None if it must be frozen. May raise for a hostile event.
 
-    ``variants`` are those that were admitted before; a few more are added.
+    ``variants``, and ``names`` of context attributes, are those that were admitted before; a few more are added.
     """
     if type(event) is not FlagEvaluationEvent:
         return None
@@ -58,7 +98,12 @@ def admit(event: Any, variants: set[str | None]) -> FlagEvaluationEvent | None:
         or type(context) is not dict
     ):
         return None
-    return with_own_context(event) if context else event
+    if not context:
+        return event
+    own = with_own_context(event)
+    if own is not None and len(names) < _MAX_KNOWN_NAMES:
+        names.update(name for name in islice(context, MAX_SNAPSHOT_ATTRIBUTES) if len(name) <= MAX_SNAPSHOT_CHARS)
+    return own
 
 
 def _is_known(variant: Any, variants: set[str | None]) -> bool:
@@ -82,7 +127,7 @@ def with_own_context(event: FlagEvaluationEvent) -> FlagEvaluationEvent | None:
             or ((type(attribute) is not str or len(attribute) > _MAX_TEXT_CHARS) and not is_small(attribute))
         ):
             return None
-    encoded: Any = _encode(context)
+    encoded: Any = encode_context(context)
     # A backslash begins an escape, and some escapes are not in canonical form.
     if len(encoded) > _MAX_CONTEXT_BYTES or _BACKSLASH in encoded:
         return None
@@ -93,6 +138,8 @@ def as_recorded(event: Any) -> FlagEvaluationEvent:
     """Return an admitted event as callers know it, with the context it had when it was recorded."""
     if type(event) is FrozenEvent:
         return event.thaw()
+    if type(event) is Snapshot:
+        return replace(event.event, context_attributes=_decode(event.context_json))
     admitted: FlagEvaluationEvent = event
     context: Any = admitted.context_attributes
     if has_context(admitted):

@@ -40,7 +40,16 @@ from flag_analytics.sources import (
     Window,
 )
 
-from .admission import admit, as_recorded, has_context, is_small, with_own_context
+from .admission import (
+    MAX_SNAPSHOT_ATTRIBUTES,
+    MAX_SNAPSHOT_CHARS,
+    Snapshot,
+    admit,
+    as_recorded,
+    encode_context,
+    has_context,
+    is_small,
+)
 from .log import EventLog, Piece
 
 __all__ = ["InMemoryAnalyticsCollector", "MemoryStats"]
@@ -55,6 +64,7 @@ _ALL = ""
 _ACCEPTED = RecordResult.ACCEPTED
 _ALL_TIME = Window(None, datetime.max.replace(tzinfo=UTC))
 _time_and_id = attrgetter("timestamp", "event_id")
+_CHARS = MAX_SNAPSHOT_CHARS
 
 
 @attrs.frozen
@@ -125,6 +135,7 @@ class InMemoryAnalyticsCollector:
         self._fresh: list[Any] = []
         self._log = EventLog(self._max_size, self._freezer.freeze)
         self._variants: set[str | None] = {None}
+        self._names: set[str] = set()
         self._cleared = 0
         self._refused = {RecordResult.CLOSED: _Count(), RecordResult.ERROR: _Count()}
 
@@ -144,16 +155,27 @@ class InMemoryAnalyticsCollector:
         try:
             if (
                 type(event) is FlagEvaluationEvent
-                and type(event.flag_key) is str
+                and type(flag_key := event.flag_key) is str
                 and ((value := event.value) is True or value is False or value is None or is_small(value))
                 and ((key := event.targeting_key) is None or (type(key) is str and len(key) <= MAX_KEY_CHARS))
                 and ((variant := event.variant) is None or (type(variant) is str and variant in self._variants))
                 and event.error_message is None
                 and not self._closed
                 and type(context := event.context_attributes) is dict
-                and (kept := with_own_context(event) if context else event) is not None
             ):
-                fresh.append(kept)
+                if context:
+                    names = self._names
+                    if len(context) > MAX_SNAPSHOT_ATTRIBUTES:
+                        self._record_with_care(event)
+                        return
+                    for name, item in context.items():
+                        if name in names and type(item) is str and len(item) <= _CHARS:
+                            continue
+                        if name not in names or type(item) is str or not is_small(item):
+                            self._record_with_care(event)
+                            return
+                    event = Snapshot(flag_key, event, encode_context(context))
+                fresh.append(event)
                 if len(fresh) < self._max_fresh:
                     return
             else:
@@ -170,16 +192,25 @@ class InMemoryAnalyticsCollector:
         try:
             if (
                 type(event) is FlagEvaluationEvent
-                and type(event.flag_key) is str
+                and type(flag_key := event.flag_key) is str
                 and ((value := event.value) is True or value is False or value is None or is_small(value))
                 and ((key := event.targeting_key) is None or (type(key) is str and len(key) <= MAX_KEY_CHARS))
                 and ((variant := event.variant) is None or (type(variant) is str and variant in self._variants))
                 and event.error_message is None
                 and not self._closed
                 and type(context := event.context_attributes) is dict
-                and (kept := with_own_context(event) if context else event) is not None
             ):
-                fresh.append(kept)
+                if context:
+                    names = self._names
+                    if len(context) > MAX_SNAPSHOT_ATTRIBUTES:
+                        return self._record_with_care(event)
+                    for name, item in context.items():
+                        if name in names and type(item) is str and len(item) <= _CHARS:
+                            continue
+                        if name not in names or type(item) is str or not is_small(item):
+                            return self._record_with_care(event)
+                    event = Snapshot(flag_key, event, encode_context(context))
+                fresh.append(event)
                 if len(fresh) < self._max_fresh:
                     return _ACCEPTED
             else:
@@ -193,7 +224,7 @@ class InMemoryAnalyticsCollector:
         if self._closed:
             return self._refuse(RecordResult.CLOSED)
         try:
-            admitted = admit(event, self._variants)
+            admitted = admit(event, self._variants, self._names)
         except Exception:
             admitted = None  # a hostile attribute: the freezer takes such an event apart
         try:

@@ -12,7 +12,7 @@ import attrs
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.metrics import Digest
 
-from .admission import as_recorded, is_normal, is_short
+from .admission import Snapshot, as_recorded, is_normal, is_short, settle
 from .packing import PackedDigest
 
 __all__ = ["EventLog", "Piece"]
@@ -122,6 +122,8 @@ class EventLog:
             segment.by_flag[event.flag_key].append(event)
 
     def _renew(self, event: Any) -> Any:
+        if type(event) is Snapshot:
+            return settle(event, self._freeze)
         return event if type(event) is FrozenEvent else self._freeze(as_recorded(event))
 
     def everything(self) -> Iterator[list[Any]]:
@@ -209,7 +211,10 @@ class EventLog:
             return
         segment.inspected[flag_key] = len(members)
         as_admitted = {id(event) for event in members}
-        renewed = [event if is_normal(event) else self._renew(event) for event in members[first:]]
+        renewed = [
+            event if type(event) is not Snapshot and is_normal(event) else self._renew(event)
+            for event in members[first:]
+        ]
         if all(map(is_, renewed, members[first:])):
             return
         members[first:] = renewed
