@@ -37,6 +37,11 @@ HOST_FILES = {
 }
 """The schema of each kind of file that the repository's host or Read the Docs reads."""
 PEERS = ["launchdarkly-server-sdk", "litestar-flags[database,prometheus]", "opentelemetry-sdk", "posthog"]
+SDKS: dict[str, list[str]] = tomllib.loads((ROOT / "plugins/sdks/pyproject.toml").read_text("utf-8"))["project"][
+    "optional-dependencies"
+]
+"""What each extra for a flag SDK needs."""
+SDK_TEST_TOOLS = ["hypothesis", "pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "sybil"]
 
 _PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 if _PYENV.is_dir():
@@ -93,6 +98,17 @@ def applications(session: nox.Session) -> None:
     """Start the applications of the documentation's recipes, each under the servers that it names."""
     _sync(session, "applications")
     _pytest(session, "-m", "application", "tests/applications")
+
+
+@nox.session
+@nox.parametrize("bound", ["lowest", "newest"])
+@nox.parametrize("sdk", list(SDKS))
+def sdks(session: nox.Session, sdk: str, bound: str) -> None:
+    """Run the adapter of each flag SDK with the lowest and the newest version, each in an environment of its own."""
+    needs = [text if bound == "newest" else _lowest(text) for text in SDKS[sdk]]
+    distributions = [argument for path in ("core", "plugins/memory", "plugins/sdks") for argument in ("-e", path)]
+    session.install("--quiet", *distributions, *needs, *SDK_TEST_TOOLS)
+    session.run("pytest", "-q", f"plugins/sdks/tests/test_sdk_{sdk.replace('-', '_')}.py", *session.posargs)
 
 
 @nox.session(name="tests-lowest", python=PYTHONS[0])
@@ -180,6 +196,11 @@ def changelog(session: nox.Session) -> None:
     """Show what the fragments in changelog.d/ say; `-- --version X.Y.Z` without `--draft` writes CHANGELOG.md."""
     session.install("towncrier>=25.8")
     session.run("towncrier", "build", *(session.posargs or ["--draft", "--version", "next"]))
+
+
+def _lowest(requirement: str) -> str:
+    """Return the requirement with its lower bound as the version to use."""
+    return re.sub(r">=([\w.]+)[^;]*", r"==\1", requirement)
 
 
 def _extras(path: str) -> str:
