@@ -158,17 +158,21 @@ class Engine:
 
     def finish(self) -> DeliveryReport:
         """Account for whatever is left, once; return the report that everyone gets. Called without the lock."""
-        with self._finish_lock:
-            if self.spool is not None and self.report is None:
-                self.spool.finish(FINISH_SECONDS)
         accounts = self.accounts
+        with self._finish_lock:
+            with self.lock:
+                if self.report is not None:
+                    return self.report
+                accounts.log.catch_up()
+                accounts.finished = True  # what a worker still reports comes too late to be noted in the spool
+                for sink in accounts.sinks.values():
+                    sink.machine.close()
+            if self.spool is not None:
+                self.spool.finish(FINISH_SECONDS)
         with self.lock:
             if self.report is not None:
                 return self.report
-            accounts.log.catch_up()
-            accounts.finished = True
             for sink in accounts.sinks.values():
-                sink.machine.close()
                 for cursor in sink.machine.cursors:
                     cursor.close()
             stats = accounts.sink_stats()

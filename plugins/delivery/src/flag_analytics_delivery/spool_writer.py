@@ -67,6 +67,7 @@ class SpoolWriter:
         """A token wakes the thread. Unlike an event's, this lock is no trouble to a signal handler that records."""
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._closed = False
         self.counters: Counter[str] = Counter()
         accounts.adopting = True
         accounts.log.call_newcomer(self.wake)
@@ -137,6 +138,8 @@ class SpoolWriter:
         if not self._sync_lock.acquire(timeout=timeout):
             return False
         try:
+            if self._closed:
+                return False
             if self._own is not None and self._own.is_gone():
                 self._save(self._own)
             with self._accounts.lock:
@@ -176,6 +179,8 @@ class SpoolWriter:
             self._open_own().append(first, events)
 
     def _open_own(self) -> Spool:
+        if self._closed:
+            raise SpoolError("its delivery is closed")
         if self._own is None:
             now = time.monotonic()
             if now < self._create_after:
@@ -234,9 +239,14 @@ class SpoolWriter:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Close adopted spools that have nothing more for the configured sinks."""
+        """Close adopted spools that have nothing more for the configured sinks, and know it."""
         with self._accounts.lock:
-            done = [one for one in self._adopted if not any(cursor.pending for cursor in one.cursors)]
+            done = [
+                one
+                for one in self._adopted
+                if not any(cursor.pending for cursor in one.cursors)
+                and self._acknowledged.get(one.log) == one.log.settled()
+            ]
             for adopted in done:
                 self._drop(adopted)
         for adopted in done:
@@ -375,6 +385,7 @@ class SpoolWriter:
         self.sync(timeout)
         if self._sync_lock.acquire(timeout=timeout):
             try:
+                self._closed = True
                 for spool in self._spools():
                     spool.close()
             finally:
