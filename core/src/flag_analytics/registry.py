@@ -45,7 +45,7 @@ GROUP = "flag_analytics"
 
 Role = Literal["collector", "exporter", "processor"]
 
-KNOWN_PLUGINS = ("database", "memory", "otel", "prometheus", "webhook")
+KNOWN_PLUGINS = ("database", "files", "memory", "otel", "prometheus", "webhook")
 """The backends of this project, to say what to install."""
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("flag_analytics_"))
 _REGISTER = "flag_analytics_register_"

@@ -27,13 +27,11 @@ class LifeCycleContract(WritingContract):
     Capabilities:
         takes_events_directly: Applications may hold it themselves. If False, it is only ever used behind a pipeline,
             and the kit puts it behind the delivery engine (a sink always is).
-        survives_fork: It can be used in a forked child, and in the parent afterwards.
         forks: How often a fork is tried while other threads record.
         fork_deadline_seconds: How long a forked child may take to record one event and flush.
     """
 
     takes_events_directly: ClassVar[bool] = True
-    survives_fork: ClassVar[bool] = True
     forks: ClassVar[int] = 10
     fork_deadline_seconds: ClassVar[float] = 5.0
 

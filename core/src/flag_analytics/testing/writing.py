@@ -52,6 +52,7 @@ class WritingContract:
         repeats_after_failures: A batch whose answer was lost may be stored or exported twice, unless it is idempotent.
         keeps_after_close: What was stored or exported can still be read after ``close()``.
         store_is_in_process: The test's own process holds what is stored: memory may grow.
+        survives_fork: It can be used in a forked child, and in the parent afterwards.
         max_stall_seconds: The longest ``record``, ``write`` and ``flush`` may keep an event loop from other tasks.
         patience_seconds: How long one test may take before it counts as stuck.
         max_seconds: How long all tests of a class may take; those that come later get half a second each.
@@ -62,6 +63,7 @@ class WritingContract:
     repeats_after_failures: ClassVar[bool] = True
     keeps_after_close: ClassVar[bool] = True
     store_is_in_process: ClassVar[bool] = False
+    survives_fork: ClassVar[bool] = True
     max_stall_seconds: ClassVar[float] = 0.25
     patience_seconds: ClassVar[float] = 10.0
     max_seconds: ClassVar[float] = 45.0
@@ -132,8 +134,8 @@ class WritingContract:
         self, subject: Subject, request: pytest.FixtureRequest
     ) -> None:
         """A child process stores a batch, and ends the moment that it is acknowledged."""
-        if not can_fork() or self.store_is_in_process:
-            pytest.skip("no other process, or the store is in this one")
+        if not can_fork() or self.store_is_in_process or not self.survives_fork:
+            pytest.skip("no other process that could use it, or the store is in this one")
         second = await self._second(request, subject)
         await second.close()
 

@@ -1,0 +1,255 @@
+"""``FilesSource``: answers questions about events in files, which DuckDB reads and filters."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from flag_analytics.errors import PluginError, SourceError
+from flag_analytics.events import FlagEvaluationEvent
+from flag_analytics.metrics import EventsSource
+from flag_analytics.sources import PARTS, EventFilter, Exposures, FlagActivity, FlagSummary, Grouping, TimeStep, Window
+
+from .encoding import COLUMNS
+from .naming import is_events
+from .options import FilesOptions
+from .stores import Store, open_store
+
+__all__ = ["FilesSource"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ATTEMPTS = 5
+_MAX_LINE_BYTES = 64 * 2**20
+_JSON = {
+    **dict.fromkeys(COLUMNS, "VARCHAR"),
+    "timestamp": "TIMESTAMPTZ",
+    "value": "JSON",
+    "context_attributes": "JSON",
+    "evaluation_duration_ms": "DOUBLE",
+    "sample_rate": "DOUBLE",
+}
+_DEFAULTS = {
+    "event_id": "uuid()::VARCHAR",
+    "evaluation_duration_ms": "0.0",
+    "sample_rate": "1.0",
+    "kind": "'evaluation'",
+    "value": "'null'",
+    "context_attributes": "'{}'",
+}
+
+
+class FilesSource:
+    """An ``EventSource`` over every file of events in a place: a directory, one file, or an object store.
+
+    An event that is in several files counts once. A line that is no event is left out. Files of an object store are
+    copied to a temporary directory first, each once: they never change. Every method may be called from any event loop.
+
+    Args:
+        location: The directory, file or URL, or the options of a collector.
+
+    Raises:
+        PluginError: DuckDB, or the library of the object store, is not installed.
+        SourceError: there is no such file.
+    """
+
+    def __init__(self, location: FilesOptions | Path | str) -> None:
+        self._duckdb = _imported()
+        options = location if isinstance(location, FilesOptions) else FilesOptions(location=str(location))
+        self._store: Store | None = None
+        self._place = Path(options.location)
+        if options.in_object_store:
+            self._store = open_store(options)
+            self._place = Path(tempfile.mkdtemp(prefix="flag-analytics-"))
+            weakref.finalize(self, shutil.rmtree, self._place, ignore_errors=True)
+        elif not isinstance(location, FilesOptions) and not self._place.exists():
+            raise SourceError(f"there is no file or directory {location}")
+
+    async def summarise(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        *,
+        parts: frozenset[str] = PARTS,
+        percentiles: Sequence[float] = (),
+        where: EventFilter | None = None,
+        group_by: Grouping | None = None,
+    ) -> Mapping[str, FlagSummary]:
+        """See ``EventSource.summarise``."""
+        source = await self._events(window, flag_keys)
+        return await source.summarise(
+            flag_keys, window, parts=parts, percentiles=percentiles, where=where, group_by=group_by
+        )
+
+    async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
+        """See ``EventSource.get_exposures``."""
+        return await (await self._events(window, [flag_key])).get_exposures(flag_key, window, where=where)
+
+    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+        """See ``EventSource.list_flags``."""
+        return await (await self._events(window)).list_flags(window, where=where)
+
+    async def count_steps(
+        self,
+        flag_key: str,
+        window: Window,
+        step_seconds: float,
+        *,
+        where: EventFilter | None = None,
+        group_by: Grouping | None = None,
+    ) -> Mapping[int, TimeStep]:
+        """See ``EventSource.count_steps``."""
+        source = await self._events(window, [flag_key])
+        return await source.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
+
+    async def count_future(self, now: datetime) -> int:
+        """See ``EventSource.count_future``."""
+        (row,) = await self._rows("count(*)", "timestamp > ?", [_micros(now)])
+        return int(row[0])
+
+    async def get_events(self, flag_key: str | None = None, limit: int | None = None) -> list[FlagEvaluationEvent]:
+        """Return the events, of one flag or all, in the order of their files; with ``limit`` the newest of them."""
+        condition, values = ("true", []) if flag_key is None else ("flag_key = ?", [flag_key])
+        rows = await self._rows(", ".join(COLUMNS), condition, values)
+        events = [_event(row) for row in rows]
+        return events if limit is None else events[max(0, len(events) - limit) :]
+
+    async def _events(self, window: Window, flag_keys: Sequence[str] | None = None) -> EventsSource:
+        conditions, values = ["timestamp <= ?"], [cast("Any", _micros(window.end))]
+        if window.start is not None:
+            conditions.append("timestamp >= ?")
+            values.append(_micros(window.start))
+        if flag_keys is not None:
+            conditions.append("flag_key IN (SELECT unnest(?::VARCHAR[]))")
+            values.append(list(flag_keys))
+        rows = await self._rows(", ".join(COLUMNS), " AND ".join(conditions), values)
+        events = await asyncio.to_thread(lambda: [_event(row) for row in rows])
+        return EventsSource(lambda: events)
+
+    async def _rows(self, columns: str, condition: str, values: list[Any]) -> list[tuple[Any, ...]]:
+        """Return rows of all files; if one is merged into another while they are read, look again."""
+        for attempt in range(_ATTEMPTS):
+            files = await self._files()
+            try:
+                return await asyncio.to_thread(self._query, files, columns, condition, values)
+            except self._duckdb.IOException:
+                if attempt == _ATTEMPTS - 1:
+                    raise SourceError("the files cannot be read") from None
+        raise AssertionError
+
+    async def _files(self) -> list[str]:
+        if self._store is None:
+            return await asyncio.to_thread(_files_in, self._place)
+        found = [path for path in await self._store.paths("") if is_events(path)]
+        for path in found:
+            copy = self._place / path
+            if not copy.exists():
+                body = await self._store.get(path)
+                if body is not None:
+                    await asyncio.to_thread(_copy, copy, body)
+        return [str(self._place / path) for path in found if (self._place / path).exists()]
+
+    def _query(self, files: list[str], columns: str, condition: str, values: list[Any]) -> list[tuple[Any, ...]]:
+        parquet = [file for file in files if file.endswith(".parquet")]
+        lines = [file for file in files if not file.endswith(".parquet")]
+        tables = [self._parquet_table(parquet)] if parquet else []
+        tables += [_json_table(lines)] if lines else []
+        if not tables:
+            return [(0,)] if columns == "count(*)" else []
+        query = (
+            f"WITH found AS ({' UNION ALL BY NAME '.join(tables)}), "  # noqa: S608 - of our own words and quoted paths
+            "events AS (SELECT * FROM found WHERE event_id IS NOT NULL AND flag_key IS NOT NULL "
+            "QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY file, number) = 1) "
+            f"SELECT {columns} FROM events WHERE {condition}"
+            + ("" if columns == "count(*)" else " ORDER BY file, number")
+        )
+        with self._duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            return cast("list[tuple[Any, ...]]", connection.execute(query, values).fetchall())
+
+    def _parquet_table(self, files: list[str]) -> str:
+        read = f"read_parquet({_quoted(files)}, union_by_name = true, filename = true, file_row_number = true)"
+        with self._duckdb.connect() as connection:
+            described = connection.execute(f"DESCRIBE SELECT * FROM {read}").fetchall()  # noqa: S608
+        return _selection(read, {name: kind for name, kind, *_ in described}, number="file_row_number")
+
+
+def _json_table(files: list[str]) -> str:
+    columns = ", ".join(f"{name}: '{kind}'" for name, kind in _JSON.items())
+    read = (
+        f"read_json({_quoted(files)}, format = 'newline_delimited', columns = {{{columns}}}, ignore_errors = true, "
+        f"filename = true, maximum_object_size = {_MAX_LINE_BYTES})"
+    )
+    numbered = f"(SELECT *, row_number() OVER () AS file_row_number FROM {read})"  # noqa: S608
+    return _selection(numbered, _JSON, number="file_row_number")
+
+
+def _selection(table: str, kinds: Mapping[str, str], *, number: str) -> str:
+    """Return a query for every column of an event, whatever the table has."""
+    columns = []
+    for name in COLUMNS:
+        column = _as_stored(name, kinds[name]) if name in kinds else "NULL"
+        columns.append(f"coalesce({column}, {_DEFAULTS.get(name, 'NULL')}) AS {name}")
+    return f"SELECT {', '.join(columns)}, filename AS file, {number} AS number FROM {table}"  # noqa: S608
+
+
+def _as_stored(name: str, kind: str) -> str:
+    if name == "timestamp":
+        return "epoch_us(timestamp::TIMESTAMPTZ)"
+    if name in {"evaluation_duration_ms", "sample_rate"}:
+        return f"{name}::DOUBLE"
+    if name in {"value", "context_attributes"} and kind not in {"VARCHAR", "JSON"}:
+        return f"to_json({name})::VARCHAR"
+    return f"{name}::VARCHAR"
+
+
+def _event(row: tuple[Any, ...]) -> FlagEvaluationEvent:
+    fields: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+    fields["timestamp"] = _EPOCH + timedelta(microseconds=fields["timestamp"])
+    fields["value"] = _json_or_text(fields["value"])
+    context = _json_or_text(fields["context_attributes"])
+    fields["context_attributes"] = context if isinstance(context, dict) else {}
+    return FlagEvaluationEvent.from_dict(fields)
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _quoted(paths: list[str]) -> str:
+    return "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"
+
+
+def _files_in(place: Path) -> list[str]:
+    if place.is_file():
+        return [str(place)]
+    found = [path for path in place.rglob("*") if is_events(path.relative_to(place).as_posix()) and path.is_file()]
+    return sorted(map(str, found))
+
+
+def _copy(path: Path, body: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{id(body):x}")
+    unfinished.write_bytes(body)
+    unfinished.replace(path)
+
+
+def _imported() -> Any:
+    try:
+        import duckdb
+    except ImportError:
+        raise PluginError("reading files needs DuckDB: run `pip install 'flag-analytics-files[read]'`") from None
+    return duckdb
