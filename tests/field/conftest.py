@@ -132,10 +132,10 @@ class Field:
         process.send_signal(number)
         return process.wait(60.0)
 
-    def stored(self) -> int:
-        if not self.database.exists():
+    def stored(self, name: str = "events.db") -> int:
+        if not (self.directory / name).exists():
             return 0
-        with contextlib.closing(sqlite3.connect(self.database, timeout=30.0)) as connection:
+        with contextlib.closing(sqlite3.connect(self.directory / name, timeout=30.0)) as connection:
             try:
                 return int(connection.execute("SELECT count(*) FROM analytics_events").fetchone()[0])
             except sqlite3.OperationalError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import attrs
 
 from .frozen import FrozenEvent
 from .inline import InlineSinks
-from .processes import renew_after_fork
+from .processes import new_rlock, renew_after_fork
 from .protocols import RecordResult
 from .reports import DeadLetter, DeliveryReport, DeliveryStats, SinkStats
 
@@ -78,7 +77,7 @@ class Fanout:
             self.record_nowait = self._record_both if inline else engine.record_nowait
 
     def _renew(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._rescued = 0
         """Events that no queue had room for, and an inline sink took."""
         self._inline.after_fork_in_child()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from .canonical import (
 from .errors import EventError
 from .events import EvaluationReason, EventKind, FlagEvaluationEvent, made_last, new_event_id
 from .frozen import FrozenEvent
+from .processes import new_rlock
 
 __all__ = ["Freezer", "event_like"]
 
@@ -69,12 +69,12 @@ class Freezer:
         self._clock = clock
         self._traceparent = None if traceparent is None else _checked(traceparent)
         # Re-entrant, since a signal handler or finaliser that runs while it is held may record an event.
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._changes: Counter[str] = Counter()
         self._horizon = (0.0, 0.0, _EPOCH, _EPOCH)
 
     def after_fork_in_child(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._changes = Counter()
 
     def changes(self) -> dict[str, int]:

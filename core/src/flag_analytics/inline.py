@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import attrs
 
 from .logs import get_logger, warn
+from .processes import new_rlock
 from .protocols import InlineSink, RecordResult
 from .reports import SinkStats
 
@@ -56,7 +56,7 @@ class InlineSinks:
     def after_fork_in_child(self) -> None:
         """Start the ledger over; the sinks themselves decide what they keep."""
         # Re-entrant, since a finaliser or signal handler that runs while it is held may record an event.
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._taken_by_all = 0
         self.accepted = 0
         self.refused: Counter[str] = Counter()

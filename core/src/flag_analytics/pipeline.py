@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +23,7 @@ from .config.reading import Source, read_config
 from .errors import PluginNotInstalledError, SourceError
 from .fanout import Fanout, Record
 from .inline import InlineSinks, run_inline
+from .processes import new_event_loop, start_thread, wait_for_end
 from .processing import Processing
 from .protocols import BatchSink, InlineSink, Processor
 from .registry import Registry, default_registry
@@ -315,9 +315,13 @@ def _close_all(created: Iterable[Any]) -> None:
             except Exception:
                 pass  # what is reported is why the pipeline could not be opened
 
-    thread = threading.Thread(target=lambda: asyncio.run(close_each()), name="flag-analytics-close", daemon=True)
-    thread.start()
-    thread.join(_CLOSE_TIMEOUT_SECONDS)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(close_each())
+
+    thread = start_thread(run, name="close")
+    if thread is not None:
+        wait_for_end(thread, _CLOSE_TIMEOUT_SECONDS)
 
 
 def _with_future(stats: DeliveryStats, future: int) -> DeliveryStats:

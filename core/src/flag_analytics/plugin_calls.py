@@ -111,7 +111,7 @@ def _started(call: Callable[[], _Result]) -> Future[_Result]:
         except BaseException as error:
             future.set_exception(error)
 
-    if _is_importing() or start_thread(contextvars.copy_context().run, run, name="plugin") is None:
+    if _is_importing() or start_thread(contextvars.copy_context().run, run, name="plugin", greenlet=True) is None:
         run()
     return future
 

@@ -8,7 +8,12 @@ A backend that has locks, threads, files or connections of its own uses it too:
 - ``keep_inherited(object)``: never collect in a child what belongs to its parent;
 - ``close_at_exit(closable)``: drain when the process ends; ``closed(closable)``: there is nothing to drain any more;
 - ``chain_sigterm()``: drain after a server that stops on SIGTERM, before the process dies of that signal;
-- ``start_thread``, ``DaemonExecutor``: threads that never hold up the end of the process.
+- ``start_thread``, ``DaemonExecutor``: threads that never hold up the end of the process;
+- ``new_lock``, ``new_rlock``, ``new_condition``, ``new_event_loop``, ``new_future``, ``submit``, ``sleep``: what such
+  threads work with, since gevent and eventlet replace the standard library's own; ``is_patched()`` tells of that;
+- ``wait(future)``, ``wait_for_end(thread)``: wait for such a thread, without holding up other greenlets.
+
+Nothing may yield to other greenlets while one of these locks is held: they would all be let in.
 """
 
 from __future__ import annotations
@@ -26,6 +31,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import BuiltinMethodType, FrameType
 from typing import Any, Protocol
 
+from .unpatched import (
+    in_greenlet,
+    is_patched,
+    new_event_loop,
+    new_future,
+    original,
+    own_threads,
+    sleep,
+    submit,
+    wait,
+    wait_for_end,
+)
+
 __all__ = [
     "Closable",
     "DaemonExecutor",
@@ -36,10 +54,21 @@ __all__ = [
     "close_at_exit",
     "closed",
     "guard_forks",
+    "in_greenlet",
     "install_signal_handlers",
+    "is_patched",
     "keep_inherited",
+    "new_condition",
+    "new_event_loop",
+    "new_future",
+    "new_lock",
+    "new_rlock",
     "renew_after_fork",
+    "sleep",
     "start_thread",
+    "submit",
+    "wait",
+    "wait_for_end",
 ]
 
 FORK_PATIENCE_SECONDS = 1.0
@@ -50,20 +79,53 @@ MOST_THREADS = 32
 # --- threads
 
 
-def start_thread(target: Callable[..., object], *args: Any, name: str) -> threading.Thread | None:
-    """Return a started daemon thread, or None where none can be had: the limit is reached, or the process is ending."""
+def start_thread(
+    target: Callable[..., object], *args: Any, name: str, greenlet: bool = False
+) -> threading.Thread | None:
+    """Return a started daemon thread, or None where none can be had: the limit is reached, or the process is ending.
+
+    Args:
+        greenlet: Whether it may be one where the process is monkey-patched: right for code that uses ``socket`` or
+            ``threading`` itself. By default it is a real thread there, too.
+    """
+    threads = threading if greenlet else original("threading")
 
     def run() -> None:
         if _held:  # a thread inherits the signals that its creator has blocked
             _unblock_sigterm()
-        target(*args)
+        if greenlet or not is_patched():
+            target(*args)
+            return
+        own = original("_thread").get_ident()
+        own_threads.add(own)
+        try:
+            target(*args)
+        finally:
+            own_threads.discard(own)
 
-    thread = threading.Thread(target=run, name=f"flag-analytics-{name}", daemon=True)
+    thread: threading.Thread = threads.Thread(target=run, name=f"flag-analytics-{name}", daemon=True)
     try:
         thread.start()
     except RuntimeError:
         return None
     return thread
+
+
+def new_lock() -> threading.Lock:
+    """Return a lock that is a real one, even where the process is monkey-patched."""
+    lock: threading.Lock = original("threading").Lock()
+    return lock
+
+
+def new_rlock() -> Any:
+    """Return a re-entrant lock that is a real one, even where the process is monkey-patched."""
+    return original("threading").RLock()
+
+
+def new_condition(lock: Any = None) -> threading.Condition:
+    """Return a condition of real threads, even where the process is monkey-patched."""
+    condition: threading.Condition = original("threading").Condition(lock)
+    return condition
 
 
 _Call = tuple["Future[Any]", Callable[[], Any]]
@@ -78,7 +140,7 @@ class DaemonExecutor(ThreadPoolExecutor):
 
     def __init__(self) -> None:
         super().__init__(max_workers=1)
-        self._guard = threading.Lock()
+        self._guard = new_lock()
         self._running = 0
         self._waiting: deque[_Call] = deque()
 
@@ -87,7 +149,7 @@ class DaemonExecutor(ThreadPoolExecutor):
 
         Where no thread is to be had (Python 3.12 starts none at the end of the process), it is called in place.
         """
-        future: Future[Any] = Future()
+        future = new_future()
         task = (future, lambda: call(*args, **kwargs))
         with self._guard:
             if self._running >= MOST_THREADS:
@@ -197,10 +259,10 @@ class ForkBarrier:
             self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = new_condition()
         self._inside = 0
         self._forks = 0
-        self._mine = threading.local()
+        self._mine = original("threading").local()
 
 
 def _living_guards() -> list[ForkGuard]:
@@ -369,13 +431,15 @@ def chain_sigterm() -> None:
     """
     if not hasattr(signal, "pthread_sigmask"):
         return
-    if threading.current_thread() is not threading.main_thread():
-        if not _is_chained(signal.getsignal(signal.SIGTERM)):
-            _in_main_thread(chain_sigterm)
-        return
+    if not _chain_here():
+        _in_main_thread(_chain_here)
+
+
+def _chain_here() -> bool:
+    """Wrap the handler that there is, if any; return False outside the main thread."""
     previous = signal.getsignal(signal.SIGTERM)
-    if not callable(previous) or _is_chained(previous):
-        return
+    if previous is None or not callable(previous) or _is_chained(previous):
+        return True
 
     def handle(number: int, frame: FrameType | None) -> None:
         _hold_sigterm()
@@ -383,13 +447,15 @@ def chain_sigterm() -> None:
 
     handle.flag_analytics_chained = True  # type: ignore[attr-defined]
     try:
+        # Asked of the interpreter, since ``threading`` takes a greenlet of the main thread for another thread.
         signal.signal(signal.SIGTERM, handle)
     except ValueError:
-        return  # a subinterpreter
+        return False  # or a subinterpreter
+    return True
 
 
 def _is_chained(handler: object) -> bool:
-    return handler is None or not callable(handler) or hasattr(handler, "flag_analytics_chained")
+    return hasattr(handler, "flag_analytics_chained")
 
 
 def _hold_sigterm() -> None:
@@ -411,7 +477,7 @@ def _unblock_sigterm() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _in_main_thread(call: Callable[[], None]) -> None:
+def _in_main_thread(call: Callable[[], object]) -> None:
     """Call something in the main thread, as soon as that runs Python code."""
     if threading.current_thread() is threading.main_thread():
         call()
@@ -436,14 +502,14 @@ def install_signal_handlers() -> None:
         ValueError: called from another thread than the main one.
     """
     previous = signal.getsignal(signal.SIGTERM)
-    closings: list[threading.Thread] = []
+    closings: list[threading.Thread | None] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         # Another thread, since the interrupted one may hold any lock. A second signal waits for the same one.
         if not closings:
-            closings.append(threading.Thread(target=close_all, daemon=True))
-            closings[0].start()
-        closings[0].join(0.5 + max((closable.exit_timeout for closable in _living_closables()), default=0.0))
+            closings.append(start_thread(close_all, name="sigterm"))
+        if closings[0] is not None:
+            closings[0].join(0.5 + max((closable.exit_timeout for closable in _living_closables()), default=0.0))
         _pass_on(previous, number, frame)
 
     handle.flag_analytics_chained = True  # type: ignore[attr-defined]

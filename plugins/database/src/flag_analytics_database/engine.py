@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
+from flag_analytics.processes import is_patched
 from sqlalchemy import event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 from .connecting import Connector, check_arguments
+from .errors import WrongArguments
 from .names import TlsMode
 from .parameters import read_parameters
 from .redaction import LOGGING_NAME, STRICT_SESSION, guard_engine, guard_sqlite_thread
@@ -21,6 +23,12 @@ from .tls import Tls
 from .urls import family_of, missing_driver, parse_url
 
 __all__ = ["EngineMaker", "EngineOptions", "check_engine", "from_options", "like_engine"]
+
+
+_NO_COPY = (
+    "this process is monkey-patched (gevent, eventlet), and a copy of an aiosqlite engine has greenlets for threads: "
+    "pass the URL as connection_string instead of engine"
+)
 
 
 class EngineOptions(Protocol):
@@ -172,9 +180,13 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
         raise ValueError(f"engine is of type {url.get_backend_name()!r}: expected sqlite, postgresql, mysql or mariadb")
     if family == "sqlite" and _is_in_memory(url):
         raise ValueError("engine is an in-memory SQLite database, which no other connection can see: use a file")
+    if _has_greenlet_threads(url):
+        raise ValueError(_NO_COPY)
     connect = engine.sync_engine.pool._creator  # noqa: SLF001 - the one place that knows the connection arguments
 
     def make(pooled: bool) -> AsyncEngine:
+        if _has_greenlet_threads(url):  # patched since then, as by gunicorn's --preload
+            raise WrongArguments(_NO_COPY)
         pool = {"poolclass": AsyncAdaptedQueuePool, "pool_pre_ping": True} if pooled else {"poolclass": NullPool}
         names = {"logging_name": LOGGING_NAME, "pool_logging_name": LOGGING_NAME}
         copy = create_async_engine(url, hide_parameters=True, creator=connect, **names, **pool)
@@ -182,6 +194,10 @@ def like_engine(engine: AsyncEngine, statement_timeout_seconds: float) -> Engine
         return copy
 
     return EngineMaker(url, family, make)
+
+
+def _has_greenlet_threads(url: URL) -> bool:
+    return is_patched() and url.get_driver_name() == "aiosqlite"
 
 
 def check_engine(engine: Any) -> None:

@@ -8,12 +8,11 @@ inherits them as they were: it waits for ever for the parent's writer, or writes
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from flag_analytics.processes import guard_forks
+from flag_analytics.processes import guard_forks, new_condition, submit
 
 __all__ = ["Closers", "ForkGate"]
 
@@ -61,7 +60,7 @@ class ForkGate:
         for loop, close in self._closers():
             if loop is here or not loop.is_running():  # it cannot be run there while this waits
                 continue
-            work = asyncio.run_coroutine_threadsafe(close(), loop)
+            work = submit(close(), loop)
             try:
                 work.result(max(0.0, deadline - time.monotonic()))
             except Exception:
@@ -74,6 +73,6 @@ class ForkGate:
 
     def after_fork_in_child(self) -> None:
         """Begin without uses: those under way are the parent's."""
-        self._changed = threading.Condition()
+        self._changed = new_condition()
         self._users = 0
         self._shut = False

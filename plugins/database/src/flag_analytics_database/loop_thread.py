@@ -10,7 +10,16 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from flag_analytics.processes import DaemonExecutor, keep_inherited, renew_after_fork, start_thread
+from flag_analytics.processes import (
+    DaemonExecutor,
+    keep_inherited,
+    new_event_loop,
+    new_lock,
+    renew_after_fork,
+    start_thread,
+    submit,
+    wait_for_end,
+)
 
 from .errors import closed_meanwhile
 
@@ -36,7 +45,7 @@ class LoopThread:
         renew_after_fork(self._forget)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ending: threading.Thread | None = None
@@ -72,14 +81,14 @@ class LoopThread:
                 work.close()
                 raise closed_meanwhile()
             if self._loop is None:
-                loop = asyncio.new_event_loop()
+                loop = new_event_loop()
                 self._thread = start_thread(_serve, loop, name=self._name)
                 if self._thread is None:
                     loop.close()
                     work.close()
                     raise RuntimeError("no thread can be started")
                 self._loop = loop
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            return submit(work, self._loop)
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the loop, if it is running."""
@@ -102,7 +111,7 @@ class LoopThread:
     def join(self) -> None:
         """``ended`` for callers without an event loop."""
         if self._ending is not None:
-            self._ending.join(2 * GRACE_SECONDS)
+            wait_for_end(self._ending, 2 * GRACE_SECONDS)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 
-from flag_analytics.processes import keep_inherited, renew_after_fork
+from flag_analytics.processes import keep_inherited, new_lock, renew_after_fork
 from sqlalchemy.engine import URL
 
 __all__ = ["MemoryAnchor"]
@@ -25,7 +24,7 @@ class MemoryAnchor:
     def _begin(self) -> None:
         self._connection: sqlite3.Connection | None = None
         self._released = False
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def _forget(self) -> None:
         keep_inherited(self._connection)

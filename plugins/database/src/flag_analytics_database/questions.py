@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from flag_analytics.errors import SinkUnavailable
-from flag_analytics.processes import keep_inherited, renew_after_fork
+from flag_analytics.processes import keep_inherited, renew_after_fork, wait
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -99,7 +99,7 @@ class Questions:
         self._closed = True
         if self.thread.loop() is not None:
             with contextlib.suppress(SinkUnavailable, TimeoutError, CancelledError):
-                self.thread.submit(self._end(patience_seconds)).result(patience_seconds + GRACE_SECONDS)
+                wait(self.thread.submit(self._end(patience_seconds)), patience_seconds + GRACE_SECONDS)
             self.thread.stop()
         self.thread.join()
 

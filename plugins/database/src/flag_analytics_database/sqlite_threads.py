@@ -1,10 +1,16 @@
-"""Connects aiosqlite where no thread can be started any more: Python 3.12 starts none at the end of a process."""
+"""Connects aiosqlite in a thread of ours: a real one under gevent and eventlet, and none where none can be had.
+
+aiosqlite has a thread for each connection and a queue of calls for it. Python 3.12 starts no thread at the end of a
+process: then each call is made in place.
+"""
 
 from __future__ import annotations
 
-import asyncio
+from _queue import SimpleQueue  # the original, whatever a framework has made of ``queue``
 from collections.abc import Callable
 from typing import Any
+
+from flag_analytics.processes import start_thread
 
 __all__ = ["connect"]
 
@@ -12,7 +18,9 @@ __all__ = ["connect"]
 class _InPlace:
     """aiosqlite's queue of calls, which makes each at once: blocking the sink's own loop harms no other."""
 
-    def put_nowait(self, call: tuple[asyncio.Future[Any] | None, Callable[[], Any]]) -> None:
+    def put_nowait(self, call: Any) -> None:
+        if not isinstance(call, tuple):
+            return  # until aiosqlite 0.22: the end
         future, function = call
         try:
             result = function()
@@ -27,25 +35,28 @@ class _InPlace:
 class _Starter:
     """Starts a connection's thread, or lets the connection do without."""
 
-    def __init__(self, connection: Any) -> None:
+    daemon = True
+
+    def __init__(self, connection: Any, run: Callable[..., object], *arguments: object) -> None:
         self._connection = connection
-        self._thread = connection._thread  # noqa: SLF001 - aiosqlite has no public name for it
-        self._thread.daemon = True
+        self._run = run
+        self._arguments = arguments
 
     def start(self) -> None:
-        try:
-            self._thread.start()
-        except RuntimeError:
-            self._connection._tx = _InPlace()  # noqa: SLF001 - as above
+        if start_thread(self._run, *self._arguments, name="sqlite") is None:
+            self._connection._tx = _InPlace()  # noqa: SLF001 - aiosqlite has no public name for it
 
 
 def connect(*arguments: Any, **keywords: Any) -> Any:
     """Return an aiosqlite connection that is to be awaited; SQLAlchemy's ``async_creator_fn``."""
-    import aiosqlite
+    import aiosqlite.core
 
-    connection = aiosqlite.connect(*arguments, **keywords)
-    if hasattr(connection, "_thread") and hasattr(connection, "_tx"):  # since aiosqlite 0.22
-        connection._thread = _Starter(connection)  # type: ignore[assignment]  # noqa: SLF001
-    else:
-        connection.daemon = True  # type: ignore[attr-defined]  # it is a thread itself
+    connection: Any = aiosqlite.connect(*arguments, **keywords)
+    calls: SimpleQueue[Any] = SimpleQueue()
+    connection._tx = calls  # noqa: SLF001 - as above
+    worker = getattr(aiosqlite.core, "_connection_worker_thread", None)  # since aiosqlite 0.22
+    if worker is not None:
+        connection._thread = _Starter(connection, worker, calls)  # noqa: SLF001 - as above
+    else:  # it is a thread itself
+        connection.start = _Starter(connection, connection.run).start
     return connection

@@ -17,7 +17,7 @@ from flag_analytics.canonical import canonical_key
 from flag_analytics.errors import BadBatch, ConfigError, ConfigProblem, SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.metrics import canonical_filter
-from flag_analytics.processes import renew_after_fork
+from flag_analytics.processes import renew_after_fork, wait
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeadLetter, DeliveryOptions
 from flag_analytics.sources import EventFilter, Exposures, FlagActivity, FlagSummary, TimeStep, Window
@@ -323,7 +323,7 @@ class DatabaseStore:
         """
         asked = self._questions.submit(_ping)
         try:
-            asked.result(self.options.connect_timeout_seconds + 1.0)
+            wait(asked, self.options.connect_timeout_seconds + 1.0)
         except Exception as error:
             asked.cancel()
             self._questions.thread.stop()

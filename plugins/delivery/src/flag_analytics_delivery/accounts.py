@@ -5,7 +5,6 @@ Workers see this instead of the engine. Every method but those that say otherwis
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Protocol
 import attrs
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.logs import get_logger, warn
+from flag_analytics.processes import in_greenlet, new_condition, new_future, new_rlock
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeadLetter, DeliveryOptions, DeliveryReport, SinkStats
 
@@ -29,6 +29,7 @@ _ACCEPTED = RecordResult.ACCEPTED
 """An enumeration's member costs a look-up in its metaclass; this one is in the way of each event."""
 DEAD_LETTERS_KEPT = 1_000
 DEAD_LETTER_BYTES_KEPT = 8 * 2**20
+_GREENLET_PAUSE_SECONDS = 0.005
 
 
 class Disk(Protocol):
@@ -103,7 +104,7 @@ class Waiter:
     """A flush under way: the position that each cursor must reach."""
 
     targets: dict[Cursor, int]
-    future: Future[bool] = attrs.field(factory=Future[bool])
+    future: Future[bool] = attrs.field(factory=new_future)
 
 
 class Accounts:
@@ -127,8 +128,8 @@ class Accounts:
         on_dead_letters: Callable[[str, str, Sequence[DeadLetter]], None] | None,
     ) -> None:
         # Re-entrant, since a finaliser or signal handler that runs inside a guarded section may record an event.
-        self.lock = threading.RLock()
-        self.room_freed = threading.Condition(self.lock)
+        self.lock = new_rlock()
+        self.room_freed = new_condition(self.lock)
         self.log = Log(wake, spooling=options.durability == "spool")
         self.sinks: dict[str, Sink] = {}
         self.disk: Disk | None = None
@@ -182,17 +183,19 @@ class Accounts:
 
     def offer_when_there_is_room(self, event: FrozenEvent, hold_seconds: float) -> RecordResult:
         """Take one event, and hold the caller so long at most while a sink with ``block`` has no room for it."""
-        if self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        if self.lock._is_owned():  # noqa: SLF001
             # A finaliser or a signal handler inside a guarded section: to wait would let others into it.
             return self.offer(event)
-        with self.room_freed:  # held from the look to the append: the room is this caller's
-            deadline = time.monotonic() + hold_seconds
-            while not self.closed and not self.log.has_room(event.size):
+        deadline = time.monotonic() + hold_seconds
+        while True:
+            with self.room_freed:  # held from the look to the append: the room is this caller's
                 left = deadline - time.monotonic()
-                if left <= 0 or self._never_fits(event.size):
-                    break
-                self.room_freed.wait(left)
-            return self.offer(event)
+                if self.closed or self.log.has_room(event.size) or left <= 0 or self._never_fits(event.size):
+                    return self.offer(event)
+                if not in_greenlet():
+                    self.room_freed.wait(left)
+                    continue
+            time.sleep(_GREENLET_PAUSE_SECONDS)  # other greenlets go on, without the lock
 
     def _never_fits(self, size: int) -> bool:
         return any(size > sink.cursor.options.max_bytes for sink in self.sinks.values())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
-from flag_analytics.processes import chain_sigterm, close_at_exit, closed, keep_inherited, renew_after_fork
+from flag_analytics.processes import chain_sigterm, close_at_exit, closed, keep_inherited, renew_after_fork, wait
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
 
@@ -153,7 +153,7 @@ class Delivery:
         engine, seconds = self._engine, as_timeout(timeout)
         waiter = engine.begin_flush()
         try:
-            waiter.future.result(seconds)
+            wait(waiter.future, seconds)
         except TimeoutError:
             pass  # the report says so
         finally:
@@ -200,7 +200,7 @@ class Delivery:
         engine = self._engine
         done = engine.begin_close(self._timeout(timeout))
         try:
-            done.result(self._left())
+            wait(done, self._left())
         except TimeoutError:
             pass  # finish() accounts for what the workers left
         self._finalizer.detach()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,6 +11,7 @@ from typing import Any
 import attrs
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
+from flag_analytics.processes import new_future, new_lock
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
 
@@ -53,9 +53,9 @@ class Engine:
         options = settings.options
         self.accounts = Accounts(options, self._wake, settings.on_dead_letters)
         self.lock = self.accounts.lock
-        self.all_done: Future[None] = Future()
+        self.all_done: Future[None] = new_future()
         self.report: DeliveryReport | None = None
-        self._finish_lock = threading.Lock()
+        self._finish_lock = new_lock()
         self._workers: dict[str, SinkWorker] = {}
         prefix = f"{os.getpid():x}-{time.time_ns():x}"
         for name, backend in settings.sinks.items():

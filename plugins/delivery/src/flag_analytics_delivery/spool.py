@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import msgspec
 import platformdirs
 from flag_analytics.frozen import FrozenEvent, decode_event, encode_event
 from flag_analytics.locks import FileLock
-from flag_analytics.processes import ForkBarrier, keep_inherited
+from flag_analytics.processes import ForkBarrier, keep_inherited, new_rlock
 from flag_analytics.reports import DeadLetter
 
 from .ranges import Ranges, add
@@ -68,7 +67,7 @@ class _Entrance:
     """One thread at a time, and none across a fork: ``with entrance``."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
 
     def __enter__(self) -> None:
         _barrier.__enter__()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from _queue import Empty, SimpleQueue  # the originals, whatever a framework has made of ``queue``
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from flag_analytics.frozen import FrozenEvent
-from flag_analytics.processes import keep_inherited, start_thread
+from flag_analytics.processes import keep_inherited, new_lock, start_thread
 from flag_analytics.reports import DeadLetter, DeliveryOptions
 
 from .accounts import Accounts
@@ -62,7 +62,7 @@ class SpoolWriter:
         self._faults: Counter[Path] = Counter()
         self._acknowledged: dict[Log, Settled] = {}
         self._create_after = 0.0
-        self._sync_lock = threading.Lock()
+        self._sync_lock = new_lock()
         self._wanted: SimpleQueue[None] = SimpleQueue()
         """A token wakes the thread. Unlike an event's, this lock is no trouble to a signal handler that records."""
         self._thread: threading.Thread | None = None

@@ -10,14 +10,13 @@ import asyncio
 import errno
 import inspect
 import random
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from flag_analytics.errors import BadBatch, CommitUnknown, DeliveryError, FatalConfiguration, SinkUnavailable
-from flag_analytics.processes import DaemonExecutor, chain_sigterm, keep_inherited, start_thread
+from flag_analytics.processes import DaemonExecutor, chain_sigterm, keep_inherited, new_event_loop, sleep, start_thread
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeadLetter
 
@@ -52,7 +51,7 @@ class SinkWorker:
         self._machine = sink.machine
         self._backend = backend
         self._ended = ended
-        self._thread: threading.Thread | None = None
+        self._thread: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
         self._start_after = 0.0
@@ -127,7 +126,7 @@ class SinkWorker:
         pause = 0.01
         while True:
             try:
-                loop = asyncio.new_event_loop()
+                loop = new_event_loop()
             except OSError as error:
                 code = errno.errorcode.get(error.errno or 0, "")
                 self._accounts.warn("%s: no event loop can be made (%s): trying again", self._machine.name, code)
@@ -136,7 +135,7 @@ class SinkWorker:
                     deadline = self._accounts.close_deadline
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
-                time.sleep(pause)
+                sleep(pause)
                 pause = min(START_PAUSE_SECONDS, 2 * pause)
                 continue
             loop.set_debug(False)  # in debug mode it logs arguments, and so event content

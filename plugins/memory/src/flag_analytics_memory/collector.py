@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from flag_analytics.metrics import (
     group_steps,
     select,
 )
-from flag_analytics.processes import renew_after_fork
+from flag_analytics.processes import new_lock, renew_after_fork
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeliveryReport, SinkStats
 from flag_analytics.sources import (
@@ -130,7 +129,7 @@ class InMemoryAnalyticsCollector:
         renew_after_fork(self._after_fork_in_child)
 
     def _start(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         # Events are appended here, which takes no lock, and go into the log in runs of up to _max_fresh.
         self._fresh: list[Any] = []
         self._log = EventLog(self._max_size, self._freezer.freeze)

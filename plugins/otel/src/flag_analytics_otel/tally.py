@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 
-from flag_analytics.processes import renew_after_fork
+from flag_analytics.processes import new_rlock, renew_after_fork
 
 __all__ = ["Tally"]
 
@@ -19,7 +18,7 @@ class Tally:
 
     def _begin(self) -> None:
         # Re-entrant: a finaliser or signal handler that runs inside may evaluate a flag.
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._counts: Counter[str] = Counter()
 
     def add(self, kind: str, times: int = 1) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import attrs
 from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.events import EvaluationReason
 from flag_analytics.freezer import Freezer
-from flag_analytics.processes import renew_after_fork
+from flag_analytics.processes import new_lock, renew_after_fork
 from flag_analytics.reports import DeliveryStats
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -47,7 +46,7 @@ class Exposition:
         self.cells: dict[CellKey, Cell] = {}
         self.ledgers = Ledgers()
         self.query: ScrapeQuery | None = None
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._gate = LabelGate(caps)
         self._freezer = Freezer()
         self._synced = Gauges()
@@ -62,7 +61,7 @@ class Exposition:
 
     def after_fork_in_child(self) -> None:
         """Start at zero: the parent reports its own counts."""
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self.cells.clear()
         self._gate.clear()
         self._freezer.after_fork_in_child()

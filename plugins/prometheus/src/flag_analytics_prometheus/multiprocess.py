@@ -8,14 +8,13 @@ of our own. A scrape adds up the files of the others and the memory of this proc
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 
 import attrs
 import msgspec
-from flag_analytics.processes import start_thread
+from flag_analytics.processes import new_lock, sleep, start_thread
 from prometheus_client.metrics_core import Metric
 
 from .labels import LabelCaps
@@ -60,8 +59,8 @@ class SharedSeries:
         self._gauges: dict[Key, Callable[[float, float], None]] = {}
         self._users_file: UsersFile | None = None
         self._report_name = ""
-        self._publishing = threading.Lock()
-        self._publisher: threading.Thread | None = None
+        self._publishing = new_lock()
+        self._publisher: object | None = None
         self.write_failures = 0
         """Numbers, and reports, that could not be written to the directory."""
 
@@ -179,8 +178,8 @@ def _by_flag(gauge: Metric | None) -> dict[str, float]:
 
 
 def _publish_for_ever(series: weakref.ref[SharedSeries], report: weakref.WeakMethod[Callable[[], SelfReport]]) -> None:
-    pause = threading.Event()
-    while not pause.wait(_PUBLISH_SECONDS):
+    while True:
+        sleep(_PUBLISH_SECONDS)
         target, ask = series(), report()
         if target is None or ask is None:
             return

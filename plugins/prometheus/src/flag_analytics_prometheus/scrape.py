@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import inspect
 import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from flag_analytics.processes import start_thread
+from flag_analytics.processes import new_event_loop, new_lock, start_thread, submit, wait
 
 from .series import Gauges
 
@@ -87,7 +86,7 @@ class ScrapeQuery:
         self._renew()
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._question: Future[Gauges] | None = None
 
@@ -100,7 +99,7 @@ class ScrapeQuery:
         question: Future[Gauges] | None = None
         try:
             question = self._ask_now()
-            self._values = question.result(self._timeout_seconds)
+            self._values = wait(question, self._timeout_seconds)
         except Exception:
             # The text of the error may quote a query or an address, so there is the count alone.
             timed_out = question is not None and not question.done()
@@ -128,7 +127,7 @@ class ScrapeQuery:
                 return self._question
             if self._loop is None:
                 self._loop = _start_loop()
-            self._question = asyncio.run_coroutine_threadsafe(self._answer(), self._loop)
+            self._question = submit(self._answer(), self._loop)
             return self._question
 
     async def _answer(self) -> Gauges:
@@ -152,7 +151,7 @@ def _start_loop() -> asyncio.AbstractEventLoop:
     Raises:
         RuntimeError: no thread can be started.
     """
-    loop = asyncio.new_event_loop()
+    loop = new_event_loop()
     if start_thread(_run, loop, name="prometheus-gauges") is None:
         loop.close()
         raise RuntimeError("no thread can be started to ask the aggregator")

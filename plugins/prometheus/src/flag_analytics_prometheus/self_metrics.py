@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import attrs
+from flag_analytics.processes import new_lock
 from flag_analytics.reports import DeliveryStats, SinkStats
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -93,12 +93,12 @@ class Ledgers:
     """The ledgers of all the pipelines that deliver beside one exporter, as one that only grows."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._owners: list[LedgerOwner] = []
         self._retired: list[DeliveryStats] = []
 
     def after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._retired = []
 
     def add(self, owner: LedgerOwner) -> None:

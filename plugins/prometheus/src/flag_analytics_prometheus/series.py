@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -12,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import attrs
 from flag_analytics.events import EvaluationReason
+from flag_analytics.processes import new_lock
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
@@ -161,7 +161,7 @@ class _LocalFlag:
     """The numbers of one flag; ``lock`` guards them, its cells' and its users."""
 
     def __init__(self, flag_key: str, series: LocalSeries) -> None:
-        self.lock = threading.Lock()
+        self.lock = new_lock()
         self.labels = {"flag_key": flag_key}
         self.buckets = [0] * len(series.bound_names)
         self.bucket_labels = [{"flag_key": flag_key, "le": name} for name in series.bound_names]

@@ -128,7 +128,7 @@ class MetricsServer:
         self.address = address
         self.port: int = self._http.server_port
         self._thread: threading.Thread | None = start_thread(
-            self._http.serve_forever, _POLL_SECONDS, name="prometheus-http"
+            self._http.serve_forever, _POLL_SECONDS, name="prometheus-http", greenlet=True
         )
         if self._thread is None:
             self._http.server_close()
@@ -183,7 +183,12 @@ class _Server(ThreadingWSGIServer):
             self.shutdown_request(request)
             return
         self._connections[request] = _Connection()
-        if start_thread(self.process_request_thread, request, client_address, name="prometheus-connection") is None:
+        if (
+            start_thread(
+                self.process_request_thread, request, client_address, name="prometheus-connection", greenlet=True
+            )
+            is None
+        ):
             self.shutdown_request(request)
 
     def _make_room(self) -> bool:
