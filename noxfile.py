@@ -18,7 +18,7 @@ nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["servers", "applications", "lint", "typing", "docs", "build"]
+nox.options.sessions = ["servers", "applications", "browser", "lint", "typing", "docs", "build"]
 
 ROOT = Path(__file__).parent
 CORE = "core"
@@ -98,6 +98,13 @@ def applications(session: nox.Session) -> None:
     """Start the applications of the documentation's recipes, each under the servers that it names."""
     _sync(session, "applications")
     _pytest(session, "-m", "application", "tests/applications")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Drive the page in Chromium, where it is installed, and try the API with what its description allows."""
+    _sync(session, "browser")
+    _pytest(session, "-m", "browser", "-n0", "tests/browser")
 
 
 @nox.session

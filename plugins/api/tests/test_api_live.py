@@ -133,6 +133,19 @@ async def test_a_client_that_does_not_read_is_dropped_and_counted_and_the_others
     assert counts == {"clients": 1, "refused": 0, "dropped": 1}
 
 
+async def test_a_stream_ends_by_itself_and_the_next_one_goes_on_where_it_was(streams, record, monkeypatch):
+    async with streams() as stream:
+        with monkeypatch.context() as patch:
+            patch.setattr(live, "STREAM_SECONDS", 0.05)
+            await stream().task
+        record("between")
+        again = stream()
+        found = []
+        while not found:
+            found = [event["flag"] for event in (await again.next())["events"]]
+    assert found == ["between"]
+
+
 async def test_clients_beyond_the_limit_are_refused_and_counted(streams):
     async with streams(max_live_clients=2) as stream:
         first, _ = stream(), stream()

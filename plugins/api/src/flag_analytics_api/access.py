@@ -8,6 +8,7 @@ import ipaddress
 import secrets
 import time
 from collections.abc import Mapping
+from typing import ClassVar
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,10 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .options import ApiOptions
 from .problems import ProblemError, problem_response
 
-__all__ = ["COOKIE", "SESSION_SECONDS", "Access", "Guard"]
+__all__ = ["Access", "Guard"]
 
-COOKIE = "flag_analytics_session"
-SESSION_SECONDS = 12 * 3_600
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
 
 
@@ -27,7 +26,14 @@ class Access:
 
     A session is the moment it ends and a MAC of it under the token, so that every worker process knows it, none keeps
     anything, and a new token ends all.
+
+    Attributes:
+        COOKIE: The name of the cookie with a session.
+        SESSION_SECONDS: How long a session lasts.
     """
+
+    COOKIE: ClassVar[str] = "flag_analytics_session"
+    SESSION_SECONDS: ClassVar[int] = 12 * 3_600
 
     def __init__(self, options: ApiOptions) -> None:
         self._token = options.token
@@ -55,7 +61,7 @@ class Access:
         """Return the value of a cookie for a client that knows the token; None for one that does not."""
         if self._token is None or not _same(token, self._token):
             return None
-        ends_at = str(int(time.time()) + SESSION_SECONDS)
+        ends_at = str(int(time.time()) + self.SESSION_SECONDS)
         return f"{ends_at}.{self._mac(ends_at)}"
 
     def _mac(self, ends_at: str) -> str:
@@ -67,7 +73,7 @@ class Access:
         return self._token is not None and scheme.lower() == "bearer" and _same(given.strip(), self._token)
 
     def _has_session(self, cookies: Mapping[str, str]) -> bool:
-        ends_at, _, mac = cookies.get(COOKIE, "").partition(".")
+        ends_at, _, mac = cookies.get(self.COOKIE, "").partition(".")
         if not ends_at.isascii() or not ends_at.isdigit() or not _same(mac, self._mac(ends_at)):
             return False
         return time.time() < int(ends_at)

@@ -30,8 +30,9 @@ _MOST_EVENTS = 100
 _MOST_REMEMBERED = 10_000
 _MOST_MESSAGES = 8
 """The most messages that wait for one client."""
-_KEEP_ALIVE_SECONDS = 15.0
-_KEEP_ALIVE = b": still here\n\n"
+STREAM_SECONDS = 15.0
+"""How long one stream lasts; the browser opens the next one. A server that is told to end waits for open ones."""
+_RETRY = b"retry: 250\n\n"
 _ALL_KINDS = EventFilter(kinds=("evaluation", "exposure", "outcome"))
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -68,14 +69,10 @@ class _Client:
         return True
 
     async def next(self) -> bytes:
-        """Return the next message, or a sign of life after a while without one."""
-        if not self._waiting:
+        """Return the next message."""
+        while not self._waiting:
             self._arrived.clear()
-            try:
-                async with asyncio.timeout(_KEEP_ALIVE_SECONDS):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return _KEEP_ALIVE
+            await self._arrived.wait()
         return self._waiting.popleft()
 
 
@@ -89,6 +86,7 @@ class LiveHub:
         self._dropped = 0
         self._reader: asyncio.Task[None] | None = None
         self._seen: dict[str, None] = {}
+        self._read_until = datetime.min.replace(tzinfo=UTC)
 
     def counts(self) -> Live:
         """Return how many clients there are and were."""
@@ -123,8 +121,9 @@ class LiveHub:
 
     async def _read(self) -> None:
         """Send what is new to every client, until there is none."""
-        since = datetime.now(UTC)
-        self._seen.clear()
+        now = datetime.now(UTC)
+        # A stream that ended a moment ago goes on where it was.
+        since = self._read_until if now - self._read_until < _OVERLAP else now
         while self._clients and not self._service.pipeline.closed:
             try:
                 async with asyncio.timeout(self._service.options.question_timeout_seconds):
@@ -136,6 +135,7 @@ class LiveHub:
                 if not client.offer(message):
                     self._clients.discard(client)
                     self._dropped += 1
+            self._read_until = datetime.now(UTC)
             await asyncio.sleep(POLL_SECONDS)
 
     async def _message(self, since: datetime) -> bytes:
@@ -162,9 +162,13 @@ class LiveHub:
 
 async def _send_all(client: _Client, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-    await send({"type": "http.response.body", "body": b"retry: 2000\n\n", "more_body": True})
-    while True:
-        await send({"type": "http.response.body", "body": await client.next(), "more_body": True})
+    await send({"type": "http.response.body", "body": _RETRY, "more_body": True})
+    try:
+        async with asyncio.timeout(STREAM_SECONDS):
+            while True:
+                await send({"type": "http.response.body", "body": await client.next(), "more_body": True})
+    except TimeoutError:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _gone(receive: Receive) -> None:

@@ -13,6 +13,7 @@ from flag_analytics.aggregator import AnalyticsAggregator
 from flag_analytics.config.plan import Plan
 from flag_analytics.errors import FlagAnalyticsError
 from flag_analytics.pipeline import Pipeline, open_pipeline
+from flag_analytics.recording import Recorder
 from flag_analytics_openfeature import AnalyticsHook
 from openfeature import api
 from openfeature.client import OpenFeatureClient
@@ -30,7 +31,7 @@ from .simulation import FLAGS, Visit, provider, visits
 from .terminal import results
 from .visible import visible
 
-__all__ = ["DemoError", "run_demo"]
+__all__ = ["DemoError", "demo_client", "evaluate", "run_demo"]
 
 _DOMAIN = "flag-analytics-demo"
 _LIVE_SECONDS = 8.0
@@ -61,14 +62,14 @@ async def _demo(plan: Plan, events: int, seed: int, live: bool) -> bool:
     console = results()
     started = datetime.now(UTC)
     finished = True
-    async with open_pipeline(plan) as pipeline, _client(pipeline) as client:
+    async with open_pipeline(plan) as pipeline, demo_client(pipeline) as client:
         aggregator = pipeline.aggregator
         coming = visits(events, seed)
         try:
             if live:
                 await _watch(console, pipeline, client, coming, events, started)
             for number, visit in enumerate(coming, 1):
-                await _evaluate(client, visit)
+                await evaluate(client, visit)
                 if number % _FLUSH_EVERY == 0:
                     await pipeline.flush()
         except asyncio.CancelledError:
@@ -100,16 +101,17 @@ def _print_ledger(console: Console, pipeline: Pipeline) -> None:
 
 
 @asynccontextmanager
-async def _client(pipeline: Pipeline) -> AsyncIterator[OpenFeatureClient]:
+async def demo_client(recorder: Recorder) -> AsyncIterator[OpenFeatureClient]:
     """Yield a client with the hook; in a domain of its own, so that nothing of the SDK's global state is touched."""
     # Newer releases initialise a provider in the background unless asked to wait.
     getattr(api, "set_provider_and_wait", api.set_provider)(provider(), _DOMAIN)
     client = api.get_client(_DOMAIN)
-    client.add_hooks([AnalyticsHook(pipeline)])
+    client.add_hooks([AnalyticsHook(recorder)])
     yield client
 
 
-async def _evaluate(client: OpenFeatureClient, visit: Visit) -> None:
+async def evaluate(client: OpenFeatureClient, visit: Visit) -> None:
+    """Evaluate the flag of a visit, as an application would."""
     match visit.default:
         case bool():
             client.get_boolean_value(visit.flag_key, visit.default, visit.context)
@@ -135,7 +137,7 @@ async def _watch(
         for frame in range(1, frames + 1):
             due = events * frame // frames
             for visit in itertools.islice(coming, due - done):
-                await _evaluate(client, visit)
+                await evaluate(client, visit)
             done = due
             view.update(_frame(console, await _figures(pipeline.aggregator, started), done, events), refresh=True)
             await asyncio.sleep(max(0.0, begin + frame / _FRAMES_PER_SECOND - time.monotonic()))

@@ -18,6 +18,7 @@ from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
 from .commands.files import import_file, list_imports, undo_import
 from .commands.reports import export_events, report, series, tail
+from .commands.serving import serve
 from .commands.setup import check, demo, plugins, schema
 from .commands.spools import dead_letters, export, inspect, replay
 from .file_errors import ColumnError, FileError
@@ -32,7 +33,7 @@ USAGE, INTERRUPTED = 2, 130
 _READ_FILES = ("export", "import", "report", "series")
 _OWN_COMMANDS = (
     *("check", "dead-letters", "demo", "export", "import", "imports", "plugins", "report", "schema", "series"),
-    *("spool", "tail"),
+    *("serve", "spool", "tail"),
 )
 _HELP = (
     "What are our feature flags really doing?\n\n"
@@ -167,6 +168,7 @@ def build_app() -> App:
     app.command(plugins)
     app.command(check)
     app.command(schema)
+    app.command(serve)
     app.command(dead_letters)
     spool = App(name="spool", help="Look after the events that wait on disk.")
     for command in (inspect, replay, export):

@@ -13,9 +13,11 @@ from .choices import FileFormat
 if TYPE_CHECKING:
     from .importing import EventFile
 
-__all__ = ["OK", "PROBLEM", "Config", "FileOptions", "InputFile", "Switch", "UsageError", "Words"]
+__all__ = ["DEFAULT_PORT", "OK", "PROBLEM", "Config", "FileOptions", "InputFile", "Switch", "UsageError", "Words"]
 
 OK, PROBLEM = 0, 1
+DEFAULT_PORT = 8350
+"""The port of the page: one that no well-known service has."""
 
 Config = Annotated[Path | None, Parameter(name="--config", env_var="FLAG_ANALYTICS_CONFIG", show_env_var=True)]
 InputFile = Annotated[str, Parameter(allow_leading_hyphen=True)]

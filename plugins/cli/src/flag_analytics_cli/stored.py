@@ -29,7 +29,7 @@ from .terminal import note
 from .visible import visible
 from .wording import counted
 
-__all__ = ["Answers", "Place", "ask", "each_event", "say_future"]
+__all__ = ["Answers", "Place", "ask", "check_file", "each_event", "lasting_plan", "say_future"]
 
 T = TypeVar("T")
 _MOST_FILE_EVENTS = 20_000_000
@@ -180,19 +180,42 @@ async def _opened(place: Place) -> AsyncIterator[Answers]:
         empty = InMemoryAnalyticsCollector(1)
         yield Answers(AnalyticsAggregator(empty), empty)
         return
-    # Exporters have no part in a question.
-    async with open_pipeline(attrs.evolve(plan, sinks=lasting, processors=())) as pipeline:
+    asked = attrs.evolve(plan, sinks=lasting, processors=())
+    async with open_pipeline(asked) as pipeline:
         name, source = _askable(pipeline)
-        missing = missing_file(next(sink for sink in lasting if sink.name == name))
-        if missing is not None:
-            # To ask a database that is not there would create it, and hide that its name is wrong.
-            raise SourceError(
-                f"{name}: there is no database {missing}: expected the file that an application or "
-                "`flag-analytics import` has made; is the path in its connection_string right?"
-            )
+        check_file(asked, name)
         if sum(sink.role == "collector" for sink in plan.sinks) > 1:
             note(f"from {visible(name)}")
         yield Answers(AnalyticsAggregator(source), pipeline.collectors[name], name=name)
+
+
+def lasting_plan(place: Place) -> Plan:
+    """Return the plan of the chosen backends that outlive a process; exporters have no part in a question.
+
+    Raises:
+        SourceError: there is none, or nothing is stored yet.
+    """
+    plan = chosen_plan(place.config)
+    lasting = _lasting_collectors(plan, place.collector)
+    if is_embedded(plan) and any(missing_file(sink) for sink in lasting):
+        raise SourceError(
+            "nothing is stored here yet: try `flag-analytics demo --serve`, or `flag-analytics import FILE`"
+        )
+    return attrs.evolve(plan, sinks=lasting, processors=())
+
+
+def check_file(plan: Plan, name: str) -> None:
+    """Refuse to ask a database that is not there: that would create it, and hide that its name is wrong.
+
+    Raises:
+        SourceError: the collector of this name keeps its events in an SQLite file, and there is none.
+    """
+    missing = missing_file(next(sink for sink in plan.sinks if sink.name == name))
+    if missing is not None:
+        raise SourceError(
+            f"{name}: there is no database {missing}: expected the file that an application or "
+            "`flag-analytics import` has made; is the path in its connection_string right?"
+        )
 
 
 def _lasting_collectors(plan: Plan, wanted: str | None) -> tuple[PlannedSink, ...]:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from flag_analytics.errors import ConfigError
 
 from ..choices import ListFormat
-from ..parameters import OK, PROBLEM, Config, Switch, UsageError
+from ..parameters import DEFAULT_PORT, OK, PROBLEM, Config, Switch, UsageError
 from ..terminal import diagnostics, note, results
 
 __all__ = ["check", "demo", "plugins", "schema"]
@@ -20,7 +20,15 @@ DemoConfig = Annotated[Path | None, Parameter(name="--config")]
 """Without the environment variable: made-up events go to configured backends only where an option says so."""
 
 
-def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: DemoConfig = None) -> int:
+def demo(
+    *,
+    events: int = 5_000,
+    seed: int = 1,
+    once: Switch = False,
+    serve: Switch = False,
+    port: int = DEFAULT_PORT,
+    config: DemoConfig = None,
+) -> int:
     """Evaluate real flags for simulated users, and show the recorded figures.
 
     The made-up events go to flag-analytics.db in this directory, never to the backends that are configured here.
@@ -29,6 +37,8 @@ def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: De
         events: How many evaluations.
         seed: The same seed brings the same users to the same flags.
         once: No live table: evaluate as fast as possible and print the result, for scripts.
+        serve: Show the figures on a page in the browser, and go on evaluating until Ctrl-C.
+        port: The port of that page, on this machine alone; 0 means any that is free.
         config: Send the made-up events to the backends of this configuration file instead.
     """
     if events < 1:
@@ -37,6 +47,11 @@ def demo(*, events: int = 5_000, seed: int = 1, once: Switch = False, config: De
     from ..settings import DATABASE_FILE, demo_plan, is_configured, is_embedded, keeps_events
 
     plan = demo_plan(config)
+    if serve:
+        from ..demo_page import serve_demo
+
+        serve_demo(plan, events=events, seed=seed, port=port)
+        return OK
     finished = run_demo(plan, events=events, seed=seed, live=not once and results().is_terminal)
     if is_embedded(plan) and keeps_events(plan) and is_configured():
         note(f"\nKept in {DATABASE_FILE}: apart from the backends that are configured.")

@@ -1,0 +1,13 @@
+"""A live page that shows what feature flags are doing, and what became of every event: one ASGI application.
+
+::
+
+    app.mount("/flag-analytics", create_dashboard(pipeline, ApiOptions(token=os.environ["ANALYTICS_TOKEN"])))
+"""
+
+from __future__ import annotations
+
+from .app import create_dashboard
+from .panels import Chart, panel
+
+__all__ = ["Chart", "create_dashboard", "panel"]
