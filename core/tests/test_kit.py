@@ -79,7 +79,24 @@ def _notices(outcome: Outcome, test: str, says: str) -> bool:
     return any(test in name and re.search(says, text) for name, text in outcome.failed.items())
 
 
-@pytest.mark.parametrize("name", sorted(mutants.BROKEN))
+TAKES_SECONDS = {"TestFileThatResistsCancellation"}
+
+
+def _kind(name: str) -> str:
+    """Return the test of the kit that must notice a broken backend, whatever its parameter."""
+    return mutants.BROKEN[name][0].partition("[")[0]
+
+
+def _one_of_each_kind() -> list[str]:
+    """Return, for each test of the kit that notices a fault, the first broken backend that it must notice."""
+    return sorted({_kind(name): name for name in sorted(mutants.BROKEN.keys() - TAKES_SECONDS, reverse=True)}.values())
+
+
+QUICK = _one_of_each_kind()
+SLOW = [pytest.param(name, marks=pytest.mark.chaos) for name in sorted(set(mutants.BROKEN) - set(QUICK))]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_a_broken_backend_fails_where_it_is_broken_and_says_why(run_kit, name: str) -> None:
     if NEEDS_FORK.search(name) and not hasattr(os, "fork"):
         pytest.skip("no fork")
@@ -102,6 +119,11 @@ def test_the_whole_kit_ends_within_a_minute_and_fails_alike_each_time(run_kit, n
 def test_a_test_of_the_contract_may_be_overridden_where_the_reason_is_said(run_kit) -> None:
     outcome = run_kit("TestOverridesATestWithAReason", "no_test_of_the_contract_is_overridden")
     assert (outcome.passed, outcome.failed) == (1, {})
+
+
+def test_each_test_that_notices_a_fault_is_tried_in_every_run() -> None:
+    assert set(map(_kind, QUICK)) == set(map(_kind, mutants.BROKEN))
+    assert len(QUICK) < len(mutants.BROKEN) / 2
 
 
 def test_there_are_sixty_broken_backends_and_more() -> None:
