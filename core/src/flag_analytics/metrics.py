@@ -23,6 +23,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -151,7 +152,7 @@ class Tally:
         self._variants: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._users: dict[float, dict[str, set[str | None]]] = {}
-        self._durations: dict[float, list[float]] = {}
+        self._durations: dict[float, array[float]] = {}
         self._first_seen: datetime | None = None
 
     def add(self, events: Sequence[Any]) -> None:
@@ -180,7 +181,7 @@ class Tally:
         for variant, keys in digest.users.items():
             users.setdefault(variant or DEFAULT_VARIANT, set()).update(keys)
         # In sorted runs: to put them in order is a merge, a fraction of a sort.
-        self._durations.setdefault(rate, []).extend(digest.durations)
+        self._durations.setdefault(rate, array("d")).extend(digest.durations)
         if self._first_seen is None or digest.first_seen < self._first_seen:
             self._first_seen = digest.first_seen
 

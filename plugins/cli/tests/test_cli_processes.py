@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,40 @@ def test_an_interrupted_import_says_how_much_is_stored(tmp_path: Path):
     stored = re.search(r"stored of the (\d) events read: (\d) in database", said)
     assert stored is not None
     assert _events_in(tmp_path / "flag-analytics.db") == int(stored[2]) == int(stored[1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_events_that_come_are_shown_once_each_until_interrupted(tmp_path: Path, run_here: Callable[..., Any]):
+    pytest.importorskip("flag_analytics_database")
+    now = datetime.now(UTC)
+
+    def store(*users: str, variant: str = "on") -> None:
+        lines = [
+            {"timestamp": now.isoformat(), "flag_key": "f", "variant": variant, "targeting_key": user} for user in users
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        assert run_here("import", "-", cwd=tmp_path, text=text).returncode == 0
+
+    store("u1", "u2", "u3")
+    tail = ["tail", "f", "--follow", "--lines", "2", "--format", "jsonl", "--variant", "on"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "flag_analytics_cli", *tail],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        shown = [json.loads(process.stdout.readline())["targeting_key"] for _ in range(2)]
+        assert len(set(shown)) == 2
+        store("u4", variant="off")
+        store("u5")  # of the same time as those that were shown before
+        store("u6")
+        assert [json.loads(process.stdout.readline())["targeting_key"] for _ in range(2)] == ["u5", "u6"]
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == b""
+        assert process.wait(60) == 130
+        assert b"Traceback" not in process.stderr.read()
 
 
 def _events_in(path: Path) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,10 +24,11 @@ from flag_analytics.registry import default_registry
 from flag_analytics.sources import EventSource
 from flag_analytics_memory import InMemoryAnalyticsCollector
 
+from .file_errors import FileError
 from .importing import EventFile, ImportReport, read_file, say_left_out
 from .selection import Selection
 from .settings import chosen_plan, is_embedded, is_lasting, missing_file
-from .tallies import TallySource
+from .tallies import Needs, TallySource
 from .terminal import note
 from .visible import visible
 from .wording import counted
@@ -32,7 +36,6 @@ from .wording import counted
 __all__ = ["Answers", "Place", "ask", "check_file", "each_event", "lasting_plan", "say_future"]
 
 T = TypeVar("T")
-_MOST_FILE_EVENTS = 20_000_000
 
 
 class _Readable(Protocol):
@@ -90,7 +93,7 @@ class Answers:
 
 
 def ask(
-    place: Place, selection: Selection, question: Callable[[Answers], Awaitable[T]], *, keep: bool = False
+    place: Place, selection: Selection, question: Callable[[Answers], Awaitable[T]], needs: Needs | None = None
 ) -> tuple[T, int]:
     """Return the answer to a question, and how many lines of a file are no events.
 
@@ -98,15 +101,16 @@ def ask(
         place: Where the events are.
         selection: The window and filter that a file is read for.
         question: Asks.
-        keep: Keep the events of a file, which takes memory for each, since the question needs more than counts.
+        needs: What the question asks of a file beyond sums.
 
     Raises:
         SourceError: there is no such backend.
         OSError, FileError: the file cannot be read.
     """
     if place.file is not None:
-        answers = _read(place.file, selection, place.strict, keep)
-        return asyncio.run(_answered(question, answers)), answers.bad_lines
+        with _rereadable(place.file, needs or Needs()) as file:
+            answers = _read(place.file, file, selection, place.strict, needs or Needs())
+            return asyncio.run(_answered(question, answers)), answers.bad_lines
 
     async def asked() -> T:
         async with _opened(place) as answers:
@@ -157,16 +161,46 @@ async def say_future(answers: Answers) -> None:
         note(f"dated in the future, and so in no window yet: {counted(future, 'event')}", "yellow")
 
 
-def _read(file: EventFile, selection: Selection, strict: bool, keep: bool) -> Answers:
-    collector = InMemoryAnalyticsCollector(_MOST_FILE_EVENTS) if keep else None
-    source: Any = TallySource(selection.window, selection.where) if collector is None else collector
-    record: Callable[[FlagEvaluationEvent], Any] = source.record if collector is None else collector.record_nowait
+@contextmanager
+def _rereadable(file: EventFile, needs: Needs) -> Iterator[EventFile]:
+    """Yield the file; of a pipe that has to be read twice a copy, which is gone afterwards."""
+    if not needs.reads_again or (file.name != "-" and not _is_pipe(Path(file.name))):
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="flag-analytics-") as directory:
+        copy = Path(directory, "events")
+        with copy.open("wb") as kept:
+            if file.name == "-":
+                shutil.copyfileobj(sys.stdin.buffer, kept)
+            else:
+                with Path(file.name).open("rb") as stream:
+                    shutil.copyfileobj(stream, kept)
+        yield attrs.evolve(file, name=str(copy))
+
+
+def _is_pipe(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _read(named: EventFile, file: EventFile, selection: Selection, strict: bool, needs: Needs) -> Answers:
+    # A tally needs no ids, which take a good part of the time.
+    file = attrs.evolve(file, options=attrs.evolve(file.options, ids=False))
     outcome = ImportReport()
+
+    def read_again(record: Callable[[FlagEvaluationEvent], object]) -> None:
+        again = ImportReport()
+        read_file(file, record, again, strict=strict)
+        if (again.events, again.bad_lines) != (outcome.events, outcome.bad_lines):
+            raise FileError(f"{named.title}: the file changed while it was read: make a copy, and read that")
+
+    source = TallySource(selection.window, selection.where, needs, read_again)
     try:
-        read_file(attrs.evolve(file, options=attrs.evolve(file.options, ids=keep)), record, outcome, strict=strict)
+        read_file(file, source.record, outcome, strict=strict)
+    except FileError as error:
+        raise type(error)(str(error).replace(file.title, named.title, 1)) from None
     finally:
-        say_left_out(file, outcome)
-    return Answers(AnalyticsAggregator(source), collector, outcome.bad_lines, file.title)
+        say_left_out(named, outcome)
+    return Answers(AnalyticsAggregator(source), None, outcome.bad_lines, named.title)
 
 
 @asynccontextmanager

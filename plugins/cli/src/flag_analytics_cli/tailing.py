@@ -35,12 +35,15 @@ async def tail(
     for event in newest:
         print_event(event, as_json=as_json)
     since = newest[-1].timestamp if newest else selection.until
+    if follow and len(newest) == lines:
+        # Older ones, beyond those asked for, are within reach of the first poll.
+        for event in await _events(answers, flags, _recent(selection, since), None):
+            if _position(event) < _position(newest[0]):
+                seen[event.event_id] = None
     while follow:
         sys.stdout.flush()
         await asyncio.sleep(_POLL_SECONDS)
-        now = datetime.now(UTC)
-        recent = attrs.evolve(selection, until=now, window_seconds=(now - since + _OVERLAP).total_seconds())
-        for event in await _events(answers, flags, recent, None):
+        for event in await _events(answers, flags, _recent(selection, since), None):
             if event.event_id not in seen:
                 seen[event.event_id] = None
                 since = max(since, event.timestamp)
@@ -49,13 +52,22 @@ async def tail(
             del seen[next(iter(seen))]
 
 
+def _recent(selection: Selection, since: datetime) -> Selection:
+    now = datetime.now(UTC)
+    return attrs.evolve(selection, until=now, window_seconds=(now - since + _OVERLAP).total_seconds())
+
+
+def _position(event: FlagEvaluationEvent) -> tuple[datetime, str]:
+    return event.timestamp, event.event_id
+
+
 async def _events(
     answers: Answers, flags: Sequence[str], selection: Selection, limit: int | None
 ) -> list[FlagEvaluationEvent]:
     found = []
     for flag in flags or (None,):
         found += [event async for event in answers.events(flag, selection, limit)]
-    found.sort(key=lambda event: (event.timestamp, event.event_id))
+    found.sort(key=_position)
     return found if limit is None else found[-limit:]
 
 

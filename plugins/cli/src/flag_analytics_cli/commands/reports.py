@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..selection import Selection
     from ..series import Series
     from ..stored import Answers, Place
+    from ..tallies import Needs
 
 __all__ = ["export_events", "report", "series", "tail"]
 
@@ -90,8 +92,8 @@ def report(
         return found, charts
 
     place = _place(config, collector, file, options, flags)
-    keep = expected is not None or group_by is not None or format == "html"
-    (figures, charts), bad_lines = _ask(place, selection, question, keep=keep)
+    needs = _needs(group_by, "variant" if format == "html" else None, exposures=expected is not None)
+    (figures, charts), bad_lines = _ask(place, selection, question, needs)
     write_report(figures, format, output, charts)
     for missing in figures.missing:
         close = difflib.get_close_matches(missing, figures.known, n=1)
@@ -137,7 +139,8 @@ def series(
     async def question(answers: Answers) -> Series:
         return await find_series(answers.aggregator, flag, selection, seconds, group_by)
 
-    found, bad_lines = _ask(_place(config, collector, file, options, (flag,)), selection, question, keep=True)
+    place = _place(config, collector, file, options, (flag,))
+    found, bad_lines = _ask(place, selection, question, _needs(group_by, steps=True))
     write_series(found, format)
     return OK if found.groups and not bad_lines else PROBLEM
 
@@ -226,7 +229,21 @@ async def _charts(answers: Answers, found: Report, selection: Selection) -> dict
     from ..series import find_series
 
     keys = dict.fromkeys(flag.flag_key for flag in found.flags[:_MOST_CHARTS] if flag.metrics.total_evaluations)
-    return {key: await find_series(answers.aggregator, key, selection, None, "variant") for key in keys}
+    # At the same time: a file is read once for all of them.
+    asked = (find_series(answers.aggregator, key, selection, None, "variant") for key in keys)
+    return dict(zip(keys, await asyncio.gather(*asked), strict=True))
+
+
+def _needs(*dimensions: str | None, exposures: bool = False, steps: bool = False) -> Needs:
+    from flag_analytics.sources import Grouping
+
+    from ..tallies import Needs
+
+    try:
+        groups = frozenset(Grouping(dimension).by for dimension in dimensions if dimension is not None)
+    except ValueError as error:
+        raise UsageError(str(error).replace("group_by is", "--group-by", 1)) from None
+    return Needs(exposures=exposures, groups=groups, steps=steps)
 
 
 def _place(
@@ -245,12 +262,12 @@ def _place(
 
 
 def _ask(
-    place: Place, selection: Selection, question: Callable[[Answers], Awaitable[T]], *, keep: bool = False
+    place: Place, selection: Selection, question: Callable[[Answers], Awaitable[T]], needs: Needs | None = None
 ) -> tuple[T, int]:
     from ..stored import ask
 
     try:
-        return ask(place, selection, question, keep=keep)
+        return ask(place, selection, question, needs)
     except ValueError as error:
         if isinstance(error, FileError | FlagAnalyticsError):
             raise
