@@ -118,19 +118,28 @@ class FatalConfiguration(DeliveryError):  # noqa: N818 - it says what is fatal
 class BadBatch(DeliveryError):  # noqa: N818 - it says what the batch is
     """The backend refused the content, and would again.
 
-    Without ``refused`` and ``stored`` the bad events are found by bisection. A backend that answers for each event says
-    so instead: events in neither are tried again.
+    Without ``refused`` and ``stored`` the bad events are found by bisection. A backend that answers for each event gives
+    them instead, even if they are empty: events in neither are tried again.
 
     Args:
         message: For people; it is neither logged nor kept.
         refused: A short machine-readable reason for each refused event, by event id.
         stored: The ids of the events that are stored.
         code: As in ``DeliveryError``; it stands for a reason that is empty.
+
+    Attributes:
+        for_each: Whether it is an answer for each event.
     """
 
     def __init__(
-        self, message: str = "", *, refused: Mapping[str, str] | None = None, stored: Iterable[str] = (), code: str = ""
+        self,
+        message: str = "",
+        *,
+        refused: Mapping[str, str] | None = None,
+        stored: Iterable[str] | None = None,
+        code: str = "",
     ) -> None:
         super().__init__(message, code=code)
+        self.for_each = refused is not None or stored is not None
         self.refused = dict(refused or {})
-        self.stored = frozenset(stored)
+        self.stored = frozenset(stored or ())

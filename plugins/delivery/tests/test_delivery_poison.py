@@ -162,3 +162,17 @@ def test_dead_letters_are_told_to_the_handler_even_if_it_raises():
     assert [letter.event.variant for letter in delivery.dead_letters()] == ["bad"]
     sink.always = SinkUnavailable()
     delivery.close_sync(0.1)
+
+
+def test_an_answer_that_names_no_event_refuses_none():
+    async def busy(_):
+        raise BadBatch(refused={}, stored=())
+
+    sink = ScriptedSink(script=[busy] * 5)
+    delivery = Delivery({"sink": sink}, QUICK)
+    for event in plain_events(3):
+        delivery.record_nowait(event)
+    assert delivery.flush_sync(10.0)
+    assert len(sink.stored) == 3
+    assert delivery.dead_letters() == ()
+    delivery.close_sync()

@@ -56,10 +56,12 @@ class Settled:
 
     Attributes:
         positions: Of each cursor, the position before which everything is settled.
-        everywhere: The later positions at which every cursor is settled.
+        gaps: Of each cursor, the later positions that are settled.
+        everywhere: The positions from the last cursor on that are settled for every one.
     """
 
     positions: Mapping[str, int]
+    gaps: Mapping[str, Ranges]
     everywhere: Ranges
 
 
@@ -780,10 +782,11 @@ class Log:
     def settled(self) -> Settled:
         """Return what has to be durable of the cursors: what is settled is neither delivered nor kept again."""
         positions = {cursor.name: cursor.place.position for cursor in self.cursors}
+        gaps = {cursor.name: cursor.place.gaps for cursor in self.cursors}
         everywhere: Ranges = ((min(positions.values(), default=self.end), NEVER),)
         for cursor in self.cursors:
             everywhere = common(everywhere, add(cursor.place.gaps, 0, cursor.place.position))
-        return Settled(positions, everywhere)
+        return Settled(positions, gaps, everywhere)
 
 
 def _have_stack(frames: int = _STACK_FRAMES) -> None:

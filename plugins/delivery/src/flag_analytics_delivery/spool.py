@@ -54,6 +54,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cursors (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gaps (sink TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS dead (
     id INTEGER PRIMARY KEY, sink TEXT NOT NULL, error TEXT NOT NULL, code TEXT NOT NULL,
     batch_id TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL
@@ -192,6 +193,15 @@ class Spool:
         """How many events each sink is past."""
         return self._cursors
 
+    def gaps(self, sink: str) -> Ranges:
+        """Return the later positions that a sink has settled."""
+        found: Ranges = ()
+        with self._using() as connection:
+            select = "SELECT CAST(start AS INTEGER), CAST(stop AS INTEGER) FROM gaps WHERE sink = ?"
+            for start, stop in connection.execute(select, (sink,)):
+                found = add(found, start, stop)
+        return found
+
     def append(self, first: int, events: Sequence[FrozenEvent]) -> None:
         """Make events durable, all or none; the first one has position ``first``.
 
@@ -274,8 +284,10 @@ class Spool:
             size += event.size
         return Loaded(tuple(events), positions, rows[-1][0] + 1 if len(rows) == limit else end)
 
-    def acknowledge(self, cursors: Mapping[str, int], settled: Ranges = ()) -> int:
-        """Move sinks' cursors, and delete the events that every sink is past, or has settled.
+    def acknowledge(
+        self, cursors: Mapping[str, int], gaps: Mapping[str, Ranges] | None = None, everywhere: Ranges = ()
+    ) -> int:
+        """Move sinks' cursors, note their gaps, and delete the events that every sink is past, or has settled.
 
         The cursors move in memory even where the disk refuses: a sink never gets an event twice from one process.
 
@@ -289,7 +301,11 @@ class Spool:
             connection.executemany("UPDATE cursors SET seq = ? WHERE sink = ?", moves)
             connection.execute("DELETE FROM events WHERE seq <= ?", (past,))
             if self._cursors.keys() == cursors.keys():
-                connection.executemany("DELETE FROM events WHERE seq > ? AND seq <= ?", settled)
+                connection.executemany("DELETE FROM events WHERE seq > ? AND seq <= ?", everywhere)
+            if gaps is not None:
+                connection.executemany("DELETE FROM gaps WHERE sink = ?", [(sink,) for sink in gaps])
+                rows = [(sink, start, stop) for sink, ranges in gaps.items() for start, stop in ranges]
+                connection.executemany("INSERT INTO gaps VALUES (?, ?, ?)", rows)
         return past
 
     def add_dead(self, letters: Sequence[DeadLetter]) -> None:

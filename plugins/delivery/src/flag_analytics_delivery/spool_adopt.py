@@ -9,7 +9,7 @@ import attrs
 
 from .accounts import Sink
 from .log import Cursor, Log, Place
-from .ranges import count, cut, gaps_of
+from .ranges import add, count, cut, gaps_of
 from .spool import Spool, SpoolCorruptError, SpoolError, orphans, set_aside
 
 __all__ = ["Adopted", "adopt"]
@@ -64,10 +64,13 @@ def _read(spool: Spool, sinks: Mapping[str, Sink]) -> Adopted:
     unclaimed = 0
     for name, position in spool.cursors.items():
         sink = sinks.get(name)
-        waiting = count(cut(positions, position, log.end))
+        settled = gaps_of(positions, position, log.end)
+        for first, end in cut(spool.gaps(name), position, log.end):
+            settled = add(settled, first, end)
+        waiting = log.end - position - count(settled)
         if sink is None:
             unclaimed += waiting > 0
-        elif waiting:
-            place = Place(position, position, position, 0).settle(gaps_of(positions, position, log.end), 0)
+        elif waiting > 0:
+            place = Place(position, position, position, 0).settle(settled, 0)
             log.add_cursor(name, sink.machine.options, sink.ledger, place)
     return Adopted(spool, log, tuple(log.cursors), unclaimed)

@@ -20,9 +20,13 @@ from flag_analytics.locks import FileLock
 from flag_analytics.reports import DeadLetter
 from msgspec import MsgspecError
 
+from .ranges import Ranges, add, gaps_of
+
 __all__ = ["SPOOL_PARTS", "SpoolReader", "Stretch", "UnreadableError", "is_in_use", "is_sound", "moment_of", "reading"]
 
 _STRETCH_EVENTS = 500
+_NEVER = 2**62
+_MOST_GAPS = 100_000
 _STRETCH_BYTES = 4 * 2**20
 SPOOL_PARTS = ("", "-wal", "-shm", "-journal")
 _FAULTS = (sqlite3.Error, OSError, MsgspecError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError)
@@ -82,6 +86,7 @@ class SpoolReader:
             try:
                 self._connection.text_factory = _text
                 self.cursors = _cursors(self._connection)
+                self._gaps = _gaps(self._connection)
             except BaseException:
                 self._connection.close()
                 raise
@@ -95,23 +100,35 @@ class SpoolReader:
     def count_waiting(self, sink: str) -> int:
         """Return how many events wait for a sink, readable or not."""
         with reading():
-            select = "SELECT count(*) FROM events WHERE seq > ?"
-            return int(self._connection.execute(select, (self.cursors[sink],)).fetchone()[0])
+            select = "SELECT count(*) FROM events WHERE seq > ? AND seq <= ?"
+            counts = [self._connection.execute(select, stretch).fetchone()[0] for stretch in self._unsettled(sink)]
+            return sum(counts)
 
     def waiting(self, sink: str | None = None) -> Iterator[Stretch]:
         """Yield the events that wait for a sink, by default for any of them, the oldest first."""
-        seq = min(self.cursors.values(), default=0) if sink is None else self.cursors[sink]
-        while stretch := self._stretch(seq):
-            yield stretch
-            seq = stretch.last_seq
+        if sink is None:
+            stretches: Ranges = ((min(self.cursors.values(), default=0), _NEVER),)
+        else:
+            stretches = self._unsettled(sink)
+        for start, stop in stretches:
+            seq = start
+            while stretch := self._stretch(seq, stop):
+                yield stretch
+                seq = stretch.last_seq
 
-    def _stretch(self, after: int) -> Stretch | None:
+    def _unsettled(self, sink: str) -> Ranges:
+        return gaps_of(self._gaps.get(sink, ()), self.cursors[sink], _NEVER)
+
+    def _stretch(self, after: int, until: int) -> Stretch | None:
         events: list[FrozenEvent] = []
         unreadable: list[tuple[int, Any]] = []
         size = 0
         last_seq = after
         # In stretches: a long read would keep the process that writes here from tidying up.
-        for seq, body in self._rows("SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?", after):
+        # A sequence number that is no integer is found as well, and is a fault of the file.
+        within = "seq > ? AND (seq <= ? OR typeof(seq) != 'integer')"
+        select = f"SELECT seq, body FROM events WHERE {within} ORDER BY seq LIMIT ?"  # noqa: S608 - a constant
+        for seq, body in self._rows(select, after, until):
             event = _event(body)
             if event is not None and events and size + event.size > _STRETCH_BYTES:
                 break
@@ -132,9 +149,9 @@ class SpoolReader:
                 yield _letter(*cells)
             last = rows[-1][0]
 
-    def _rows(self, select: str, after: int) -> list[tuple[Any, ...]]:
+    def _rows(self, select: str, *bounds: int) -> list[tuple[Any, ...]]:
         with reading():
-            rows = self._connection.execute(select, (after, _STRETCH_EVENTS)).fetchall()
+            rows = self._connection.execute(select, (*bounds, _STRETCH_EVENTS)).fetchall()
             if not all(isinstance(row[0], int) for row in rows):
                 raise TypeError
             return rows
@@ -183,6 +200,18 @@ def _cursors(connection: sqlite3.Connection) -> dict[str, int]:
     if not all(isinstance(sink, str) and isinstance(seq, int) for sink, seq in cursors.items()):
         raise TypeError
     return cursors
+
+
+def _gaps(connection: sqlite3.Connection) -> dict[str, Ranges]:
+    """Return the settled positions beyond each sink's cursor; a spool of the first format has no table for them."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'gaps'").fetchone():
+        return {}
+    gaps: dict[str, Ranges] = {}
+    for sink, start, stop in connection.execute("SELECT sink, start, stop FROM gaps LIMIT ?", (_MOST_GAPS,)):
+        if not (isinstance(sink, str) and isinstance(start, int) and isinstance(stop, int)):
+            raise TypeError
+        gaps[sink] = add(gaps.get(sink, ()), start, stop)
+    return gaps
 
 
 def _event(body: Any) -> FrozenEvent | None:

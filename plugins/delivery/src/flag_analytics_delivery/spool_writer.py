@@ -204,6 +204,7 @@ class SpoolWriter:
         self.counters["errors"] += 1
         self._accounts.warn("a spool was deleted while it was in use: another one is made")
         self._own = None
+        self._acknowledged.pop(self._log, None)
         try:
             gone.copy_to(self._open_own())
         except SpoolError:
@@ -227,7 +228,7 @@ class SpoolWriter:
             changed = [(log, spool, log.settled()) for log, spool in self._to_acknowledge()]
         for log, spool, settled in changed:
             try:
-                past = spool.acknowledge(settled.positions, settled.everywhere)
+                past = spool.acknowledge(settled.positions, settled.gaps, settled.everywhere)
             except SpoolError as error:
                 # The next process will deliver these again, under the same ids.
                 self.counters["errors"] += 1

@@ -213,7 +213,7 @@ class SinkWorker:
         with self._accounts.lock:
             if answer is None:
                 resolved = self._machine.stored()
-            elif isinstance(answer, BadBatch) and (answer.refused or answer.stored):
+            elif isinstance(answer, BadBatch) and answer.for_each:
                 code = answer.code
                 resolved = self._machine.answered(answer.refused, answer.stored, name, code, now, jitter)
             else:

@@ -57,7 +57,7 @@ class WebhookSink:
         if events:
             body = msgspec.json.encode(self._form.body(items, batch.id, self.options))
             error = await self._post(batch.id, body, events)
-            if isinstance(error, BadBatch) and (error.refused or error.stored):
+            if isinstance(error, BadBatch) and error.for_each:
                 refused |= error.refused
                 raise BadBatch(refused=refused, stored=error.stored, code=error.code)
             if error is not None:
