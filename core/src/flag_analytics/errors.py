@@ -118,8 +118,8 @@ class FatalConfiguration(DeliveryError):  # noqa: N818 - it says what is fatal
 class BadBatch(DeliveryError):  # noqa: N818 - it says what the batch is
     """The backend refused the content, and would again.
 
-    Without ``refused`` and ``stored`` the bad events are found by bisection. A backend that answers for each event gives
-    them instead, even if they are empty: events in neither are tried again.
+    Without ``refused`` and ``stored`` the bad events are found by bisection. A backend that answers for each event
+    gives them instead, even if they are empty: events in neither are tried again.
 
     Args:
         message: For people; it is neither logged nor kept.
