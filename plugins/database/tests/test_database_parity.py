@@ -246,6 +246,20 @@ async def test_steps_are_counted_in_whole_microseconds(
     assert found == metrics.count_steps(metrics.select(recorded, window), window, step / 1_000_000)
 
 
+async def test_errors_of_one_step_are_counted_whatever_comes_before_them(
+    store: DatabaseStore, make_event: Any, batch_of: Any
+) -> None:
+    """MariaDB sorts such events by their user, and then reads a generated column as null."""
+    same: dict[str, Any] = {"timestamp": BASE, "targeting_key": None}
+    await store.write(batch_of(make_event(**same), make_event(1, **same, error_type="GENERAL")))
+    window = Window(BASE, BASE)
+    (step,) = (await store.count_steps("checkout", window, 1e-6)).values()
+    assert (step.count, step.errors) == (2, 1)
+    for by in ("variant", "context.plan"):
+        (step,) = (await store.count_steps("checkout", window, 1e-6, group_by=Grouping(by))).values()
+        assert sum(group.errors for group in step.groups.values()) == 1
+
+
 async def _replace_all(store: DatabaseStore, batch: Batch) -> None:
     await store.open()
     await store._writing._connection.execute(store.tables.events.delete())  # type: ignore[union-attr]

@@ -728,8 +728,27 @@ def steps_query(
     keys = [events.c.step, *([events.c.group_name] if groups else [])]
     group = events.c.group_name if groups else null().label("group_name")
     if not weighted:
-        users, weight = func.count(distinct(events.c.user_key)), func.min(events.c.sample_rate)
-        return select(events.c.step, group, func.count(), func.sum(events.c.error), users, weight).group_by(*keys)
+        # By user first: where MariaDB sorts for a COUNT(DISTINCT …), it reads the generated column behind ``error`` as
+        # null (seen with 10.11).
+        by_user = (
+            select(
+                *keys,
+                events.c.user_key,
+                func.count().label("events"),
+                func.sum(events.c.error).label("errors"),
+                func.min(events.c.sample_rate).label("least_rate"),
+            )
+            .group_by(*keys, events.c.user_key)
+            .subquery("by_user")
+        )
+        return select(
+            by_user.c.step,
+            by_user.c.group_name if groups else null().label("group_name"),
+            func.sum(by_user.c.events),
+            func.sum(by_user.c.errors),
+            func.count(by_user.c.user_key),
+            func.min(by_user.c.least_rate),
+        ).group_by(*(by_user.c[key.name] for key in keys))
     weight = _weight(events.c.sample_rate, family)
     rate = func.max(events.c.sample_rate).label("sample_rate")
     of_people = select(*keys, rate).where(events.c.user_key.is_not(None)).group_by(*keys, events.c.user_key)
