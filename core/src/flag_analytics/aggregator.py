@@ -101,16 +101,24 @@ class AnalyticsAggregator:
     They raise ``ValueError`` for a negative window or one that is not a number.
 
     Args:
-        source: Where the events are.
+        source: Where the events are: any of these, or the path or URL of files that a plugin declares to read.
         clock: Returns the current time, with its zone.
+        name: What ``source_name`` says; by default the type of the source.
+
+    Attributes:
+        source_name: What it reads, for people: of a pipeline's, the name in configuration.
 
     Raises:
         SourceError: nothing that is installed can read events from ``source``.
     """
 
-    def __init__(self, source: Any, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, source: Any, *, clock: Callable[[], datetime] = utc_now, name: str = "") -> None:
         self._source = _event_source(source)
         self._clock = clock
+        self.source_name = name or type(self._source).__name__
+
+    def __repr__(self) -> str:
+        return f"AnalyticsAggregator({self.source_name})"
 
     async def get_evaluation_rate(
         self, flag_key: str, window_seconds: float | None = 60, **scope: Unpack[Scope]

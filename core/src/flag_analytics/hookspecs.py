@@ -39,9 +39,14 @@ def flag_analytics_register_processors() -> Sequence[ProcessorFactory[Any]]:  # 
     """Return the event processors this plugin offers; called at composition."""
 
 
+@hookspec
+def flag_analytics_register_sources() -> Sequence[Backend[Any]]:  # type: ignore[empty-body]
+    """Return the event sources this plugin offers that are no collectors; called when configuration names it."""
+
+
 @hookspec(firstresult=True)
 def flag_analytics_event_source(source: Any) -> EventSource | None:
-    """Return an event source that reads from a foreign object (a database session, say), or None."""
+    """Return an event source that reads from a foreign object (a database session, a path), or None."""
 
 
 @hookspec

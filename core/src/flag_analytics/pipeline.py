@@ -49,6 +49,7 @@ class Pipeline:
             ``RecordResult``: accepted, or why not. Never raises, never waits for a backend.
         collectors: What the collector backends created, by name in configuration.
         exporters: What the exporter backends created, by name in configuration.
+        sources: The event sources that are no collectors, by name in configuration.
         plan: The configuration it was composed of; None for one that was put together by hand.
     """
 
@@ -60,6 +61,7 @@ class Pipeline:
         *,
         collectors: Mapping[str, Any],
         exporters: Mapping[str, Any],
+        sources: Mapping[str, EventSource] | None = None,
         processors: Sequence[tuple[str, Processor]] = (),
         plugins: Sequence[str] = (),
         registry: Registry | None = None,
@@ -68,6 +70,7 @@ class Pipeline:
         self.plan = plan
         self.collectors = dict(collectors)
         self.exporters = dict(exporters)
+        self.sources = dict(sources or {})
         self._fanout = fanout
         self._plugins = tuple(plugins)
         self._registry = registry or default_registry()
@@ -95,12 +98,18 @@ class Pipeline:
         ``delivery.close_timeout_seconds``.
         """
         self._announce_closing()
-        return await self._fanout.close(timeout)
+        report = await self._fanout.close(timeout)
+        if self.sources:
+            await asyncio.to_thread(_close_all, self.sources.values())
+        return report
 
     def close_sync(self, timeout: float | None = None) -> DeliveryReport:
         """``close`` for callers without an event loop."""
         self._announce_closing()
-        return self._fanout.close_sync(timeout)
+        report = self._fanout.close_sync(timeout)
+        if self.sources:
+            _close_all(self.sources.values())
+        return report
 
     def reopen(self, sink: str) -> None:
         """Try a sink again that raised ``FatalConfiguration``, once its cause is mended.
@@ -134,7 +143,9 @@ class Pipeline:
 
     @property
     def aggregator(self) -> AnalyticsAggregator:
-        """Metrics over the first collector that can be asked about its events; those in memory come last.
+        """Metrics over the first source, else the first collector that can be asked, those in memory last.
+
+        Its ``source_name`` says which; ``aggregator_of`` asks another.
 
         Raises:
             SourceError: no collector keeps events that can be read back.
@@ -142,8 +153,22 @@ class Pipeline:
         if self._aggregator is None:
             from .aggregator import AnalyticsAggregator
 
-            self._aggregator = AnalyticsAggregator(self.event_source)
+            name, source = self._readable()
+            self._aggregator = AnalyticsAggregator(source, name=name)
         return self._aggregator
+
+    def aggregator_of(self, name: str) -> AnalyticsAggregator:
+        """Return metrics over one source or collector, by its name in configuration.
+
+        Raises:
+            SourceError: there is none of this name, or it cannot be asked.
+        """
+        from .aggregator import AnalyticsAggregator
+
+        known = {**self.sources, **self.collectors}
+        if name not in known:
+            raise SourceError(f"this pipeline has no source or collector {name!r}: it has {', '.join(known) or 'none'}")
+        return AnalyticsAggregator(self._registry.event_source_for(known[name]), name=name)
 
     @property
     def event_source(self) -> EventSource:
@@ -152,10 +177,14 @@ class Pipeline:
         Raises:
             SourceError: no collector keeps events that can be read back.
         """
+        return self._readable()[1]
+
+    def _readable(self) -> tuple[str, EventSource]:
         # What keeps events beyond this process knows more than what keeps them in memory.
-        for collector in sorted(self.collectors.values(), key=lambda collector: isinstance(collector, InlineSink)):
+        collectors = sorted(self.collectors.items(), key=lambda item: isinstance(item[1], InlineSink))
+        for name, kept in (*self.sources.items(), *collectors):
             try:
-                return self._registry.event_source_for(collector)
+                return name, self._registry.event_source_for(kept)
             except SourceError:
                 continue
         names = ", ".join(self.collectors) or "none"
@@ -231,6 +260,7 @@ def open_pipeline(
         for planned in plan.sinks:
             created[planned.name] = planned.create()
         sinks = {planned.name: as_sink(created[planned.name]) for planned in plan.sinks}
+        created |= {planned.name: planned.create() for planned in plan.sources}
         processors = [(planned.name, planned.create()) for planned in plan.processors]
         fanout = _fan_out(plan, sinks, name, partial(_tell_of_dead_letters, registry, plan.plugins))
     except BaseException:
@@ -240,6 +270,7 @@ def open_pipeline(
         fanout,
         collectors={planned.name: created[planned.name] for planned in plan.sinks if planned.role == "collector"},
         exporters={planned.name: created[planned.name] for planned in plan.sinks if planned.role == "exporter"},
+        sources={planned.name: created[planned.name] for planned in plan.sources},
         processors=processors,
         plugins=plan.plugins,
         registry=registry,
@@ -304,7 +335,7 @@ def _tell_of_dead_letters(
 
 
 def _close_all(created: Iterable[Any]) -> None:
-    """Close what was created before something failed, in a thread: there may be a loop in this one, or none."""
+    """Close what was created, where it can be closed, in a thread: there may be a loop in this one, or none."""
 
     async def close_each() -> None:
         for one in created:
@@ -313,7 +344,7 @@ def _close_all(created: Iterable[Any]) -> None:
                 if inspect.isawaitable(result):
                     await result
             except Exception:
-                pass  # what is reported is why the pipeline could not be opened
+                pass  # there is no close, or what is reported is why the pipeline could not be opened
 
     def run() -> None:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -79,20 +80,35 @@ def call_plugin(
     )
 
 
-def import_plugin(plugin: str, module_name: str, timeout_seconds: float = TIMEOUT_SECONDS) -> ModuleType:
-    """Return the imported module; output of its import goes to standard error.
+def import_plugin(
+    plugin: str, module_name: str, timeout_seconds: float = TIMEOUT_SECONDS, *, file: Path | None = None
+) -> ModuleType:
+    """Return the imported module, from a file of its own if there is one; its output goes to standard error.
 
     Raises:
         PluginError: the import raised, tried to exit, or has not ended in time.
     """
 
     def run() -> ModuleType:
-        return importlib.import_module(module_name)
+        return importlib.import_module(module_name) if file is None else _module_of(file, module_name)
 
     if module_name in sys.modules or _is_importing():
         return call_plugin(plugin, "import", run)
     with _importing, contextlib.redirect_stdout(sys.stderr):
         return call_plugin(plugin, "import", run, timeout_seconds=timeout_seconds)
+
+
+def _module_of(file: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def kind_of(created: Any) -> str:

@@ -11,6 +11,7 @@ import attrs
 
 from .events import FlagEvaluationEvent
 from .frozen import FrozenEvent
+from .sources import EventSource
 
 __all__ = [
     "AnalyticsCollector",
@@ -177,9 +178,10 @@ def _check_create(factory: Any, _: attrs.Attribute[Any], create: Any) -> None:
 
 @attrs.frozen
 class Backend(Generic[Options]):
-    """A collector or exporter that a plugin offers: its name, an attrs class of options, and its factory.
+    """A collector, exporter or source that a plugin offers: its name, an attrs class of options, and its factory.
 
-    ``create(options)`` does no I/O and returns a ``BatchSink``, an ``InlineSink`` or a plain ``AnalyticsCollector``. It
+    ``create(options)`` does no I/O and returns a ``BatchSink``, an ``InlineSink`` or a plain ``AnalyticsCollector``, or
+    of a source an ``EventSource``. It
     runs in a thread without an event loop, for at most 60 seconds. Fields of the options whose metadata has
     ``secret=True`` are never shown. One that is a setting of the delivery engine under another name says so with
     ``delivery="flush_interval_seconds"``.
@@ -190,7 +192,7 @@ class Backend(Generic[Options]):
 
     name: str
     options: type[Options] = attrs.field(validator=_check_options)
-    create: Callable[[Options], BatchSink | InlineSink | AnalyticsCollector] = attrs.field(
+    create: Callable[[Options], BatchSink | InlineSink | AnalyticsCollector | EventSource] = attrs.field(
         repr=False, validator=_check_create
     )
 

@@ -11,9 +11,11 @@ import difflib
 import importlib
 import inspect
 import itertools
+import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -32,7 +34,6 @@ from .protocols import Backend, ProcessorFactory
 from .sources import EventSource
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
 
     from .config.plan import Plan
@@ -42,9 +43,12 @@ __all__ = ["GROUP", "InstalledPlugin", "Registry", "Role", "default_registry", "
 
 GROUP = "flag_analytics"
 """The entry-point group."""
+READS = "flag_analytics_reads"
+"""The entry-point group in which a plugin's module says by the names what paths it reads: a suffix or a scheme."""
 
-Role = Literal["collector", "exporter", "processor"]
+Role = Literal["collector", "exporter", "processor", "source"]
 
+ROLES: tuple[Role, ...] = ("collector", "exporter", "processor", "source")
 KNOWN_PLUGINS = ("database", "files", "memory", "otel", "prometheus", "webhook")
 """The backends of this project, to say what to install."""
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("flag_analytics_"))
@@ -71,13 +75,15 @@ class InstalledPlugin:
     distribution: str
     version: str
     requires: tuple[Requirement, ...] = attrs.field(default=(), repr=False)
+    reads: frozenset[str] = attrs.field(default=frozenset(), repr=False)
+    file: Path | None = None
 
     def __str__(self) -> str:
         return f"plugin {self.name!r} of {self.origin}"
 
     @property
     def origin(self) -> str:
-        return f"{self.distribution} {self.version}"
+        return f"{self.distribution} {self.version}".rstrip()
 
 
 class Registry:
@@ -94,6 +100,7 @@ class Registry:
         self._manager = pluggy.PluginManager("flag_analytics")
         self._manager.add_hookspecs(hookspecs)
         self._found: Mapping[str, tuple[InstalledPlugin, ...]] | None = None
+        self._files: dict[str, tuple[InstalledPlugin, ...]] = {}
         self._loaded: dict[str, ModuleType] = {}
         self._offers: dict[tuple[str, str], tuple[Any, ...]] = {}
 
@@ -101,7 +108,7 @@ class Registry:
         """Return every entry point by name, sorted; more than one under a name is an error once it is named."""
         if self._found is None:
             self._found = _scan(self._where)
-        return self._found
+        return {**self._found, **self._files} if self._files else self._found
 
     def load(self, name: str) -> ModuleType:
         """Return the module of the plugin of this name, imported and registered.
@@ -113,12 +120,36 @@ class Registry:
         if name not in self._loaded:
             plugin = self._find(name)
             _refuse_to_import(plugin)
-            module = import_plugin(str(plugin), plugin.module, self._timeout_seconds)
+            module = import_plugin(str(plugin), plugin.module, self._timeout_seconds, file=plugin.file)
             with _lock:
                 if not self._manager.is_registered(module):
                     self._register(plugin, module)
                 self._loaded[name] = module
         return self._loaded[name]
+
+    def load_file(self, path: Path) -> None:
+        """Load a plugin that is one file of Python; it has the file's name, and those of its backends.
+
+        Raises:
+            PluginError: there is no such file, a distribution has a plugin of this name, or as ``load``.
+        """
+        path = path.resolve()
+        if not path.is_file():
+            raise PluginError(f"there is no file {path}: expected one of Python, or the name of an installed plugin")
+        plugin = InstalledPlugin(path.stem, f"flag_analytics_file_{path.stem}", str(path), "", file=path)
+        others = self.installed().get(path.stem, (plugin,))
+        if others[0] != plugin:
+            raise PluginError(f"plugin {path.stem!r} is offered by {others[0].origin} and {path}: rename the file")
+        self._files[path.stem] = (plugin,)
+        try:
+            module = self.load(path.stem)
+        except PluginError:
+            del self._files[path.stem]
+            raise
+        for role in ROLES:
+            for offer in self.offered(role, path.stem):
+                self._files.setdefault(offer.name, (attrs.evolve(plugin, name=offer.name),))
+                self._loaded.setdefault(offer.name, module)
 
     def backend(self, role: Role, name: str) -> Any:
         """Return the ``Backend`` that the plugin of this name offers in a role, or the ``ProcessorFactory``.
@@ -149,7 +180,8 @@ class Registry:
 
         Asked in this order, until one answers: the object itself (it is an ``EventSource``, or has one as its
         ``event_source``), the plugins that are loaded, and those whose distribution depends on the package that the
-        object's class comes from (a database plugin depends on SQLAlchemy, so it is asked about a session).
+        object's class comes from (a database plugin depends on SQLAlchemy, so it is asked about a session). About a
+        path or a URL only plugins are asked that declare its suffix or scheme, or ``directory``, in their metadata.
 
         Raises:
             SourceError: nothing can read from it.
@@ -158,16 +190,20 @@ class Registry:
             if isinstance(own, EventSource):
                 return own
         problems: dict[str, PluginError] = {}
-        for names in itertools.chain([tuple(self._loaded)], ([name] for name in self._readers(source))):
+        path = isinstance(source, str | os.PathLike)
+        candidates = self._readers_of_path(source) if path else self._readers(source)
+        for names in itertools.chain([] if path else [tuple(self._loaded)], ([name] for name in candidates)):
             for name, answer in self._ask("flag_analytics_event_source", names, problems, source=source):
                 if isinstance(answer, EventSource):
                     return answer
                 if answer is not None:
                     problems[name] = PluginError(f"{self._find(name)} answered with {kind_of(answer)}")
-        kind = f"{type(source).__module__}.{type(source).__qualname__}"
+        kind = "this path or URL" if path else f"{type(source).__module__}.{type(source).__qualname__}"
         hint = ""
         if kind.startswith("sqlalchemy.") and "database" not in self.installed():
             hint = f"; for a database session run `{install_line('database')}`"
+        if path and "files" not in self.installed():
+            hint = f"; for files run `{install_line('files')}`"
         raise SourceError(
             f"cannot read events from {kind}: expected a collector that keeps events, an EventSource, or an object "
             f"that an installed plugin knows{hint}{''.join(f'; {problem}' for problem in problems.values())}"
@@ -324,11 +360,21 @@ class Registry:
         if offered:
             names = ", ".join(repr(backend.name) for backend in offered)
             return f"{plugin} offers the {role}s {names} and none named {name!r}; report this to its authors"
-        for other in ("collector", "exporter", "processor"):
+        for other in ROLES:
             if self.offered(other, name):
                 table = "[[processors]]" if other == "processor" else f"[{other}s.{name}]"
                 return f"{plugin} is {_a(other)}, not {_a(role)}: use {table}"
         return f"{plugin} offers no {role}"
+
+    def _readers_of_path(self, source: str | os.PathLike[str]) -> Iterator[str]:
+        """Yield the plugins that declare that they read such a path or URL, this project's own first."""
+        text = os.fspath(source)
+        scheme, is_url, _ = text.partition("://")
+        suffixes = Path(text).name.lower().split(".")[1:]
+        words = {".".join(suffixes[index:]) for index in range(len(suffixes))}
+        words |= {scheme.lower()} if is_url else {"directory"} if Path(text).is_dir() else set()
+        plugins = [owners[0] for owners in self.installed().values() if len(owners) == 1 and owners[0].reads & words]
+        yield from (plugin.name for plugin in sorted(plugins, key=lambda plugin: plugin.name not in KNOWN_PLUGINS))
 
     def _readers(self, source: Any) -> Iterator[str]:
         """Yield the plugins that depend on the packages of the object's class, this project's own first."""
@@ -367,6 +413,7 @@ def _scan(where: Mapping[str, Any]) -> Mapping[str, tuple[InstalledPlugin, ...]]
             points = distribution.entry_points.select(group=GROUP)
             if not points:
                 continue
+            reads = [(point.value, point.name) for point in distribution.entry_points.select(group=READS)]
             requires = tuple(map(Requirement, distribution.requires or ()))
             name, version = distribution.name, distribution.version
         except Exception as error:
@@ -374,7 +421,8 @@ def _scan(where: Mapping[str, Any]) -> Mapping[str, tuple[InstalledPlugin, ...]]
             warn(logger, "the metadata of a distribution cannot be read: %s", type(error).__name__)
             continue
         for point in points:
-            plugin = InstalledPlugin(point.name, point.value, name, version, requires)
+            words = frozenset(word for module, word in reads if module == point.value)
+            plugin = InstalledPlugin(point.name, point.value, name, version, requires, words)
             # The first on the path is imported; a second copy further on is not another plugin.
             found.setdefault(point.name, {}).setdefault(canonicalize_name(name), plugin)
     return {name: tuple(sorted(found[name].values(), key=lambda plugin: plugin.origin)) for name in sorted(found)}

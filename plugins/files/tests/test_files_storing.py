@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from flag_analytics import (
+    AnalyticsAggregator,
     ConfigError,
     Delivery,
     FlagEvaluationEvent,
@@ -313,3 +314,34 @@ def test_settings_that_the_store_does_not_know_are_refused_without_being_shown(s
         FilesSink(FilesOptions(location="s3://bucket/x", storage={**storage, "nix": "geheim"}))
     assert "geheim" not in str(caught.value)
     assert "geheim" not in repr(FilesOptions(location="s3://bucket/x", storage=storage))
+
+
+# -- as a source of its own --------------------------------------------------------------------------------------------
+
+
+async def test_a_path_alone_is_enough_for_an_aggregator(place):
+    sink = sink_at(place, format="parquet")
+    await sink.write(batch_of(sink, *plain_events(3)))
+    (file,) = files_in(place)
+    for path in (place, place / file, str(place / file)):
+        metrics = await AnalyticsAggregator(path).get_flag_metrics("flag-1", None)
+        assert metrics.total_evaluations == 1
+    with pytest.raises(SourceError, match="cannot read events from"):
+        AnalyticsAggregator("events.xlsx")
+
+
+async def test_a_source_in_configuration_is_asked_and_not_written_to(place):
+    sink = sink_at(place)
+    await sink.write(batch_of(sink, *plain_events(3)))
+    before = files_in(place)
+    config = {"collectors": {"memory": {}}, "sources": {"files": {"location": str(place)}}}
+    async with open_pipeline(config) as pipeline:
+        pipeline.record_nowait(plain_event(7))
+        assert pipeline.aggregator.source_name == "files"
+        assert repr(pipeline.aggregator) == "AnalyticsAggregator(files)"
+        assert (await pipeline.aggregator.get_flag_metrics("flag-1", None)).total_evaluations == 1
+        assert (await pipeline.aggregator_of("memory").get_flag_metrics("flag-7", None)).total_evaluations == 1
+        with pytest.raises(SourceError, match="no source or collector 'nix': it has files, memory"):
+            pipeline.aggregator_of("nix")
+        assert list(pipeline.stats().sinks) == ["memory"]
+    assert files_in(place) == before

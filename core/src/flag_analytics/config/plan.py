@@ -14,6 +14,7 @@ from ..errors import PluginError
 from ..plugin_calls import call_plugin, kind_of
 from ..protocols import Backend, Processor, ProcessorFactory
 from ..reports import DeliveryOptions
+from ..sources import EventSource
 from .secrets import Quote
 
 __all__ = ["Plan", "PlannedProcessor", "PlannedSink"]
@@ -21,7 +22,7 @@ __all__ = ["Plan", "PlannedProcessor", "PlannedSink"]
 
 @attrs.frozen
 class PlannedSink:
-    """One collector or exporter to create.
+    """One collector, exporter or source to create.
 
     Attributes:
         name: Its name in configuration, ``type`` or ``type/name``.
@@ -35,7 +36,7 @@ class PlannedSink:
     """
 
     name: str
-    role: Literal["collector", "exporter"]
+    role: Literal["collector", "exporter", "source"]
     backend: Backend[Any]
     options: Any = attrs.field(repr=False)
     explicit: frozenset[str] = frozenset()
@@ -45,12 +46,12 @@ class PlannedSink:
     quote: Quote = "all"
 
     def create(self) -> Any:
-        """Return the created collector, exporter or sink.
+        """Return the created collector, exporter, sink or source.
 
         Raises:
             PluginError: it raises, hangs, or returns something else; the message names the distribution.
         """
-        return _create(self, f"{self.role}s.{self.name}", as_sink)
+        return _create(self, f"{self.role}s.{self.name}", _check_source if self.role == "source" else as_sink)
 
 
 @attrs.frozen
@@ -82,6 +83,7 @@ class Plan:
         label: Where it came from, for messages; plans from two places are equal if everything else is.
         delivery: The settings of the ``delivery`` table.
         plugins: The plugins it names, all loaded.
+        sources: The event sources that are no collectors.
     """
 
     label: str = attrs.field(eq=False)
@@ -89,6 +91,7 @@ class Plan:
     processors: tuple[PlannedProcessor, ...] = ()
     delivery: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     plugins: tuple[str, ...] = ()
+    sources: tuple[PlannedSink, ...] = ()
 
     def delivery_options(self) -> DeliveryOptions:
         """Return the settings that belong to the whole pipeline."""
@@ -113,6 +116,11 @@ def _create(planned: PlannedSink | PlannedProcessor, path: str, check: Any) -> A
     except TypeError as error:
         raise PluginError(f"{planned.plugin}: {step} returned {error}") from None
     return created
+
+
+def _check_source(created: Any) -> None:
+    if not isinstance(created, EventSource):
+        raise TypeError(f"{kind_of(created)}, expected an EventSource")
 
 
 def _check_processor(created: Any) -> None:

@@ -10,11 +10,14 @@
     max_events = 100_000                     # DeliveryOptions of this sink
     [exporters.prometheus]
     prefix = "myapp"
+    [sources.files]                          # what is asked, and not written to
+    location = "s3://archive/flags"
     [[processors]]                           # in this order
     type = "hash_targeting_key"
     [delivery]                               # DeliveryOptions of every sink
 
-The first word of a backend's name is the plugin to load. ``plugins = ["NAME"]`` loads one that only listens. Nothing is
+The first word of a backend's name is the plugin to load. ``plugins = ["NAME"]`` loads one that only listens, and
+``plugins = ["./my_plugin.py"]`` one that is a file, relative to the configuration's. Nothing is
 created here: all problems are found and raised together. The environment overlay is described in
 ``flag_analytics.config.sources``.
 """
@@ -25,6 +28,7 @@ import os
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -39,7 +43,7 @@ from .sources import EnvText, Tables, join_path, read_tables
 
 __all__ = ["Source", "read_config"]
 
-SinkRole = Literal["collector", "exporter"]
+SinkRole = Literal["collector", "exporter", "source"]
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
 
 NAME = r"[A-Za-z0-9_.-]{1,64}"
@@ -81,6 +85,7 @@ class _Sections:
 
     collectors: dict[str, object] = attrs.Factory(dict)
     exporters: dict[str, object] = attrs.Factory(dict)
+    sources: dict[str, object] = attrs.Factory(dict)
     processors: list[object] = attrs.Factory(list)
     delivery: dict[str, object] = attrs.Factory(dict)
     plugins: list[str] = attrs.Factory(list)
@@ -98,9 +103,14 @@ class _Planner:
     def plan(self, tables: Tables) -> Plan:
         sections = _Sections(**OptionsReader(self.problems).values(_Sections, tables.tree, ""))
         for name in sections.plugins:
-            self._try("plugins", tables.tree["plugins"], self._registry.load, name)
+            if name.endswith(".py"):
+                self._try("plugins", tables.tree["plugins"], self._load_file, name, Path(tables.label), Path(name).stem)
+            else:
+                self._try("plugins", tables.tree["plugins"], self._registry.load, name)
         sinks = [self._sink("collector", *item, frozenset()) for item in sections.collectors.items()]
         sinks += [self._sink("exporter", *item, sections.collectors.keys()) for item in sections.exporters.items()]
+        taken = sections.collectors.keys() | sections.exporters.keys()
+        sources = [self._sink("source", *item, taken) for item in sections.sources.items()]
         delivery = self._delivery(sections.delivery, "delivery", frozenset())
         processors = [self._processor(index, table) for index, table in enumerate(sections.processors)]
         if not (self.problems or tables.problems or sinks):
@@ -111,7 +121,12 @@ class _Planner:
             )
         planned = tuple(sink for sink in sinks if sink is not None)
         steps = tuple(processor for processor in processors if processor is not None)
-        return Plan(tables.label, planned, steps, delivery, tuple(self._plugins))
+        readable = tuple(source for source in sources if source is not None)
+        return Plan(tables.label, planned, steps, delivery, tuple(self._plugins), readable)
+
+    def _load_file(self, name: str, label: Path, _: str) -> None:
+        """Load a plugin from a file, whose path is relative to the configuration file."""
+        self._registry.load_file((label.parent if label.is_file() else Path()) / name)
 
     def _complain(self, path: str, message: str, raw: object = None) -> None:
         self.problems.append(ConfigProblem(path, message + origin_of(raw)))
@@ -137,9 +152,11 @@ class _Planner:
             self._complain(path, "expected a table; an empty one takes every default", table)
             return None
         if name in taken:
-            self._complain(path, f"a collector has this name too: call one of them {plugin}/other")
+            other = "a collector" if role == "exporter" else "a collector or exporter"
+            self._complain(path, f"{other} has this name too: call one of them {plugin}/other")
         backend = self._try(path, table, self._registry.backend, role, plugin)
-        delivery = self._delivery(table.pop("delivery", {}), join_path(path, "delivery"), PIPELINE_WIDE)
+        own = table.pop("delivery", {}) if role != "source" else {}
+        delivery = self._delivery(own, join_path(path, "delivery"), PIPELINE_WIDE)
         read = None if backend is None else self._options(backend, table, path)
         return None if read is None else PlannedSink(name, role, delivery=delivery, **read)
 

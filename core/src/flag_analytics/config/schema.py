@@ -21,6 +21,7 @@ from .reading import NAME, PIPELINE_WIDE
 
 __all__ = ["configuration_schema", "described"]
 
+_FILE = {"type": "string", "pattern": r"\.py$"}
 _SECTION = re.compile(r"^(?:Attributes|Args|Capabilities)\b.*:\n(?P<lines>(?:[ ]{4}.*\n|\n)+)", re.MULTILINE)
 _ENTRY = re.compile(r"^(?P<names>\w+(?:, \w+)*):\s+(?P<text>.*?)(?=^\w+(?:, \w+)*:|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -30,7 +31,7 @@ def configuration_schema(registry: Registry | None = None) -> tuple[dict[str, An
     registry = registry or default_registry()
     problems: list[PluginError] = []
     definitions = {"variable": {"type": "string", "pattern": r"\$\{"}}
-    sinks: dict[Role, dict[str, Any]] = {"collector": {}, "exporter": {}}
+    sinks: dict[Role, dict[str, Any]] = {"collector": {}, "exporter": {}, "source": {}}
     processors = [_processor(factory) for factory in BUILT_IN.values()]
     for name in registry.installed():
         try:
@@ -38,7 +39,8 @@ def configuration_schema(registry: Registry | None = None) -> tuple[dict[str, An
             for role, tables in sinks.items():
                 if registry.offered(role, name):
                     table = _table_of(registry.backend(role, name).options)
-                    table["properties"]["delivery"] = _table_of(DeliveryOptions, PIPELINE_WIDE)
+                    if role != "source":
+                        table["properties"]["delivery"] = _table_of(DeliveryOptions, PIPELINE_WIDE)
                     definitions[f"{role}s.{name}"] = table
                     tables[name] = {"$ref": f"#/definitions/{role}s.{name}"}
         except PluginError as problem:
@@ -47,7 +49,7 @@ def configuration_schema(registry: Registry | None = None) -> tuple[dict[str, An
         **{f"{role}s": _sections(tables) for role, tables in sinks.items()},
         "processors": {"type": "array", "items": {"anyOf": processors}},
         "delivery": _table_of(DeliveryOptions),
-        "plugins": {"type": "array", "items": {"enum": list(registry.installed())}},
+        "plugins": {"type": "array", "items": {"anyOf": [{"enum": list(registry.installed())}, _FILE]}},
     }
     start = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "flag-analytics"}
     return {**start, **_object(properties), "definitions": definitions}, tuple(problems)

@@ -23,7 +23,7 @@ from ..errors import ConfigProblem
 __all__ = ["EnvTable", "EnvText", "Tables", "join_path", "read_tables"]
 
 PREFIX = "FLAG_ANALYTICS__"
-SECTIONS = ("collectors", "exporters", "processors", "delivery", "plugins")
+SECTIONS = ("collectors", "exporters", "sources", "processors", "delivery", "plugins")
 
 _FILE_NAME = "flag-analytics.toml"
 _PYPROJECT = "pyproject.toml"
@@ -182,7 +182,7 @@ def _overlay(tree: dict[str, Any], variable: str, text: str, plugin_names: Colle
         ValueError: its name fits no place.
     """
     section, *steps = variable[len(PREFIX) :].lower().split("__")
-    is_sink = section in {"collectors", "exporters"}
+    is_sink = section in {"collectors", "exporters", "sources"}
     if section not in SECTIONS or not all(steps) or bool(steps) is (section == "plugins"):
         raise ValueError(_ENV_FORM)
     value: Any = EnvText(text, variable)
