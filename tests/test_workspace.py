@@ -361,7 +361,7 @@ def commands_of_readme() -> list[str]:
 
 def test_the_readme_gives_two_commands_that_are_complete():
     assert commands_of_readme()[:2] == [
-        "pip install uv && uv run flag-analytics demo",
+        "pip install uv && uv run --no-dev flag-analytics demo",
         "pip install uv && uv run pytest",
     ]
 

@@ -448,7 +448,7 @@ def test_the_demo_leaves_the_configured_backends_alone_unless_it_is_given_them(c
     assert "Kept in flag-analytics.db: apart from the backends that are configured." in capsys.readouterr().err
     assert sorted(Path().glob("*.db")) == [Path("flag-analytics.db")]
     assert main(["demo", "--once", "--events", "50", "--config", str(configuration)]) == 0
-    assert "  flag-analytics report new-checkout --config flag-analytics.toml\n" in capsys.readouterr().err
+    assert "flag-analytics report new-checkout --config flag-analytics.toml\n" in capsys.readouterr().err
     assert sorted(Path().glob("*.db")) == [Path("flag-analytics.db"), Path("production.db")]
 
 
@@ -460,8 +460,16 @@ def test_a_variable_that_names_a_configuration_does_not_send_the_demo_there(caps
     assert "apart from the backends that are configured" in capsys.readouterr().err
 
 
+def test_the_demo_under_uv_run_ends_with_commands_for_uv_run(capsys, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("flag_analytics_database")
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert main(["demo", "--once", "--events", "50"]) == 0
+    assert "\n  uv run --no-dev flag-analytics report new-checkout\n" in capsys.readouterr().err
+
+
 def test_the_demo_ends_with_the_ledger_and_commands_that_run_as_typed(capsys, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("flag_analytics_database")
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["demo", "--once", "--events", "300"]) == 0
     output = capsys.readouterr()

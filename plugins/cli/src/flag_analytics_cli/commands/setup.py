@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -59,8 +60,10 @@ def demo(
         where = f" --config {shlex.quote(str(config))}" if config is not None else ""
         kept = f"Kept in {DATABASE_FILE}" if is_embedded(plan) else "Kept in the backends of the configuration"
         note(f"\n{kept}. Go on with:")
+        # As typed: `uv run` leaves nothing on the PATH.
+        prefix = "uv run --no-dev " if "UV_RUN_RECURSION_DEPTH" in os.environ else ""
         for command in ("report new-checkout", "series pricing-page --group-by variant", "tail --lines 5"):
-            note(f"  flag-analytics {command}{where}", "none")
+            note(f"  {prefix}flag-analytics {command}{where}", "none")
     if not finished:
         note("interrupted: these are the evaluations until then")
     return OK if finished else _INTERRUPTED
