@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,10 @@ pytestmark = [pytest.mark.field, pytest.mark.skipif(sys.platform == "win32", rea
 PYTHON = sys.executable
 UVICORN = (PYTHON, "-m", "uvicorn", "application:asgi", "--port", "{port}", "--log-level", "warning")
 GUNICORN = (PYTHON, "-m", "gunicorn", "--bind", "127.0.0.1:{port}")
+UWSGI = (
+    *(str(Path(PYTHON).with_name("uwsgi")), "--http-socket", "127.0.0.1:{port}", "--module", "application:wsgi"),
+    *("--master", "--processes", "2", "--die-on-term"),
+)
 WAITRESS = """
 import waitress, application
 from flag_analytics import install_signal_handlers
@@ -35,6 +40,11 @@ SERVERS = {
     "granian, wsgi": (
         (PYTHON, "-m", "granian", "--interface", "wsgi", "--port", "{port}", "application:wsgi"), 0),
     "hypercorn": ((PYTHON, "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "application:asgi"), 0),
+    "uwsgi, --die-on-term": ((*UWSGI, "--enable-threads"), 0),
+    "uwsgi, without threads": (UWSGI, 0),
+    "uwsgi, threads": ((*UWSGI, "--threads", "4"), 0),
+    # One process: uWSGI waits a minute for a second one that is still importing the application.
+    "uwsgi, --lazy-apps": ((*UWSGI, "--enable-threads", "--lazy-apps", "--processes", "1"), 0),
     "waitress, one line more": (
         (PYTHON, "-c", WAITRESS), -15),
 }  # fmt: skip
@@ -70,6 +80,19 @@ def test_a_slow_request_in_flight_is_answered_and_stored(field):
     assert field.stop(server) == status, field.output
     slow.join(30.0)
     assert field.stored() == 11, field.output
+
+
+@pytest.mark.parametrize("threads", [(), ("--enable-threads",)], ids=["", "--enable-threads"])
+def test_an_event_recorded_in_the_master_of_uwsgi_hangs_no_worker_and_is_told_of(field, threads):
+    """uWSGI runs none of Python's handlers around its forks, and none at the end of its master."""
+    with (field.directory / "application.py").open("a", encoding="utf-8") as application:
+        application.write("record()\n")
+    server = field.serve(*UWSGI, *threads)
+    for _ in range(50):
+        field.get("/record")
+    assert field.stop(server) == 0, field.output
+    assert field.stored() == 50, field.output
+    assert "recorded in uWSGI's master process" in field.output
 
 
 def test_a_signal_is_not_touched_where_configuration_says_so(field):

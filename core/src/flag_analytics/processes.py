@@ -19,6 +19,7 @@ Nothing may yield to other greenlets while one of these locks is held: they woul
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import BuiltinMethodType, FrameType
 from typing import Any, Protocol
 
+from .logs import get_logger, warn
 from .unpatched import (
     in_greenlet,
     is_patched,
@@ -71,6 +73,13 @@ __all__ = [
     "wait_for_end",
 ]
 
+logger = get_logger("flag_analytics.processes")
+
+_IN_UWSGI_MASTER = (
+    "an event was recorded in uWSGI's master process, where it stays: uWSGI forks its workers from there, so that no "
+    "thread may run in it. Record in the workers alone (flags that are evaluated on import count, too), or start uWSGI "
+    "with --lazy-apps"
+)
 FORK_PATIENCE_SECONDS = 1.0
 """The longest a fork is held up."""
 MOST_THREADS = 32
@@ -88,6 +97,10 @@ def start_thread(
         greenlet: Whether it may be one where the process is monkey-patched: right for code that uses ``socket`` or
             ``threading`` itself. By default it is a real thread there, too.
     """
+    if _is_uwsgi_master():
+        if not greenlet:  # else it is a plugin's code, which is then run in place
+            warn(logger, _IN_UWSGI_MASTER)
+        return None
     threads = threading if greenlet else original("threading")
 
     def run() -> None:
@@ -210,6 +223,7 @@ def guard_forks(guard: ForkGuard) -> None:
 
 def renew_after_fork(renew: Callable[[], None]) -> None:
     """Have ``renew`` called in the child of each fork. A bound method is held weakly, a function for good."""
+    _hook_into_uwsgi()
     owner = getattr(renew, "__self__", None)
     if owner is None or isinstance(renew, BuiltinMethodType):
         _renewals[id(renew)] = lambda: renew
@@ -291,6 +305,46 @@ def _after_fork_in_child() -> None:
     _close_with_pools()
 
 
+# --- uWSGI, which runs none of Python's handlers around its forks
+
+_ending = False
+"""Whether the process ends: then threads are started even in the process that uWSGI forks its workers from."""
+
+
+def _is_uwsgi_master() -> bool:
+    """Return whether uWSGI forks its workers from this process: a thread here might hold any lock meanwhile."""
+    uwsgi: Any = sys.modules.get("uwsgi")
+    if uwsgi is None or _ending or not hasattr(uwsgi, "worker_id"):
+        return False
+    return not (uwsgi.worker_id() or uwsgi.mule_id() or uwsgi.i_am_the_spooler())
+
+
+def _hook_into_uwsgi() -> None:
+    """Have the handlers for children called in uWSGI's workers."""
+    uwsgi: Any = sys.modules.get("uwsgi")
+    if uwsgi is None or not hasattr(uwsgi, "worker_id"):
+        return
+    try:
+        decorators = importlib.import_module("uwsgidecorators")  # its import replaces the hook by a list of its own
+    except Exception:  # it is not installed, or does not like to be without a master
+        previous = getattr(uwsgi, "post_fork_hook", None)
+        if previous is not _after_uwsgi_fork:
+            _uwsgi_hooks.extend([] if previous is None else [previous])
+            uwsgi.post_fork_hook = _after_uwsgi_fork
+    else:
+        if _after_fork_in_child not in decorators.postfork_chain:
+            decorators.postfork_chain.insert(0, _after_fork_in_child)
+
+
+_uwsgi_hooks: list[Callable[[], object]] = []
+
+
+def _after_uwsgi_fork() -> None:
+    _after_fork_in_child()
+    for hook in _uwsgi_hooks:
+        hook()
+
+
 # --- the end of a process
 
 
@@ -341,7 +395,8 @@ def _living_closables() -> list[Closable]:
 
 def _flush_at_exit() -> None:
     """Drain everything while the libraries that sinks use still work: their own exit handlers come later."""
-    global _flush_seconds  # noqa: PLW0603 - a process ends once
+    global _ending, _flush_seconds  # noqa: PLW0603 - a process ends once
+    _ending = True
     began = time.monotonic()
     flushes = {closable.flush_at_exit: began + closable.exit_timeout for closable in _living_closables()}
     threads = {flush: start_thread(flush, deadline, name="exit") for flush, deadline in flushes.items()}
