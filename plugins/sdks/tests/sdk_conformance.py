@@ -60,6 +60,7 @@ class Sdk:
         provider_name: The event's.
         cases: One for each of ``CASES``.
         open: Opens a client that records into a pipeline; with None, a client without an adapter.
+        attributes: The attributes that each user has there.
         settle: Waits until the SDK has told of all evaluations.
         value_of: Returns the event's value for an answer of the SDK.
     """
@@ -67,6 +68,7 @@ class Sdk:
     provider_name: str
     cases: Mapping[str, Case]
     open: Callable[..., AbstractContextManager[Client]]
+    attributes: Mapping[str, Any] = {"plan": "team"}
     settle: Callable[[], None] = lambda: None
     value_of: Callable[[Any], Any] = lambda answer: answer
 
@@ -137,7 +139,7 @@ class AdapterConformance:
             self.sdk.settle()
         (event,) = events_of(pipeline)
         assert event.targeting_key is None
-        assert event.context_attributes == {"plan": "team"}
+        assert event.context_attributes == self.sdk.attributes
 
     def test_no_attributes_are_kept_where_none_are_asked_for(self, pipeline):
         with self.sdk.open(pipeline, context_attributes=False) as client:

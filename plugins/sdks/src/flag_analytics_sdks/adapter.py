@@ -33,11 +33,16 @@ class Adapter:
             of the names to keep.
         targeting_key: Whether to record for whom the flag was evaluated.
 
+    Attributes:
+        provider_name: The SDK, as events name it.
+        names: Which attributes are recorded: all, none, or these.
+
     Raises:
         TypeError: ``pipeline`` has no ``record_nowait``, or ``context_attributes`` is a single string.
     """
 
     provider_name: ClassVar[str] = ""
+    names: bool | frozenset[str]
 
     def __init__(
         self, pipeline: Recorder, *, context_attributes: bool | Iterable[str] = True, targeting_key: bool = True
@@ -52,7 +57,7 @@ class Adapter:
                 "context_attributes is a string: expected True, False or several names, such as ['plan', 'country']"
             )
         self._pipeline = pipeline
-        self._names = context_attributes if isinstance(context_attributes, bool) else frozenset(context_attributes)
+        self.names = context_attributes if isinstance(context_attributes, bool) else frozenset(context_attributes)
         self._targeting_key = bool(targeting_key)
         self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -99,11 +104,11 @@ class Adapter:
 
     def _kept(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
         # A copy of its own: the attributes stay the caller's, who may go on changing them.
-        if not attributes or self._names is False:
+        if not attributes or self.names is False:
             return {}
-        if self._names is True:
+        if self.names is True:
             return dict(attributes)
-        return {name: value for name, value in attributes.items() if name in self._names}
+        return {name: value for name, value in attributes.items() if name in self.names}
 
     def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
