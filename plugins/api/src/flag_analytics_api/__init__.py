@@ -13,5 +13,17 @@ from .app import create_api
 from .headers import SafeHeaders
 from .options import ApiOptions
 from .problems import ProblemError
+from .requests import AsgiRequests, RequestAttributes, WsgiRequests, with_request_attributes
 
-__all__ = ["Access", "ApiOptions", "Panel", "ProblemError", "SafeHeaders", "create_api"]
+__all__ = [
+    "Access",
+    "ApiOptions",
+    "AsgiRequests",
+    "Panel",
+    "ProblemError",
+    "RequestAttributes",
+    "SafeHeaders",
+    "WsgiRequests",
+    "create_api",
+    "with_request_attributes",
+]
