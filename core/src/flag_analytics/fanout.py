@@ -14,6 +14,7 @@ from .inline import InlineSinks
 from .processes import new_rlock, renew_after_fork
 from .protocols import RecordResult
 from .reports import DeadLetter, DeliveryReport, DeliveryStats, SinkStats
+from .waiting import in_thread, is_trio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,6 +113,8 @@ class Fanout:
 
     async def flush(self, timeout: float = 30.0) -> DeliveryReport:
         """Wait, at most ``timeout`` seconds, until what was recorded before is stored."""
+        if is_trio():
+            return await in_thread(self.flush_sync, timeout)
         ends = time.monotonic() + timeout
         report = None if self._engine is None else await self._engine.flush(timeout)
         return self._report(report, done=await self._inline.flush(ends))
@@ -123,6 +126,8 @@ class Fanout:
 
     async def close(self, timeout: float | None = None) -> DeliveryReport:
         """Refuse further events, deliver what waits, close every sink."""
+        if is_trio():
+            return await in_thread(self.close_sync, timeout)
         ends = time.monotonic() + (self._close_timeout_seconds if timeout is None else timeout)
         report = None if self._engine is None else await self._engine.close(timeout)
         self._inline.closed = True

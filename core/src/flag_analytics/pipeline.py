@@ -29,6 +29,7 @@ from .protocols import BatchSink, InlineSink, Processor
 from .registry import Registry, default_registry
 from .reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
 from .sources import EventSource
+from .waiting import in_thread
 
 if TYPE_CHECKING:
     from .aggregator import AnalyticsAggregator
@@ -100,7 +101,7 @@ class Pipeline:
         self._announce_closing()
         report = await self._fanout.close(timeout)
         if self.sources:
-            await asyncio.to_thread(_close_all, self.sources.values())
+            await in_thread(_close_all, self.sources.values())
         return report
 
     def close_sync(self, timeout: float | None = None) -> DeliveryReport:

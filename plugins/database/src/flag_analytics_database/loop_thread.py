@@ -20,6 +20,7 @@ from flag_analytics.processes import (
     submit,
     wait_for_end,
 )
+from flag_analytics.waiting import in_thread, is_trio
 
 from .errors import closed_meanwhile
 
@@ -61,6 +62,12 @@ class LoopThread:
             SinkUnavailable: the thread was stopped, and the work took longer than ``GRACE_SECONDS``.
         """
         future = self.submit(work)
+        if is_trio():
+            try:
+                return await in_thread(future.result)
+            except BaseException:
+                future.cancel()
+                raise
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -104,6 +111,9 @@ class LoopThread:
 
     async def ended(self) -> None:
         """Wait until a stopped thread has ended, for at most twice ``GRACE_SECONDS``."""
+        if is_trio():
+            await in_thread(self.join)
+            return
         ends = time.monotonic() + 2 * GRACE_SECONDS
         while self._ending is not None and self._ending.is_alive() and time.monotonic() < ends:  # noqa: ASYNC110
             await asyncio.sleep(0.001)  # the end of a thread sets nothing that a loop could wait for

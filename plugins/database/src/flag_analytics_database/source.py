@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,6 +28,7 @@ from flag_analytics.sources import (
     TimeStep,
     Window,
 )
+from flag_analytics.waiting import in_thread
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
@@ -282,7 +282,7 @@ def _ask_sync_engine(engine: Engine, query: Executable) -> Sequence[Any]:
 
 def _in_thread(ask: Callable[[Executable], Sequence[Any]]) -> Ask:
     async def asked(query: Executable) -> Sequence[Any]:
-        return await asyncio.to_thread(ask, query)
+        return await in_thread(ask, query)
 
     return asked
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -21,6 +22,7 @@ from flag_analytics.processes import renew_after_fork, wait
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeadLetter, DeliveryOptions
 from flag_analytics.sources import EventFilter, Exposures, FlagActivity, FlagSummary, TimeStep, Window
+from flag_analytics.waiting import in_thread, is_trio
 from sqlalchemy import Executable, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -338,6 +340,10 @@ class DatabaseStore:
         if not self.options.create_tables:
             return
         self._begun = begun = self._questions.submit(_ping, settle=True)
+        if is_trio():
+            await in_thread(concurrent.futures.wait, [begun], seconds)
+            await self._settle_begun(begun)
+            return
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def tell(_: Any) -> None:
@@ -347,6 +353,9 @@ class DatabaseStore:
         begun.add_done_callback(tell)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), seconds)
+        await self._settle_begun(begun)
+
+    async def _settle_begun(self, begun: Future[Any]) -> None:
         error = begun.exception() if begun.done() and not begun.cancelled() else None
         failure = None if error is None else unavailable(error)
         if isinstance(failure, CannotConnect):

@@ -15,6 +15,7 @@ from flag_analytics.frozen import FrozenEvent
 from flag_analytics.processes import chain_sigterm, close_at_exit, closed, keep_inherited, renew_after_fork, wait
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
+from flag_analytics.waiting import in_thread, is_trio
 
 from .engine import GRACE_SECONDS, Engine, Settings
 
@@ -138,6 +139,8 @@ class Delivery:
         """
         import asyncio
 
+        if is_trio():
+            return await in_thread(self.flush_sync, timeout)
         engine, seconds = self._engine, as_timeout(timeout)
         waiter = engine.begin_flush()
         try:
@@ -184,6 +187,8 @@ class Delivery:
         """
         import asyncio
 
+        if is_trio():
+            return await in_thread(self.close_sync, timeout)
         engine = self._engine
         done = engine.begin_close(self._timeout(timeout))
         try:

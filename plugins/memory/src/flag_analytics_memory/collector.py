@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -38,6 +37,7 @@ from flag_analytics.sources import (
     TimeStep,
     Window,
 )
+from flag_analytics.waiting import pause
 
 from .admission import (
     MAX_SNAPSHOT_ATTRIBUTES,
@@ -482,7 +482,7 @@ class InMemoryAnalyticsCollector:
         for name, events in groups.named().items():
             async for some in _slices(events):
                 yield name, None, some
-            await asyncio.sleep(0)
+            await pause()
 
     async def _matching(
         self,
@@ -513,7 +513,7 @@ class InMemoryAnalyticsCollector:
                 yield None, _select(some, window, where, contexts)
                 some = []
                 looked_at = 0
-                await asyncio.sleep(0)
+                await pause()
         yield None, _select(some, window, where, contexts)
 
 
@@ -537,7 +537,7 @@ def _select(events: list[Any], window: Window, where: EventFilter, contexts: boo
 async def _slices(events: list[Any]) -> AsyncIterator[list[Any]]:
     for start in range(0, len(events), _SLICE):
         if start:
-            await asyncio.sleep(0)
+            await pause()
         yield events[start : start + _SLICE]
 
 
