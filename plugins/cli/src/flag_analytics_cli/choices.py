@@ -11,11 +11,13 @@ __all__ = [
     "ImportFormat",
     "LettersFormat",
     "ListFormat",
+    "PluginKind",
     "ReportFormat",
     "SeriesFormat",
     "SortOrder",
 ]
 
+PluginKind = Literal["collector", "exporter", "processor", "source", "command"]
 FileFormat = Literal[
     "csv",
     "jsonl",

@@ -19,7 +19,7 @@ from flag_analytics.errors import ConfigError, FlagAnalyticsError
 from .commands.files import import_file, list_imports, undo_import
 from .commands.reports import export_events, report, series, tail
 from .commands.serving import serve
-from .commands.setup import check, demo, plugins, schema
+from .commands.setup import check, demo, new_plugin, plugins, schema
 from .commands.spools import dead_letters, export, inspect, replay
 from .file_errors import ColumnError, FileError
 from .parameters import OK, PROBLEM, UsageError
@@ -32,8 +32,8 @@ USAGE, INTERRUPTED = 2, 130
 
 _READ_FILES = ("export", "import", "report", "series")
 _OWN_COMMANDS = (
-    *("check", "dead-letters", "demo", "export", "import", "imports", "plugins", "report", "schema", "series"),
-    *("serve", "spool", "tail"),
+    *("check", "dead-letters", "demo", "export", "import", "imports", "new-plugin", "plugins"),
+    *("report", "schema", "series", "serve", "spool", "tail"),
 )
 _HELP = (
     "What are our feature flags really doing?\n\n"
@@ -166,6 +166,7 @@ def build_app() -> App:
     app.command(tail, usage="Usage: flag-analytics tail [FLAG ...] [OPTIONS]")
     app.command(export_events, name="export", usage="Usage: flag-analytics export [FLAG ...] [OPTIONS]")
     app.command(plugins)
+    app.command(new_plugin, usage="Usage: flag-analytics new-plugin NAME [OPTIONS]")
     app.command(check)
     app.command(schema)
     app.command(serve)

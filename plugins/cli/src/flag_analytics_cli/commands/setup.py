@@ -1,4 +1,4 @@
-"""``demo``, ``plugins``, ``check`` and ``schema``: see it work, and see the installation and configuration."""
+"""``demo``, ``plugins``, ``new-plugin``, ``check`` and ``schema``: see it work, and see and extend the installation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Annotated
 from cyclopts import Parameter
 from flag_analytics.errors import ConfigError
 
-from ..choices import ListFormat
+from ..choices import ListFormat, PluginKind
 from ..parameters import DEFAULT_PORT, OK, PROBLEM, Config, Switch, UsageError
 from ..terminal import diagnostics, note, results
 
-__all__ = ["check", "demo", "plugins", "schema"]
+__all__ = ["check", "demo", "new_plugin", "plugins", "schema"]
 
 _INTERRUPTED = 130
 DemoConfig = Annotated[Path | None, Parameter(name="--config")]
@@ -146,3 +146,22 @@ def schema() -> int:
     for problem in problems:
         note(f"a plugin is left out: {visible(str(problem))}", "yellow")
     return PROBLEM if problems else OK
+
+
+def new_plugin(name: str, /, *, kind: PluginKind = "collector", directory: Path | None = None) -> int:
+    """Write the project of a new plugin, whose tests pass as they are: put your backend in its place.
+
+    Args:
+        name: The plugin's name in configuration: small letters, digits, - and _.
+        kind: What the plugin is.
+        directory: Where to; by default flag-analytics-NAME in this directory.
+    """
+    from ..new_plugin import write_project
+
+    place, written = write_project(name, kind, directory)
+    for path in written:
+        note(f"  {place / path}", "none")
+    note("\nGo on with:")
+    for command in (f"cd {shlex.quote(str(place))}", 'pip install -e ".[testing]"', "pytest"):
+        note(f"  {command}", "none")
+    return OK
