@@ -65,7 +65,7 @@ class Outcome:
 def run_kit(pytester: pytest.Pytester) -> Callable[..., Outcome]:
     """Run the kit on a class of tests, in a plugin author's bare project; all of its tests, or one."""
     settings = pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
-    options = ["-q", "-p", "no:cacheprovider", "-c", settings, f"--confcutdir={HERE}"]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:playwright", "-c", settings, f"--confcutdir={HERE}"]
 
     def run(name: str, test: str = "") -> Outcome:
         outcome = Outcome(test)
