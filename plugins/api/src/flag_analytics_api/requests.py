@@ -141,7 +141,8 @@ def _asgi_route(scope: MutableMapping[str, Any]) -> str | None:
     template = scope.get("path_template")  # Litestar
     if isinstance(template, str):
         return template
-    path = getattr(scope.get("route"), "path", None)  # Starlette, FastAPI
+    route = scope.get("route")  # Starlette, FastAPI; one without an endpoint is a mount, of Django perhaps
+    path = getattr(route, "path", None) if hasattr(route, "endpoint") else None
     return path if isinstance(path, str) else _django_route(scope.get("path", ""))
 
 
