@@ -28,6 +28,7 @@ from .processing import Processing
 from .protocols import BatchSink, InlineSink, Processor
 from .registry import Registry, default_registry
 from .reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
+from .sink_processing import processed
 from .sources import EventSource
 from .waiting import in_thread
 
@@ -260,7 +261,10 @@ def open_pipeline(
     try:
         for planned in plan.sinks:
             created[planned.name] = planned.create()
-        sinks = {planned.name: as_sink(created[planned.name]) for planned in plan.sinks}
+        sinks = {
+            planned.name: processed(as_sink(created[planned.name]), [each.create() for each in planned.processors])
+            for planned in plan.sinks
+        }
         created |= {planned.name: planned.create() for planned in plan.sources}
         processors = [(planned.name, planned.create()) for planned in plan.processors]
         fanout = _fan_out(plan, sinks, name, partial(_tell_of_dead_letters, registry, plan.plugins))

@@ -14,7 +14,7 @@ from .freezer import event_like
 from .frozen import FrozenEvent
 from .protocols import Processor, RecordResult
 
-__all__ = ["Processing", "as_event"]
+__all__ = ["Processing", "as_event", "unusable"]
 
 logger = logging.getLogger("flag_analytics.pipeline")
 
@@ -51,7 +51,7 @@ class Processing:
                 if event is None:
                     return self._fanout.refuse(RecordResult.FILTERED)
                 if event.__class__ is not FlagEvaluationEvent:
-                    raise _unusable(event)
+                    raise unusable(event)
                 step += 1
         except BaseException as error:
             outcome = self._fanout.refuse(RecordResult.ERROR)
@@ -100,7 +100,8 @@ def _advice(error: BaseException) -> str:
     return ""
 
 
-def _unusable(result: Any) -> TypeError:
+def unusable(result: Any) -> TypeError:
+    """Return the error that says what a processor returned in the place of an event."""
     if inspect.iscoroutine(result):
         result.close()  # else Python warns of a coroutine that was never awaited
     return TypeError(f"a processor returned {type(result).__name__}, expected FlagEvaluationEvent or None")

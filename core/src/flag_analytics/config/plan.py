@@ -30,6 +30,7 @@ class PlannedSink:
         explicit: The options that configuration sets, as opposed to defaults, under the names of the engine's settings
             where they are such.
         delivery: The settings of its own ``delivery`` table.
+        processors: Those that its events alone go through.
         plugin: The plugin and its distribution, for messages.
         secrets: Texts that messages must not show.
         quote: The exceptions of the plugin whose words messages may show: its own where a secret option is set.
@@ -41,6 +42,7 @@ class PlannedSink:
     options: Any = attrs.field(repr=False)
     explicit: frozenset[str] = frozenset()
     delivery: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    processors: tuple[PlannedProcessor, ...] = ()
     plugin: str = "a plugin"
     secrets: frozenset[str] = attrs.field(default=frozenset(), repr=False)
     quote: Quote = "all"

@@ -8,6 +8,9 @@
     connection_string = "${ANALYTICS_URL}"   # ${VAR}, ${VAR:-default}, $$
     [collectors."database/warehouse".delivery]
     max_events = 100_000                     # DeliveryOptions of this sink
+    [[collectors."database/warehouse".processors]]
+    type = "redact"                          # for the events of this sink alone
+    attributes = ["email"]
     [exporters.prometheus]
     prefix = "myapp"
     [sources.files]                          # what is asked, and not written to
@@ -51,6 +54,8 @@ PIPELINE_WIDE = frozenset({"durability", "close_timeout_seconds", "exit_timeout_
     field.name for field in attrs.fields(DeliveryOptions) if field.name.startswith("spool_")
 }
 """The settings of delivery that one sink cannot have."""
+FOR_ALL_SINKS = frozenset({"deduplicate_exposures"})
+"""The processors that one sink cannot have: at a second attempt they would do something else to the same event."""
 
 
 def read_config(
@@ -112,7 +117,7 @@ class _Planner:
         taken = sections.collectors.keys() | sections.exporters.keys()
         sources = [self._sink("source", *item, taken) for item in sections.sources.items()]
         delivery = self._delivery(sections.delivery, "delivery", frozenset())
-        processors = [self._processor(index, table) for index, table in enumerate(sections.processors)]
+        processors = self._processors(sections.processors, "processors")
         if not (self.problems or tables.problems or sinks):
             self._complain(
                 "",
@@ -120,9 +125,8 @@ class _Planner:
                 "example [collectors.memory] to flag-analytics.toml",
             )
         planned = tuple(sink for sink in sinks if sink is not None)
-        steps = tuple(processor for processor in processors if processor is not None)
         readable = tuple(source for source in sources if source is not None)
-        return Plan(tables.label, planned, steps, delivery, tuple(self._plugins), readable)
+        return Plan(tables.label, planned, processors, delivery, tuple(self._plugins), readable)
 
     def _load_file(self, name: str, label: Path, _: str) -> None:
         """Load a plugin from a file, whose path is relative to the configuration file."""
@@ -157,18 +161,32 @@ class _Planner:
         backend = self._try(path, table, self._registry.backend, role, plugin)
         own = table.pop("delivery", {}) if role != "source" else {}
         delivery = self._delivery(own, join_path(path, "delivery"), PIPELINE_WIDE)
+        steps = table.pop("processors", []) if role != "source" else []
+        processors = self._processors(steps, join_path(path, "processors"), FOR_ALL_SINKS)
         read = None if backend is None else self._options(backend, table, path)
-        return None if read is None else PlannedSink(name, role, delivery=delivery, **read)
+        return None if read is None else PlannedSink(name, role, delivery=delivery, processors=processors, **read)
 
-    def _processor(self, index: int, table: object) -> PlannedProcessor | None:
-        path = f"processors[{index}]"
+    def _processors(
+        self, tables: object, path: str, refused: frozenset[str] = frozenset()
+    ) -> tuple[PlannedProcessor, ...]:
+        if not isinstance(tables, list):
+            self._complain(path, f"expected an array of tables, as [[{path}]]", tables)
+            return ()
+        planned = [self._processor(f"{path}[{index}]", table) for index, table in enumerate(tables)]
+        for index, processor in enumerate(planned):
+            if processor is not None and processor.name in refused:
+                self._complain(f"{path}[{index}].type", f"{processor.name} is for all sinks: set it in [[processors]]")
+        return tuple(processor for processor in planned if processor is not None)
+
+    def _processor(self, path: str, table: object) -> PlannedProcessor | None:
         raw = table.pop("type", None) if isinstance(table, dict) else None
         name = raw.text if isinstance(raw, EnvText) else raw
         if not isinstance(name, str) or not isinstance(table, dict):
             self._complain(path, f"expected a table with a type: built in are {', '.join(BUILT_IN)}", table)
             return None
         factory, meant = BUILT_IN.get(name), did_you_mean(name, BUILT_IN)
-        if factory is None and meant and name not in self._registry.installed():
+        offered = (each.name for plugin in self._plugins for each in self._registry.offered("processor", plugin))
+        if factory is None and meant and name not in self._registry.installed() and name not in offered:
             self._complain(f"{path}.type", f"unknown processor {name!r}{meant}", raw)
         elif factory is None:
             factory = self._try(f"{path}.type", raw, self._registry.backend, "processor", name)

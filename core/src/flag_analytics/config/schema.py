@@ -41,6 +41,7 @@ def configuration_schema(registry: Registry | None = None) -> tuple[dict[str, An
                     table = _table_of(registry.backend(role, name).options)
                     if role != "source":
                         table["properties"]["delivery"] = _table_of(DeliveryOptions, PIPELINE_WIDE)
+                        table["properties"]["processors"] = {"$ref": "#/properties/processors"}
                     definitions[f"{role}s.{name}"] = table
                     tables[name] = {"$ref": f"#/definitions/{role}s.{name}"}
         except PluginError as problem:
