@@ -1607,6 +1607,39 @@ class TestSourceOfOneLoop(SourceKit):
         await source.list_flags(Window(None, EPOCH))
 
 
+class ClientOfOneLoop(Source):
+    """A sink and a source over one client, as most asynchronous clients are: it belongs to the loop that used it."""
+
+    any_loop = False
+    loop: Any = None
+
+    async def write(self, batch: Batch) -> None:
+        self.use()
+        self.kept += list(batch)
+
+    async def list_flags(self, window: Window, **options: Any) -> Any:
+        self.use()
+        return await super().list_flags(window, **options)
+
+    def use(self) -> None:
+        self.loop = self.loop or asyncio.get_running_loop()
+        if self.loop is not asyncio.get_running_loop():
+            raise RuntimeError("attached to a different loop")
+
+
+class TestGoodSourceOfOneLoop(SourceKit):
+    made = ClientOfOneLoop
+
+
+@broken("from_another_event_loop")
+class TestSourceThatSaysAnyLoop(SourceKit):
+    class made(ClientOfOneLoop):  # noqa: N801
+        any_loop = True
+
+        async def list_flags(self, window: Window, **options: Any) -> Any:
+            return await super().list_flags(window, **options)
+
+
 @broken("users_are_told_by_the_variant")
 class TestSourceThatTakesTheLastVariant(SourceKit):
     class made(Source):  # noqa: N801

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from .frozen import FrozenEvent
 from .inline import InlineSinks
+from .marshalled import marshalled
 from .processes import new_rlock, renew_after_fork
 from .protocols import RecordResult
 from .reports import DeadLetter, DeliveryReport, DeliveryStats, SinkStats
+from .sources import EventSource
 from .waiting import in_thread, is_trio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
 
 __all__ = ["Engine", "Fanout", "Record"]
 
@@ -40,6 +44,7 @@ class Engine(Protocol):
     def flush_sync(self, timeout: float = 30.0) -> DeliveryReport: ...
     async def close(self, timeout: float | None = None) -> DeliveryReport: ...
     def close_sync(self, timeout: float | None = None) -> DeliveryReport: ...
+    def ask(self, sink: str, question: Callable[[], Awaitable[Any]]) -> Future[Any] | None: ...
     def reopen(self, sink: str) -> None: ...
     def stats(self) -> DeliveryStats: ...
     def dead_letters(self) -> tuple[DeadLetter, ...]: ...
@@ -168,6 +173,13 @@ class Fanout:
     def dead_letters(self) -> tuple[DeadLetter, ...]:
         """Return the latest events that sinks refused for good."""
         return () if self._engine is None else self._engine.dead_letters()
+
+    def in_loop_of(self, sink: str, source: EventSource) -> EventSource:
+        """Return the source of a sink, to be asked from any loop."""
+        engine = self._engine
+        if engine is None or sink not in engine.stats().sinks:
+            return source
+        return marshalled(source, partial(engine.ask, sink))
 
     def reopen(self, sink: str) -> None:
         """Try a sink again that raised ``FatalConfiguration``.

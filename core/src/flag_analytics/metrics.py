@@ -518,6 +518,8 @@ class EventsSource:
         read: Returns all events, in canonical form.
     """
 
+    any_loop = True
+
     def __init__(self, read: Callable[[], Iterable[Any]]) -> None:
         self._read = read
 

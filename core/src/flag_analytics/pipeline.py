@@ -170,7 +170,7 @@ class Pipeline:
         known = {**self.sources, **self.collectors}
         if name not in known:
             raise SourceError(f"this pipeline has no source or collector {name!r}: it has {', '.join(known) or 'none'}")
-        return AnalyticsAggregator(self._registry.event_source_for(known[name]), name=name)
+        return AnalyticsAggregator(self._source_of(name, known[name]), name=name)
 
     @property
     def event_source(self) -> EventSource:
@@ -186,7 +186,7 @@ class Pipeline:
         collectors = sorted(self.collectors.items(), key=lambda item: isinstance(item[1], InlineSink))
         for name, kept in (*self.sources.items(), *collectors):
             try:
-                return name, self._registry.event_source_for(kept)
+                return name, self._source_of(name, kept)
             except SourceError:
                 continue
         names = ", ".join(self.collectors) or "none"
@@ -194,6 +194,9 @@ class Pipeline:
             f"no collector of this pipeline can be asked about its events (collectors: {names}): "
             "add one that keeps them, for example [collectors.memory]"
         )
+
+    def _source_of(self, name: str, kept: Any) -> EventSource:
+        return self._fanout.in_loop_of(name, self._registry.event_source_for(kept))
 
     def _count_future(self) -> int | None:
         """Return how many events are dated in the future, as far as sources in memory can tell without waiting."""

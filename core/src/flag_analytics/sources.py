@@ -269,7 +269,8 @@ PARTS = frozenset({"count", "users", "variants", "reasons", "errors", "latency",
 class EventSource(Protocol):
     """Answers questions about stored events; ``AnalyticsAggregator`` turns the answers into metrics.
 
-    Flag keys come in canonical form. Every method answers for all the flags at once.
+    Flag keys come in canonical form. Every method answers for all the flags at once. A pipeline asks the source of a
+    sink in the sink's own loop, beside its writes, unless the source says ``any_loop = True``.
     ``flag_analytics.metrics.EventsSource`` implements it over events in memory.
     """
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from operator import add
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 from flag_analytics.metrics import (
@@ -63,6 +63,8 @@ _FLAGS_PER_STATEMENT = 1_000
 @attrs.frozen(eq=False)
 class DatabaseSource:
     """An ``EventSource`` over one table. Every answer is one statement: the database computes, a few rows come back."""
+
+    any_loop: ClassVar[bool] = True
 
     ask: Ask = attrs.field(repr=False)
     family: str

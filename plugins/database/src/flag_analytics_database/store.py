@@ -59,6 +59,8 @@ class DatabaseStore:
     in a thread of its own, so that they can be asked from any loop, before or after any delivery.
     """
 
+    any_loop = True
+
     def __init__(self, options: DatabaseOptions, engines: EngineMaker | None = None) -> None:
         self.options = options
         self.delivery: DeliveryOptions = options.delivery()

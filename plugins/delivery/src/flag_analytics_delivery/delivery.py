@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
@@ -170,6 +170,14 @@ class Delivery:
         """
         spool = self._engine.spool
         return spool is not None and spool.persist()
+
+    def ask(self, sink: str, question: Callable[[], Awaitable[Any]]) -> Future[Any] | None:
+        """Have a question awaited in a sink's own loop, beside its writes; None after the close.
+
+        Raises:
+            KeyError: there is no such sink.
+        """
+        return self._engine.ask(sink, question)
 
     def reopen(self, sink: str) -> None:
         """Try a sink again that raised ``FatalConfiguration``.

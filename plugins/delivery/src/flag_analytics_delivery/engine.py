@@ -19,7 +19,7 @@ from .accounts import Accounts, Waiter
 from .log import Cursor
 from .retry import SinkMachine
 from .spool_writer import SpoolWriter
-from .worker import SinkWorker
+from .worker import Question, SinkWorker
 
 __all__ = ["GRACE_SECONDS", "Engine", "Settings"]
 
@@ -111,6 +111,11 @@ class Engine:
         with self.lock:
             self.accounts.sinks[name].machine.resume(time.monotonic())
             self._workers[name].wake()
+
+    def ask(self, name: str, question: Question) -> Future[Any] | None:
+        """Have a question awaited in a sink's own loop; None if there is none any more."""
+        with self.lock:
+            return self._workers[name].ask(question)
 
     def _wake_all(self) -> None:
         for name, sink in self.accounts.sinks.items():

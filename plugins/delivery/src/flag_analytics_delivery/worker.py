@@ -11,6 +11,7 @@ import errno
 import inspect
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -24,7 +25,9 @@ from .accounts import Accounts, Sink
 from .bisect import Dead
 from .retry import Failure, Ping, Read, Resolved, Wait, Write
 
-__all__ = ["SinkWorker"]
+__all__ = ["Question", "SinkWorker"]
+
+Question = Callable[[], Awaitable[Any]]
 
 CANCEL_GRACE_SECONDS = 1.0
 MOST_STARTS_AT_ONCE = 100
@@ -57,6 +60,8 @@ class SinkWorker:
         self._start_after = 0.0
         self._start_failures = 0
         self._opened = False
+        self._questions: deque[tuple[Question, Future[Any]]] = deque()
+        self._answering: set[asyncio.Task[None]] = set()
         self._prepared: str | None = None
         self._stuck: asyncio.Task[Any] | None = None
         self.done = False
@@ -82,6 +87,16 @@ class SinkWorker:
         self._start_after = 0.0
         if not self.wake():
             self.done = True
+
+    def ask(self, question: Question) -> Future[Any] | None:
+        """Have something awaited in the sink's loop, beside writes; None if there is no loop any more."""
+        if self.done or not self.wake():
+            return None
+        answer: Future[Any] = Future()
+        self._questions.append((question, answer))
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._answer_all)  # not closed: `_end` comes first, under the lock
+        return answer
 
     def leave_in_child(self) -> None:
         """Forget the parent's thread and connections, in a forked child."""
@@ -146,6 +161,9 @@ class SinkWorker:
         accounts = self._accounts
         with accounts.lock:
             self._loop = self._stuck = None
+            for _, answer in self._questions:
+                answer.set_exception(SinkUnavailable("the sink's loop has ended", code="closed"))
+            self._questions.clear()
             if accounts.close_deadline is not None:
                 self.done = True
                 return
@@ -161,9 +179,16 @@ class SinkWorker:
         with self._accounts.lock:
             self._loop = loop
             self._woken = asyncio.Event()
+            self._answer_all()
         while await self._step():
             pass
         await self._close_backend()
+
+    def _answer_all(self) -> None:
+        while self._questions:
+            task = asyncio.ensure_future(_answer(*self._questions.popleft()))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
 
     async def _step(self) -> bool:
         """Do the machine's next action; return whether there will be another one."""
@@ -373,6 +398,18 @@ def _classify(error: BaseException) -> tuple[Failure, str]:
     if isinstance(error, OSError):
         return Failure.UNAVAILABLE, errno.errorcode.get(error.errno or 0, "")
     return Failure.UNEXPECTED, ""
+
+
+async def _answer(question: Question, answer: Future[Any]) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(await question())
+    except asyncio.CancelledError:
+        answer.set_exception(SinkUnavailable("the sink was closed before it answered", code="closed"))
+        raise
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 def _close_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -59,6 +59,8 @@ class FilesSource:
         SourceError: there is no such file.
     """
 
+    any_loop = True
+
     def __init__(self, location: FilesOptions | Path | str) -> None:
         self._duckdb = _imported()
         options = location if isinstance(location, FilesOptions) else FilesOptions(location=str(location))
