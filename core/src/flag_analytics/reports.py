@@ -164,7 +164,8 @@ class DeliveryStats:
         sanitised: Changes that bringing events into canonical form took, by kind (see ``flag_analytics.canonical``).
         sinks: The ledger of each sink, by its name in configuration.
         future_events: Stored events dated in the future, where a source was asked.
-        spool: What happened to the spool: ``errors``, ``adopted`` and ``quarantined`` files; empty without one.
+        spool: What happened to the spool: ``errors``, and files that were ``adopted``, ``quarantined`` or ``skipped``;
+            empty without one.
     """
 
     recorded: int

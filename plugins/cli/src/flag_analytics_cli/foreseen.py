@@ -13,7 +13,7 @@ from flag_analytics.config.plan import Plan, PlannedSink
 from flag_analytics.config.sources import join_path
 from flag_analytics.errors import ConfigProblem, SourceError
 from flag_analytics.registry import default_registry
-from flag_analytics_delivery.spool import default_directory
+from flag_analytics_delivery.spool import SpoolError, default_directory, private_in
 
 __all__ = ["foreseen_problems"]
 
@@ -45,6 +45,10 @@ def _why_not_writable(directory: Path) -> str | None:
         existing = existing.parent
     if not os.path.isdir(existing):  # noqa: PTH112
         return f"{existing} is no directory"
+    try:
+        private_in(directory)
+    except SpoolError as error:
+        return str(error)
     if not os.access(existing, os.W_OK | os.X_OK):
         return f"this user cannot write to {existing}"
     return None

@@ -47,6 +47,8 @@ class NoDirectoryError(FlagAnalyticsError):
 def chosen_directories(directory: Path | None, plan: Plan | None) -> list[Path]:
     """Return the directories to look into: the one given, else the configured one, else all of this user's.
 
+    Where others can write to it, each user has a folder of its own in it.
+
     Raises:
         NoDirectoryError: there is no such directory.
     """
@@ -55,7 +57,8 @@ def chosen_directories(directory: Path | None, plan: Plan | None) -> list[Path]:
     if chosen is not None:
         if not chosen.is_dir():
             raise NoDirectoryError(f"{chosen} is no directory: expected the folder that holds spools")
-        return [chosen]
+        folders = [folder for folder in sorted(chosen.glob("flag-analytics-*")) if spools_in(folder)]
+        return [chosen, *folders] if spools_in(chosen) or not folders else folders
     return known_directories()
 
 

@@ -27,17 +27,20 @@ from flag_analytics.processes import ForkBarrier, keep_inherited, new_rlock
 from flag_analytics.reports import DeadLetter
 
 from .ranges import Ranges, add
+from .spool_directory import SpoolError, is_own_file, make_private, private_in
 
 __all__ = [
     "Loaded",
     "Spool",
     "SpoolCorruptError",
     "SpoolError",
+    "SpoolForeignError",
     "SpoolFullError",
     "SpoolGoneError",
     "bytes_of",
     "default_directory",
     "orphans",
+    "private_in",
     "set_aside",
 ]
 
@@ -83,16 +86,16 @@ class _Entrance:
         _barrier.__exit__()
 
 
-class SpoolError(Exception):
-    """The spool cannot do what was asked of it, for now or for good; delivery goes on without it."""
-
-
 class SpoolFullError(SpoolError):
     """The spool's bound, or the disk, is full."""
 
 
 class SpoolGoneError(SpoolError):
     """The file was deleted, or replaced, under its process: what is written to it would not be found again."""
+
+
+class SpoolForeignError(SpoolError):
+    """The file is a link, another user's, or a database of another kind: it is left as it is."""
 
 
 class SpoolCorruptError(SpoolError):
@@ -141,6 +144,8 @@ class Spool:
         self._pid = os.getpid()
         self._lock = _Entrance()
         self._max_bytes = max_bytes
+        if os.path.lexists(path) and not is_own_file(path):
+            raise SpoolForeignError(f"{path.name} is a link, no file, or another user's")
         self._file_lock = FileLock(path.with_suffix(".lock"))
         if not self._file_lock.acquire():
             raise SpoolError(f"{path.name} belongs to a living process")
@@ -165,9 +170,9 @@ class Spool:
     def create(
         cls, directory: Path, cursors: Mapping[str, int], *, max_bytes: int, fsync: Literal["normal", "full"]
     ) -> Spool:
-        """Return a new spool of this process in ``directory``, which is made, private to its user, if missing."""
+        """Return a new spool of this process in the private part of ``directory``, which is made if missing."""
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory = make_private(directory)
         except OSError as error:
             raise SpoolError(f"cannot create {directory}: {error.strerror}") from None
         name = f"{os.getpid()}-{time.time_ns():x}{SUFFIX}"
@@ -400,13 +405,16 @@ def default_directory(identity: str) -> Path:
 
 
 def _connect(path: Path, *, max_bytes: int, fsync: str, patient: bool) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600))
     connection = sqlite3.connect(path, timeout=5.0 if patient else 0.1, check_same_thread=False)
     try:
         if path.stat().st_size:
             sound = connection.execute("PRAGMA quick_check(1)").fetchone()
             if sound != ("ok",):
                 raise sqlite3.DatabaseError("malformed")
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not tables & {"meta", "events", "cursors", "dead"}:
+                raise SpoolForeignError(f"{path.name} is a database of another kind")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if fsync == 'full' else 'NORMAL'}")
         connection.execute(f"PRAGMA max_page_count = {max(16, max_bytes // PAGE_BYTES)}")

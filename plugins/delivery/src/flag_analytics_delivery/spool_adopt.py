@@ -10,7 +10,8 @@ import attrs
 from .accounts import Sink
 from .log import Cursor, Log, Place
 from .ranges import add, count, cut, gaps_of
-from .spool import Spool, SpoolCorruptError, SpoolError, orphans, set_aside
+from .spool import Spool, SpoolCorruptError, SpoolError, SpoolForeignError, orphans, set_aside
+from .spool_directory import sweep
 
 __all__ = ["Adopted", "adopt"]
 
@@ -32,10 +33,15 @@ class Adopted:
 def adopt(
     directory: Path, sinks: Mapping[str, Sink], open_spool: Callable[[Path], Spool], tell: Callable[[str], None]
 ) -> Iterator[Adopted]:
-    """Yield what can be adopted from a directory, oldest first; ``tell`` hears of each file that is quarantined."""
+    """Yield what can be adopted from a directory, oldest first; ``tell`` hears of each file that is not."""
+    if directory.is_dir():
+        sweep(directory)
     for path in orphans(directory):
         try:
             spool = open_spool(path)
+        except SpoolForeignError:
+            tell("skipped")
+            continue
         except SpoolCorruptError:
             set_aside(path)
             tell("quarantined")

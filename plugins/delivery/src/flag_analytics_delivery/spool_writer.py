@@ -27,6 +27,7 @@ from .spool import (
     orphans,
 )
 from .spool_adopt import Adopted, adopt
+from .spool_directory import private_in
 
 __all__ = ["SpoolWriter"]
 
@@ -187,7 +188,7 @@ class SpoolWriter:
                 raise SpoolError("it cannot be created")
             self._create_after = now + RETRY_SECONDS
             # What earlier processes left counts against the bound: a crash loop does not fill the disk.
-            left = sum(map(bytes_of, orphans(self.directory)))
+            left = sum(map(bytes_of, orphans(private_in(self.directory))))
             with self._accounts.lock:
                 cursors = {cursor.name: cursor.place.position for cursor in self._log.cursors}
             self._own = Spool.create(
@@ -265,7 +266,7 @@ class SpoolWriter:
         for thread in tuple(_finishing):  # what this process closed a moment ago is there to be adopted as well
             thread.join(max(0.0, deadline - time.monotonic()))
         try:
-            for adopted in adopt(self.directory, self._accounts.sinks, self._open_orphan, self._tell):
+            for adopted in adopt(private_in(self.directory), self._accounts.sinks, self._open_orphan, self._tell):
                 if not self._take_over(adopted):
                     adopted.spool.close()  # closed meanwhile: it is for the next start
                     return
@@ -282,7 +283,9 @@ class SpoolWriter:
 
     def _tell(self, what: str) -> None:
         self.counters[what] += 1
-        if what == "unclaimed":
+        if what == "skipped":
+            self._accounts.warn("a file among the spools is none of this user's spools, and was left as it is")
+        elif what == "unclaimed":
             self._accounts.warn("a spool holds events for sinks that are not configured")
         else:
             self._accounts.warn("a spool was not sound and was set aside")
