@@ -103,6 +103,15 @@ def test_every_dependency_has_a_lower_bound(path):
 
 
 @each_distribution
+def test_a_distribution_of_this_project_is_needed_below_its_next_major_version(path):
+    own = {canonicalize_name(project_of(other)["name"]) for other in DISTRIBUTIONS}
+    needs = [requirement for requirement in requirements_of(path) if canonicalize_name(requirement.name) in own]
+    extras = {name for name in own if name == "flag-analytics"}  # `all` names extras, whose own bounds count
+    open_ended = [str(need) for need in needs if not (need.name in extras and need.extras and not need.specifier)]
+    assert not [need for need in open_ended if not re.search(r"<\d", need)]
+
+
+@each_distribution
 def test_what_is_installed_here_satisfies_the_bounds(path):
     broken = []
     for requirement in requirements_of(path):
