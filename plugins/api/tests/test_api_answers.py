@@ -327,6 +327,9 @@ async def test_a_window_that_began_after_the_loss_has_none(client, pipeline):
         event_source = pipeline.event_source
         lost = 0
 
+        def health(self):
+            return {"sinks": {"memory": {"dropped": self.lost, "dead": 0}}}
+
         def stats(self):
             import attrs
 

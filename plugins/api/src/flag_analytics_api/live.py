@@ -6,6 +6,7 @@ A client that does not read is dropped and counted: what waits for it is bounded
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,6 +29,7 @@ _OVERLAP = timedelta(seconds=30)
 """How far back a poll looks: events are stored some time after they happened."""
 _MOST_EVENTS = 100
 _MOST_REMEMBERED = 10_000
+_AT_A_TIME = 10
 _MOST_MESSAGES = 8
 """The most messages that wait for one client."""
 STREAM_SECONDS = 15.0
@@ -131,12 +133,19 @@ class LiveHub:
             except Exception as error:
                 # The class alone: a driver's words may quote anything. The stream goes on when the source answers.
                 message = b"event: problem\ndata: %b\n\n" % _encode({"error": type(error).__name__})
-            for client in list(self._clients):
+            self._read_until = datetime.now(UTC)
+            await self._hand_out(message)
+
+    async def _hand_out(self, message: bytes) -> None:
+        """Offer a message to all clients, a few at a time over the pause, so that others have their turn."""
+        clients = list(self._clients)
+        groups = max(1, math.ceil(len(clients) / _AT_A_TIME))
+        for group in range(groups):
+            for client in clients[group * _AT_A_TIME : (group + 1) * _AT_A_TIME]:
                 if not client.offer(message):
                     self._clients.discard(client)
                     self._dropped += 1
-            self._read_until = datetime.now(UTC)
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS / groups)
 
     async def _message(self, since: datetime) -> bytes:
         fresh = [event for event in await self._recent(since) if event.event_id not in self._seen]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sized
 from datetime import UTC, datetime
+from typing import Any
 
 import attrs
 from flag_analytics.errors import SourceError
 from flag_analytics.pipeline import Pipeline
-from flag_analytics.protocols import InlineSink
 from flag_analytics.reports import DeliveryStats
 from flag_analytics.sources import EventFilter, EventSource, Window
 
@@ -17,6 +19,7 @@ from .answers import Loss
 __all__ = ["Losses", "sink_of"]
 
 _MOST_LOOKS = 512
+_KNOWN_SECONDS = 1.0
 _ALL_KINDS = EventFilter(kinds=("evaluation", "exposure", "outcome"))
 
 
@@ -39,10 +42,20 @@ class Losses:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._looks: list[_Look] = []
+        self._glimpse: Any = None
+        self._looked_at = -math.inf
+        self._first_held: tuple[float, datetime | None] = (-math.inf, None)
 
     def look(self) -> None:
         """Remember the present losses."""
         now = datetime.now(UTC)
+        # The whole ledger takes longer; it is asked for when a total has changed, and once a second.
+        sinks = self._pipeline.health()["sinks"].values()
+        glimpse = [(sink["dropped"], sink["dead"]) for sink in sinks]
+        if self._looks and glimpse == self._glimpse and time.monotonic() < self._looked_at + _KNOWN_SECONDS:
+            self._looks[-1].last = now
+            return
+        self._glimpse, self._looked_at = glimpse, time.monotonic()
         lost = _lost(self._pipeline.stats(), sink_of(self._pipeline))
         if self._looks and self._looks[-1].lost == lost:
             self._looks[-1].last = now
@@ -66,14 +79,15 @@ class Losses:
 
     async def _complete_from(self, start: datetime | None, source: EventSource) -> datetime | None:
         """Return the time of the first event that is still held, where earlier ones of the window were forgotten."""
-        name = sink_of(self._pipeline)
-        collector = None if name is None else self._pipeline.collectors.get(name)
-        if name is None or not isinstance(collector, Sized) or not isinstance(collector, InlineSink):
+        collector = self._pipeline.collectors.get(sink_of(self._pipeline) or "")
+        most = getattr(collector, "max_size", None)
+        if not isinstance(collector, Sized) or not isinstance(most, int) or len(collector) < most:
             return None
-        if len(collector) >= self._pipeline.stats().sinks[name].delivered:
-            return None
-        flags = await source.list_flags(Window(None, datetime.now(UTC)), where=_ALL_KINDS)
-        first = min((flag.first_seen for flag in flags), default=None)
+        known_until, first = self._first_held
+        if time.monotonic() > known_until:
+            flags = await source.list_flags(Window(None, datetime.now(UTC)), where=_ALL_KINDS)
+            first = min((flag.first_seen for flag in flags), default=None)
+            self._first_held = (time.monotonic() + _KNOWN_SECONDS, first)
         return first if first is not None and (start is None or start < first) else None
 
 

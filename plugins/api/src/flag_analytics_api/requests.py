@@ -29,7 +29,6 @@ __all__ = [
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _MOST_ROUTE_CHARS = 256
-_UNKNOWN = object()
 
 AsgiApp = Callable[[MutableMapping[str, Any], Callable[[], Any], Callable[[Any], Any]], Any]
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -53,29 +52,32 @@ class RequestAttributes:
 
 
 class _Request:
-    """The request that is answered now, as far as its attributes go."""
+    """The request that is answered now. Nothing is looked up before an event asks for it: most requests record none."""
 
-    __slots__ = ("_route", "environment", "find_route", "release", "request_id")
+    __slots__ = ("_find", "_id", "_route", "_where", "environment", "release")
 
     def __init__(
-        self, find_route: Callable[[], str | None], environment: str | None, release: str | None, given_id: str | None
+        self,
+        find: Callable[[Any], tuple[str | None, str | None]],
+        where: Any,
+        environment: str | None,
+        release: str | None,
     ) -> None:
-        self.find_route = find_route
+        self._find = find
+        self._where = where
         self.environment = environment
         self.release = release
-        self.request_id = given_id if given_id and _REQUEST_ID.fullmatch(given_id) else uuid.uuid4().hex
-        self._route: Any = _UNKNOWN
+        self._route: str | None = None
+        self._id: str | None = None
 
-    def route(self) -> str | None:
-        """Return the template of the route; it is known only once the framework has found it."""
-        if self._route is _UNKNOWN or self._route is None:
-            try:
-                found = self.find_route()
-            except Exception:
-                found = None  # a framework's own resolver: an event without a route is better than none
-            self._route = found[:_MOST_ROUTE_CHARS] if isinstance(found, str) else None
-        route: str | None = self._route
-        return route
+    def route_and_id(self) -> tuple[str | None, str]:
+        """Return the template of the route, which is known once the framework has found it, and the request's id."""
+        if self._id is None or self._route is None:
+            route, given = self._find(self._where)
+            self._route = route[:_MOST_ROUTE_CHARS] if isinstance(route, str) else None
+            if self._id is None:
+                self._id = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        return self._route, self._id
 
 
 _current: ContextVar[_Request | None] = ContextVar("flag_analytics_request", default=None)
@@ -101,11 +103,7 @@ class AsgiRequests:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request = _Request(
-            lambda: _asgi_route(scope), self._environment, self._release, given.decode("latin-1") or None
-        )
-        token = _current.set(request)
+        token = _current.set(_Request(_of_asgi, scope, self._environment, self._release))
         try:
             await self._app(scope, receive, send)
         finally:
@@ -127,14 +125,27 @@ class WsgiRequests:
         self._release = release
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        request = _Request(
-            lambda: _wsgi_route(environ), self._environment, self._release, environ.get("HTTP_X_REQUEST_ID")
-        )
-        token = _current.set(request)
+        token = _current.set(_Request(_of_wsgi, environ, self._environment, self._release))
         try:
             return self._app(environ, start_response)
         finally:
             _current.reset(token)
+
+
+def _of_asgi(scope: MutableMapping[str, Any]) -> tuple[str | None, str | None]:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    try:
+        return _asgi_route(scope), given
+    except Exception:  # a framework's own resolver: an event without a route is better than none
+        return None, given
+
+
+def _of_wsgi(environ: dict[str, Any]) -> tuple[str | None, str | None]:
+    given = environ.get("HTTP_X_REQUEST_ID")
+    try:
+        return _wsgi_route(environ), given
+    except Exception:
+        return None, given
 
 
 def _asgi_route(scope: MutableMapping[str, Any]) -> str | None:
@@ -166,11 +177,12 @@ def add_request_attributes(options: RequestAttributes) -> Processor:
         request = _current.get()
         if request is None:
             return event
+        route, request_id = request.route_and_id()
         found = {
             options.environment: request.environment,
             options.release: request.release,
-            options.request_id: request.request_id,
-            options.route: None if options.route is None else request.route(),
+            options.request_id: request_id,
+            options.route: route,
         }
         added = {name: value for name, value in found.items() if name is not None and value is not None}
         return event.replace(context_attributes={**added, **event.context_attributes})

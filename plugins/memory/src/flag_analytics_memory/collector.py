@@ -435,8 +435,8 @@ class InMemoryAnalyticsCollector:
         future = 0
         for piece in itertools.chain.from_iterable(self._pieces(None).values()):
             with self._lock:
-                digest = self._log.digest(piece)
-                if digest is None or digest.last_seen > now:
+                last_seen = self._log.last_seen(piece)
+                if last_seen is None or last_seen > now:
                     future += sum(event.timestamp > now for event in self._log.events(piece))
         return future
 

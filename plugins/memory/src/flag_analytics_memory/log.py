@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import islice
 from operator import attrgetter, is_
 from typing import Any
@@ -173,6 +174,15 @@ class EventLog:
         digest = Digest.of(events)
         segment.digests[key] = (extent, PackedDigest.of(digest))
         return digest
+
+    def last_seen(self, piece: Piece) -> datetime | None:
+        """Return the latest time of a piece's events; None where there is no digest of it."""
+        segment, key = piece._segment, piece.flag_key  # noqa: SLF001  the log's own
+        extent, packed = segment.digests.get(key, (None, None))
+        if packed is not None and extent == (segment.removed[key], piece.end):
+            return packed.last_seen
+        digest = self.digest(piece)
+        return None if digest is None else digest.last_seen
 
     def count(self, flag_key: str) -> int:
         """Return how many events there are of one flag."""
