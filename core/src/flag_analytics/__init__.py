@@ -23,6 +23,7 @@ _MODULES = {
     "events": "EvaluationReason FlagEvaluationEvent",
     "frozen": "FrozenEvent",
     "hookspecs": "hookimpl",
+    "outcomes": "Difference Outcomes OutcomeSource VariantOutcomes",
     "pipeline": "Pipeline open_pipeline",
     "processes": "install_signal_handlers",
     "protocols": (

@@ -28,6 +28,10 @@ from .events import EvaluationReason as EvaluationReason
 from .events import FlagEvaluationEvent as FlagEvaluationEvent
 from .frozen import FrozenEvent as FrozenEvent
 from .hookspecs import hookimpl as hookimpl
+from .outcomes import Difference as Difference
+from .outcomes import Outcomes as Outcomes
+from .outcomes import OutcomeSource as OutcomeSource
+from .outcomes import VariantOutcomes as VariantOutcomes
 from .pipeline import Pipeline as Pipeline
 from .pipeline import open_pipeline as open_pipeline
 from .processes import install_signal_handlers as install_signal_handlers

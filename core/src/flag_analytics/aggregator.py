@@ -12,6 +12,7 @@ import attrs
 from .canonical import canonical_key
 from .errors import SourceError
 from .metrics import canonical_filter, check_percentiles, step_count, step_length, time_step
+from .outcomes import Outcomes, OutcomeSource, exposure_filter
 from .sources import PARTS, EventFilter, EventSource, Exposures, FlagActivity, FlagSummary, Grouping, TimeStep, Window
 
 __all__ = ["MAX_STEPS", "AnalyticsAggregator", "FlagMetrics", "Scope"]
@@ -297,6 +298,30 @@ class AnalyticsAggregator:
         names = sorted({name for of_step in found.values() for name in of_step.groups})
         groups = [found[number].groups if number in found else {} for number in range(count)]
         return {name: [groups[number].get(name) or empty[number] for number in range(count)] for name in names}
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window_seconds: float | None = None, **scope: Unpack[Scope]
+    ) -> Outcomes:
+        """Return what the flag's users did, by the variant that each saw first.
+
+        An outcome counts where it happened in the window, at or after the user's first exposure in it. The filter is
+        about exposures alone.
+
+        Args:
+            metric: The name of the outcome, as it was recorded.
+
+        Raises:
+            SourceError: the source cannot be asked about outcomes.
+        """
+        if not isinstance(self._source, OutcomeSource):
+            raise SourceError(
+                f"{self.source_name} cannot be asked about outcomes: expected a source with get_outcomes(), such as "
+                "that of the memory or database collector"
+            )
+        question = self._question(window_seconds, **scope)
+        window, where = question.window, exposure_filter(question.where)
+        found = await self._source.get_outcomes(canonical_key(flag_key), canonical_key(metric), window, where=where)
+        return attrs.evolve(found, window_start=window.start, window_end=window.end)
 
     async def count_future(self) -> int:
         """Return the number of stored events that are dated in the future, and so are in no window yet."""

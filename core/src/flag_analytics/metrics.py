@@ -34,6 +34,7 @@ import attrs
 import msgspec
 
 from .filters import DEFAULT_VARIANT, canonical_filter, same_json, select
+from .outcomes import OUTCOMES, Outcomes, OutcomeTally
 from .sources import (
     NO_VALUE,
     OTHER_GROUP,
@@ -542,6 +543,15 @@ class EventsSource:
         tally = ExposureTally()
         tally.add(self._by_flag(window, where).get(flag_key, ()))
         return tally.exposures()
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """See ``OutcomeSource.get_outcomes``."""
+        tally = OutcomeTally(flag_key, metric)
+        tally.add_exposures(self._by_flag(window, where).get(flag_key, ()))
+        tally.add_outcomes(self._by_flag(window, OUTCOMES).get(metric, ()))
+        return tally.outcomes()
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """See ``EventSource.list_flags``."""

@@ -25,7 +25,8 @@ from .fanout import Fanout, Record
 from .inline import InlineSinks, run_inline
 from .processes import new_event_loop, start_thread, wait_for_end
 from .processing import Processing
-from .protocols import BatchSink, InlineSink, Processor
+from .protocols import BatchSink, InlineSink, Processor, RecordResult
+from .recording import record_evaluation
 from .registry import Registry, default_registry
 from .reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
 from .sink_processing import processed
@@ -84,6 +85,27 @@ class Pipeline:
     async def record(self, event: Any) -> None:
         """Take one event, as ``record_nowait``; never waits, and never raises for an event."""
         self.record_nowait(event)
+
+    def record_outcome(
+        self,
+        metric: str,
+        *,
+        user: str | None,
+        value: float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> RecordResult:
+        """Record what a user did, such as a purchase, as an event of the kind ``outcome``; never raises, never waits.
+
+        It is no evaluation, and ``metric`` no flag: ``aggregator.get_outcomes`` counts it for the flags that the user
+        met before.
+
+        Args:
+            metric: The name of the outcome.
+            user: Who: the targeting key of evaluations.
+            value: A number that belongs to it, such as a price.
+            attributes: Further attributes.
+        """
+        return record_evaluation(self, metric, value, user=user, attributes=attributes, kind="outcome")
 
     async def flush(self, timeout: float = 30.0) -> DeliveryReport:
         """Wait, at most ``timeout`` seconds, until all that was recorded before is stored; the report is true if so."""

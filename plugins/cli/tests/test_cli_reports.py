@@ -254,3 +254,87 @@ def test_an_option_that_makes_no_sense_is_2(arguments, words, capsys):
     output = capsys.readouterr()
     assert output.out == ""
     assert words in " ".join(output.err.split())
+
+
+# --- outcomes
+
+
+def lines_of_experiment(converted: dict[str, int], users: int = 80) -> str:
+    """Return an experiment of two arms, with so many purchases in each."""
+    lines = []
+    for arm, count in converted.items():
+        lines += [line(0, arm, f"{arm}-{number}") for number in range(users)]
+        lines += [
+            line(1, "", f"{arm}-{number}", flag_key="purchase", kind="outcome", value=2.5) for number in range(count)
+        ]
+        lines.append(line(-1, "", f"{arm}-{users - 1}", flag_key="purchase", kind="outcome"))
+    return "\n".join(lines)
+
+
+@pytest.fixture(params=["file", "database"])
+def experiment(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    Path("outcomes.jsonl").write_text(lines_of_experiment({"control": 40, "treatment": 60}))
+    if request.param == "file":
+        return ["--file", "outcomes.jsonl"]
+    assert main(["import", "outcomes.jsonl"]) == 0
+    capsys.readouterr()
+    return []
+
+
+def outcomes_of(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
+    assert main(["report", "checkout", "--outcome", "purchase", *arguments, "--format", "json"]) == code
+    [flag] = json.loads(capsys.readouterr().out)["flags"]
+    return flag
+
+
+def test_outcomes_are_shown_by_variant_with_the_difference_to_the_control(experiment, capsys):
+    flag = outcomes_of(capsys, *experiment)
+    assert (flag["control"], flag["doubts"], flag["crossover_users"]) == ("control", [], 0)
+    treatment = flag["variants"]["treatment"]
+    assert (treatment["users"], treatment["converted_users"], treatment["rate"]) == (80, 60, 0.75)
+    assert (treatment["value_sum"], treatment["value_mean"]) == (150.0, 2.5)
+    assert treatment["difference"]["difference"] == 0.25
+    assert 0 < treatment["difference"]["low"] < 0.25 < treatment["difference"]["high"]
+    assert flag["variants"]["control"]["difference"] is None
+    assert main(["report", "checkout", "--outcome", "purchase", *experiment]) == 0
+    printed = capsys.readouterr().out
+    assert "checkout, then purchase" in printed
+    assert re.search(r"treatment +80 +60 +75\.0 % +64\.5 - 83\.2 % +2\.5 +\+25\.0 points", printed)
+    assert "treatment differs from control" in printed
+
+
+def test_an_outcome_is_in_no_list_of_flags(experiment, capsys):
+    assert [flag["flag_key"] for flag in flags_of(capsys, *experiment)] == ["checkout"]
+
+
+def test_no_verdict_is_given_where_arms_do_not_match(experiment, capsys):
+    flag = outcomes_of(capsys, *experiment, "--expect", "control=90,treatment=10", code=1)
+    assert "do not match the plan" in flag["doubts"][0]
+    assert flag["variants"]["treatment"]["difference"] is None
+    assert main(["report", "checkout", "--outcome", "purchase", *experiment, "--expect", "control=9,treatment=1"]) == 1
+    printed = capsys.readouterr().out
+    assert "No verdict: the sizes of the arms do not match the plan" in printed
+    assert "differs" not in printed
+
+
+def test_no_verdict_is_given_where_users_crossed_over(capsys):
+    text = lines_of_experiment({"control": 40, "treatment": 60}) + "\n" + line(2, "treatment", "control-0")
+    Path("outcomes.jsonl").write_text(text)
+    flag = outcomes_of(capsys, "--file", "outcomes.jsonl", code=1)
+    assert flag["doubts"] == ["1 user saw more than one variant"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--outcome", "purchase"], "the flags that are named"),
+        (["checkout", "--outcome", "purchase", "--group-by", "variant"], "without --group-by"),
+        (["checkout", "--control", "off"], "add --outcome NAME"),
+        (["checkout", "--outcome", "purchase", "--control", "x", "--file", "events.jsonl"], "no user saw 'x' first"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("events")
+def test_an_outcome_that_cannot_be_asked_for_is_refused(arguments, problem, capsys):
+    assert main(["report", *arguments]) == 2
+    assert problem in " ".join(capsys.readouterr().err.split())

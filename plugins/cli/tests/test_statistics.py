@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from flag_analytics_cli.statistics import check_arms, parse_expected, wilson_interval
+from flag_analytics.statistics import check_arms, wilson_interval
+from flag_analytics_cli.arms import parse_expected
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats

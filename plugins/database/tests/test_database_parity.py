@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from flag_analytics import metrics
 from flag_analytics.events import FlagEvaluationEvent, new_event_id
+from flag_analytics.outcomes import exposure_filter
 from flag_analytics.protocols import Batch
 from flag_analytics.sources import PARTS, EventFilter, FlagSummary, Grouping, Window
 from flag_analytics_database import DatabaseStore
@@ -68,7 +69,7 @@ events = st.builds(
     FlagEvaluationEvent,
     times,
     flag_keys,
-    st.none(),
+    st.sampled_from([None, None, True, 1, 2.5, -4, 1e300, "1", [1]]),
     st.sampled_from(["SPLIT", "ERROR", "error", "custom"]),
     st.sampled_from([None, "", "default", "on", "ON", "on "]),
     st.sampled_from([None, "", " ", "u", "U", "u ", "ü"]),
@@ -180,6 +181,11 @@ async def _check_every_answer(
     for flag_key in ("a", "b"):
         exposures = await in_memory.get_exposures(flag_key, window, where=where)
         assert await store.get_exposures(flag_key, window, where=where) == exposures
+
+    exposed = exposure_filter(metrics.canonical_filter(where))
+    for flag_key, metric in (("a", "b"), ("a", "a"), ("b", "A")):
+        outcomes = await in_memory.get_outcomes(flag_key, metric, window, where=exposed)
+        assert await store.get_outcomes(flag_key, metric, window, where=exposed) == outcomes
 
     for flag_key in ("a", "b"):
         found = await store.summarise([flag_key], window, parts=parts, percentiles=percents, where=where)

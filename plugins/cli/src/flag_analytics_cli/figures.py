@@ -10,9 +10,9 @@ import attrs
 from flag_analytics.aggregator import AnalyticsAggregator, FlagMetrics
 from flag_analytics.canonical import canonical_key
 from flag_analytics.sources import EventFilter, FlagActivity
+from flag_analytics.statistics import ArmCheck, check_arms, wilson_interval
 
 from .selection import Selection
-from .statistics import ArmCheck, check_arms, wilson_interval
 
 __all__ = ["ORDERS", "FlagFigures", "Report", "Share", "gather", "iso", "ranked"]
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import attrs
 from flag_analytics.aggregator import FlagMetrics
+from flag_analytics.statistics import ArmCheck
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
@@ -15,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from .figures import FlagFigures, Report, Share, ranked
-from .statistics import ArmCheck
 from .terminal import can_draw, say
 from .visible import visible
 from .wording import counted

@@ -24,6 +24,7 @@ from flag_analytics.metrics import (
     group_steps,
     select,
 )
+from flag_analytics.outcomes import OUTCOMES, Outcomes, OutcomeTally
 from flag_analytics.sources import (
     OTHER_GROUP,
     PARTS,
@@ -60,16 +61,18 @@ class Needs:
         exposures: The variant that each user saw first.
         groups: The dimensions of groups.
         steps: Steps of time.
+        outcomes: What users did after their first exposure.
     """
 
     exposures: bool = False
     groups: frozenset[str] = frozenset()
     steps: bool = False
+    outcomes: bool = False
 
     @property
     def reads_again(self) -> bool:
-        """Whether the file is read a second time: groups and steps are known only when it has been read once."""
-        return self.steps or bool(self.groups)
+        """Whether the file is read again: groups, steps and who was exposed are known when it has been read once."""
+        return self.steps or self.outcomes or bool(self.groups)
 
 
 @attrs.define
@@ -169,6 +172,26 @@ class TallySource:
             raise ValueError("the variant that a user saw first was not kept: ask for it before the file is read")
         flag = self._flags.get(flag_key)
         return Exposures() if flag is None else self._count(flag).first_seen_by.exposures()
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """Return what users did, by the variant that they saw first; the file is read once for each of the two."""
+        tally = OutcomeTally(flag_key, metric)
+        if self._read_again is not None:
+            self._read_again(self._each(flag_key, window, canonical_filter(where), tally.add_exposures))
+            self._read_again(self._each(metric, window, OUTCOMES, tally.add_outcomes))
+        return tally.outcomes()
+
+    def _each(
+        self, flag_key: str, window: Window, where: EventFilter, add: Callable[[list[Any]], None]
+    ) -> Callable[[FlagEvaluationEvent], None]:
+        def record(event: FlagEvaluationEvent) -> None:
+            counted = self._freeze(event)
+            if counted.flag_key == flag_key:
+                add(select([counted], window, where))
+
+        return record
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag of the file, by key; those with exposures where only these are asked for."""

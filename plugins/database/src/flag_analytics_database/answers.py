@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 from flag_analytics.metrics import DEFAULT_VARIANT, MILLION, as_count, weighted_percentile
+from flag_analytics.outcomes import Outcomes, VariantOutcomes
 from flag_analytics.sources import Exposures, FlagSummary
 
 from .queries import GROUPS, MASKS, MOST_MASKS, MOST_VARIANTS, USERS, VARIANT_USERS
@@ -38,6 +39,18 @@ def exposures_of_one_version(rows: Iterable[Sequence[Any]]) -> Exposures | None:
         return None
     found = Exposures(sum(first.values()), first, crossed, switched)
     return attrs.evolve(found, by_version=dict.fromkeys(names, found))
+
+
+def outcomes_of(flag_key: str, metric: str, rows: Iterable[Sequence[Any]]) -> Outcomes:
+    """Return outcomes from rows of ``outcomes_query``."""
+    variants: dict[str, VariantOutcomes] = {}
+    crossed = 0
+    sampled = False
+    for variant, users, crossovers, converted, values, value_sum, least_rate, least_of_outcomes in rows:
+        variants[variant] = VariantOutcomes(int(users), int(converted), int(values or 0), float(value_sum or 0.0))
+        crossed += int(crossovers)
+        sampled |= least_rate < 1 or (least_of_outcomes is not None and least_of_outcomes < 1)
+    return Outcomes(flag_key, metric, variants, crossed, sampled)
 
 
 def exposures_of(rows: Iterable[Sequence[Any]]) -> Exposures:

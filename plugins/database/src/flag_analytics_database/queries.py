@@ -41,7 +41,7 @@ from sqlalchemy.sql.elements import BindParameter
 from .conditions import conditions, one_of
 from .json_values import as_json, attribute_text
 from .rows import ALL_COLUMNS, micros
-from .schema import TYPED_ERROR, VERSIONED, Tables
+from .schema import KIND_CODES, TYPED_ERROR, VERSIONED, Tables
 
 __all__ = [
     "GROUPS",
@@ -609,6 +609,83 @@ def exposures_by_version_query(
         func.sum(people.c.again * people.c.second).label("switched"),
     ).group_by(people.c.version, people.c.variant)
     return _with_names(names, answer)
+
+
+def outcomes_query(
+    tables: Tables, family: str, flag_key: str, metric: str, window: Window, where: EventFilter
+) -> Statement:
+    """Return the statement for outcomes by the variant that a user saw first.
+
+    Its rows are (variant, users, crossovers, users with the outcome, numbers among its values, their sum, least sample
+    rate of exposures, and of outcomes).
+    """
+    events = tables.events.c
+    variant = _variant(events)
+    seen = (
+        select(
+            events.targeting_key.label("user_key"),
+            variant.label("variant"),
+            func.min(events.timestamp).label("first_seen"),
+            func.min(events.sample_rate).label("least_rate"),
+        )
+        .where(events.flag_key == flag_key, events.targeting_key != "", *conditions(tables, family, window, where))
+        .group_by(events.targeting_key, variant)
+        .subquery("seen")
+    )
+    of_user: dict[str, Any] = {"partition_by": seen.c.user_key}
+    ordered = select(
+        seen.c.user_key,
+        seen.c.variant,
+        seen.c.first_seen,
+        func.min(seen.c.least_rate).over(**of_user).label("least_rate"),
+        func.row_number().over(**of_user, order_by=[seen.c.first_seen, seen.c.variant]).label("place"),
+        case((func.count().over(**of_user) > 1, 1), else_=0).label("crossed"),
+    ).subquery("ordered")
+    exposed = select(ordered).where(ordered.c.place == 1).cte("exposed")
+    outcome = tables.events.alias("outcome").c
+    number = case((_is_number(outcome.value, family), cast(cast(outcome.value, Text), Double)))
+    if family == "mysql":
+        number = case((_is_number(outcome.value, family), cast(outcome.value, Double)))
+    achieved = (
+        select(
+            exposed.c.user_key,
+            func.count(number).label("numbers"),
+            func.sum(number).label("number_sum"),
+            func.min(outcome.sample_rate).label("least_rate"),
+        )
+        .select_from(exposed)
+        .join(outcome.event_id.table, outcome.targeting_key == exposed.c.user_key)
+        .where(
+            outcome.flag_key == metric,
+            outcome.kind == KIND_CODES["outcome"],
+            outcome.timestamp >= exposed.c.first_seen,
+            outcome.timestamp <= micros(window.end),
+        )
+        .group_by(exposed.c.user_key)
+        .subquery("achieved")
+    )
+    return (
+        select(
+            exposed.c.variant,
+            func.count(),
+            func.sum(exposed.c.crossed),
+            func.count(achieved.c.user_key),
+            func.sum(achieved.c.numbers),
+            func.sum(achieved.c.number_sum),
+            func.min(exposed.c.least_rate),
+            func.min(achieved.c.least_rate),
+        )
+        .select_from(exposed)
+        .outerjoin(achieved, achieved.c.user_key == exposed.c.user_key)
+        .group_by(exposed.c.variant)
+    )
+
+
+def _is_number(value: Any, family: str) -> Any:
+    """Return the condition that a value, which is JSON, is a number."""
+    if family == "sqlite":
+        return value.op("GLOB")("[-0-9]*")
+    return cast(value, Text).regexp_match("^[-0-9]") if family == "postgresql" else value.regexp_match("^[-0-9]")
 
 
 def _cells(asked: _Asked, names: Any, *further: Any, version: Any = None) -> Any:

@@ -18,6 +18,7 @@ from flag_analytics.metrics import (
     step_length,
     time_step,
 )
+from flag_analytics.outcomes import Outcomes
 from flag_analytics.sources import (
     PARTS,
     EventFilter,
@@ -34,13 +35,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from .answers import Draft, as_text, exposures_of, exposures_of_one_version
+from .answers import Draft, as_text, exposures_of, exposures_of_one_version, outcomes_of
 from .errors import unavailable
 from .queries import (
     activity_query,
     exposures_by_version_query,
     exposures_query,
     future_query,
+    outcomes_query,
     steps_query,
     summary_query,
 )
@@ -132,6 +134,13 @@ class DatabaseSource:
             versions[version].append(row)
         whole = exposures_of(versions.pop(None, ()))
         return attrs.evolve(whole, by_version={name or "": exposures_of(some) for name, some in versions.items()})
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """Return what the flag's users did, by the variant that they saw first; see ``OutcomeSource.get_outcomes``."""
+        asked = (self.tables, self.family, flag_key, metric, window, canonical_filter(where))
+        return outcomes_of(flag_key, metric, await self.ask(outcomes_query(*asked)))
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""

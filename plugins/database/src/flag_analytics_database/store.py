@@ -18,6 +18,7 @@ from flag_analytics.canonical import canonical_key
 from flag_analytics.errors import BadBatch, ConfigError, ConfigProblem, SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.metrics import canonical_filter
+from flag_analytics.outcomes import Outcomes
 from flag_analytics.processes import renew_after_fork, wait
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeadLetter, DeliveryOptions
@@ -190,6 +191,12 @@ class DatabaseStore:
     async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
         """Return users by the variant that they saw first."""
         return await self.source.get_exposures(flag_key, window, where=where)
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """Return what the flag's users did, by the variant that they saw first."""
+        return await self.source.get_outcomes(flag_key, metric, window, where=where)
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""

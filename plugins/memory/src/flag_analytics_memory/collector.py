@@ -24,6 +24,7 @@ from flag_analytics.metrics import (
     group_steps,
     select,
 )
+from flag_analytics.outcomes import OUTCOMES, Outcomes, OutcomeTally
 from flag_analytics.processes import new_lock, renew_after_fork
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeliveryReport, SinkStats
@@ -400,6 +401,18 @@ class InMemoryAnalyticsCollector:
         async for _, events in self._matching(pieces, window, canonical_filter(where), digests=False):
             tally.add(events)
         return tally.exposures()
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """See ``OutcomeSource.get_outcomes``."""
+        tally = OutcomeTally(flag_key, metric)
+        pieces = self._pieces([flag_key, metric])
+        async for _, events in self._matching(pieces[flag_key], window, canonical_filter(where), digests=False):
+            tally.add_exposures(events)
+        async for _, events in self._matching(pieces[metric], window, OUTCOMES, digests=False):
+            tally.add_outcomes(events)
+        return tally.outcomes()
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """See ``EventSource.list_flags``."""

@@ -9,5 +9,6 @@
 from __future__ import annotations
 
 from .hook import AnalyticsHook
+from .tracking import with_outcomes
 
-__all__ = ["AnalyticsHook"]
+__all__ = ["AnalyticsHook", "with_outcomes"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -43,6 +43,8 @@ def report(
     selected: SelectionOptions = _SELECTION,
     group_by: str | None = None,
     expect: str | None = None,
+    outcome: str | None = None,
+    control: str | None = None,
     sort: SortOrder | None = None,
     top: int | None = None,
     format: ReportFormat = "table",  # noqa: A002 - it is the option's name
@@ -58,6 +60,8 @@ def report(
         flags: The keys of flags; without any, all that have events in the window.
         group_by: Figures by variant, reason, flag_version, environment or context.NAME.
         expect: The planned share of each variant's users, as control=50,treatment=50: says whether they match.
+        outcome: What users did after their first exposure, such as purchase, by variant: for the flags that are named.
+        control: The variant that the others are compared with; by default control, off, default or the first by name.
         sort: The order of flags: by name, users, events, errors or last-seen.
         top: The most flags.
         format: A table for people; json has every figure, csv a line for each variant of each flag, html one page
@@ -67,8 +71,8 @@ def report(
         file: Report on this file alone, without storing anything; - is standard input.
         config: A configuration file.
     """
+    from ..arms import parse_expected
     from ..reporting import write_report
-    from ..statistics import parse_expected
 
     if top is not None and top < 1:
         raise UsageError(f"--top {top} is too few: expected at least 1")
@@ -79,6 +83,16 @@ def report(
     if expected is not None and group_by is not None:
         raise UsageError("--expect is about a whole flag: name a group with --where NAME=VALUE, without --group-by")
     selection = selected.selection()
+    if outcome is None and control is not None:
+        raise UsageError("--control is about an outcome: add --outcome NAME")
+    if outcome is not None:
+        if not flags or group_by is not None or sort or top or output or format not in {"table", "json"}:
+            raise UsageError(
+                "--outcome is about the flags that are named, as a table or --format json, without --group-by, --sort, "
+                "--top and --output"
+            )
+        place = _place(config, collector, file, options, flags)
+        return _outcomes(place, selection, flags, outcome, control, expected, as_json=format == "json")
 
     async def question(answers: Answers) -> tuple[Report, dict[str, Series]]:
         from ..figures import gather
@@ -223,6 +237,27 @@ def export_events(
         noun = "event" if table == "events" else "assignment"
         say(results(), f"{counted(rows, noun)} written to {visible(str(output))}")
     return PROBLEM if bad_lines else OK
+
+
+def _outcomes(
+    place: Place,
+    selection: Selection,
+    flags: Sequence[str],
+    outcome: str,
+    control: str | None,
+    expected: Mapping[str, float] | None,
+    *,
+    as_json: bool,
+) -> int:
+    from ..outcome_report import OutcomeFigures, gather_outcomes, write_outcomes
+    from ..tallies import Needs
+
+    async def question(answers: Answers) -> list[OutcomeFigures]:
+        return await gather_outcomes(answers.aggregator, flags, outcome, selection, control=control, expected=expected)
+
+    figures, bad_lines = _ask(place, selection, question, Needs(outcomes=True))
+    write_outcomes(figures, as_json=as_json)
+    return OK if not bad_lines and not any(one.doubts for one in figures) else PROBLEM
 
 
 async def _charts(answers: Answers, found: Report, selection: Selection) -> dict[str, Series]:

@@ -1,4 +1,4 @@
-"""Statistics of an experiment's arms: intervals of shares, and whether the arms have the sizes that were planned."""
+"""Statistics of an experiment: intervals of shares and differences, and whether the arms are as large as planned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import attrs
 
-__all__ = ["ArmCheck", "check_arms", "parse_expected", "wilson_interval"]
+__all__ = ["ArmCheck", "check_arms", "newcombe_interval", "wilson_interval"]
 
 _Z_95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
@@ -30,6 +30,23 @@ def wilson_interval(count: float, total: float, z: float = _Z_95) -> tuple[float
     centre = (share + z * z / (2 * total)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def newcombe_interval(one: float, of_one: float, other: float, of_other: float) -> tuple[float, float]:
+    """Return the bounds of the 95 % interval of the difference of two shares, the second subtracted from the first.
+
+    Newcombe (1998), "Interval estimation for the difference between independent proportions", method 10: the Wilson
+    intervals of both shares, combined. -1 to 1 where one of them is of nothing.
+    """
+    if of_one <= 0 or of_other <= 0:
+        return -1.0, 1.0
+    share, other_share = one / of_one, other / of_other
+    low, high = wilson_interval(one, of_one)
+    other_low, other_high = wilson_interval(other, of_other)
+    difference = share - other_share
+    below = math.hypot(share - low, other_high - other_share)
+    above = math.hypot(high - share, other_share - other_low)
+    return max(-1.0, difference - below), min(1.0, difference + above)
 
 
 @attrs.frozen
@@ -56,28 +73,6 @@ class ArmCheck:
     def matches(self) -> bool:
         """Whether the arms may be compared, as far as their sizes tell."""
         return not self.unplanned and (self.p_value is None or self.p_value >= MISMATCH_BELOW)
-
-
-def parse_expected(text: str) -> dict[str, float]:
-    """Return the share of each arm from ``control=50,treatment=50``; shares of any sum, as ratios 0–1.
-
-    Raises:
-        ValueError: the text is no such list, or names fewer than two arms.
-    """
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, number = part.rpartition("=")
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = math.nan
-        if not equals or not name.strip() or not 0 < weight < math.inf or name.strip() in weights:
-            raise ValueError(f"{text!r} is no list of arms: expected for example control=50,treatment=50")
-        weights[name.strip()] = weight
-    if len(weights) < 2:
-        raise ValueError(f"{text!r} has one arm: expected at least two, for example control=50,treatment=50")
-    total = sum(weights.values())
-    return {name: weight / total for name, weight in weights.items()}
 
 
 def check_arms(users: Mapping[str, float], expected: Mapping[str, float]) -> ArmCheck:
