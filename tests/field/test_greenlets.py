@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url, text
@@ -203,6 +205,55 @@ def test_spool_block_questions_and_close_work_from_greenlets(greenlets, module, 
     done = greenlets.python(WITHOUT_SERVER.format(module=module, patch=patch))
     assert done.returncode == 0, done.stderr
     assert greenlets.stored() == 2000, done.stderr
+
+
+ENCRYPTED = """
+from gevent import monkey
+monkey.patch_all()
+import asyncio
+from flag_analytics import FlagEvaluationEvent, open_pipeline
+
+pipeline = open_pipeline({{"collectors": {{"database": {{"connection_string": "{url}"}}}}}})
+for number in range(50):
+    pipeline.record_nowait(FlagEvaluationEvent.now("dark_mode", True, "STATIC", targeting_key=f"user-{{number}}"))
+assert pipeline.flush_sync().complete
+
+async def ask():
+    return await pipeline.aggregator.get_unique_users("dark_mode")
+
+assert asyncio.run(ask()) == 50
+assert pipeline.close_sync().complete
+"""
+
+
+@pytest.fixture(scope="module")
+def local_servers():
+    """The module that starts servers for the database's own tests."""
+    path = Path(__file__).parents[2] / "plugins" / "database" / "tests" / "local_servers.py"
+    spec = importlib.util.spec_from_file_location("local_servers", path)
+    module = sys.modules["local_servers"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["local_servers"]
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "asyncmy", "aiomysql"])
+def test_encrypted_connections_work_beside_greenlets(greenlets, local_servers, driver, tmp_path_factory):
+    made = local_servers.make_certificates(tmp_path_factory.mktemp("certificates"))
+    files = (*made.server, made.ca)
+    if driver == "asyncpg":
+        settings = ("ssl = on", "ssl_cert_file = '{directory}/server.pem'", "ssl_key_file = '{directory}/server.key'")
+        with local_servers.postgresql_cluster(*settings, files=files) as cluster:
+            done = greenlets.python(
+                ENCRYPTED.format(url=f"{cluster.connection_string}?sslmode=verify-ca&sslrootcert={made.ca}")
+            )
+    else:
+        options = [f"--ssl-{part}={{directory}}/{name}" for part, name in
+                   (("ca", "ca.pem"), ("cert", "server.pem"), ("key", "server.key"))]  # fmt: skip
+        with local_servers.mariadb_server(*options, files=files) as port:
+            url = f"mysql+{driver}://root@127.0.0.1:{port}/mysql?ssl-mode=VERIFY_CA&ssl-ca={made.ca}"
+            done = greenlets.python(ENCRYPTED.format(url=url))
+    assert done.returncode == 0, done.stderr
 
 
 CELERY = """
