@@ -245,6 +245,7 @@ async def test_it_is_healthy_where_its_tables_are_usable_or_may_be_made(
         await collector.record(now_event())
         assert bool(await collector.flush(0.3 if not healthy else 30.0)) is healthy
         assert await collector.health_check() is healthy
+        await collector.close(0.0)  # what cannot be stored is not waited for
 
 
 # --- configuration
