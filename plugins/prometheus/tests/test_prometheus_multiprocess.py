@@ -343,6 +343,7 @@ print(len(list(DIRECTORY.glob("gauge_all_*.db"))), skipped)
     assert lines[3] == ["41", "0"]  # the library's own gauges of each process stay
 
 
+@pytest.mark.chaos  # it takes 150 processes
 def test_a_scrape_after_150_dead_workers_takes_at_most_three_times_as_long_as_after_two(tmp_path):
     code = """
 e = PrometheusExporter(CollectorRegistry())
