@@ -20,7 +20,7 @@ from typing import Any
 from flag_analytics import FlagEvaluationEvent, open_pipeline
 from flag_analytics_api import ApiOptions, create_api
 
-from ._harness import Contender, Figure, Limit, Table, Timed, compare, judge
+from ._harness import Contender, Figure, Limit, Table, Timed, compare, installed, judge
 
 _HERE = Path(__file__).parents[1]
 _SERVER = """
@@ -219,7 +219,7 @@ def page() -> Table:
     """The page in a cold Chromium over loopback, and the wheel."""
     figures = []
     chromium = shutil.which("chromium")
-    if chromium is not None:
+    if chromium is not None and installed("playwright"):
         from playwright.sync_api import sync_playwright
 
         with _started(_SERVER, "20000") as (url, _), sync_playwright() as playwright:

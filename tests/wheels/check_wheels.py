@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 EXAMPLE = ROOT / "examples" / "third_party_jsonl"
+WITHOUT_BACKENDS = {"api"}
+"""Plugins that offer something else than a collector or an exporter."""
 
 
 def main(dist: Path) -> None:
@@ -33,9 +35,10 @@ def main(dist: Path) -> None:
         step("core alone", lambda: core_alone(dist, home))
         for project in plugins:
             backends = entry_points(project)
-            for backend in backends:
+            for backend in sorted(set(backends) - WITHOUT_BACKENDS):
                 step(f"core and {backend}", lambda backend=backend: one_backend(dist, home, backend))
         step("core and openfeature", lambda: openfeature(dist, home))
+        step("the page and the API", lambda: one_page(dist, home))
         step("the command", lambda: command(dist, home))
         step("a third party's backend", lambda: third_party(dist, home))
 
@@ -87,6 +90,11 @@ def one_backend(dist: Path, home: Path, backend: str) -> None:
 def openfeature(dist: Path, home: Path) -> None:
     python = environment(home, "openfeature", *wheels(dist, "flag-analytics-memory", "flag-analytics-openfeature"))
     run(python, HERE / "one_evaluation.py", cwd=working_directory(home, "openfeature"))
+
+
+def one_page(dist: Path, home: Path) -> None:
+    python = environment(home, "page", *wheels(dist, "flag-analytics-memory", "flag-analytics-dashboard"))
+    run(python, HERE / "one_page.py", cwd=working_directory(home, "page"))
 
 
 def command(dist: Path, home: Path) -> None:
