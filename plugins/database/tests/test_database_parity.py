@@ -51,6 +51,8 @@ attribute_values = st.sampled_from(
         1e16,
         10**16,
         [1],
+        [1, None],
+        {"a": 1, "b": [2, "x, y"]},
         {},
     ]
 )

@@ -213,7 +213,8 @@ class _Compact(FunctionElement[str]):
 @compiles(_Compact, "mysql", "mariadb")
 def _compile_compact(compact: _Compact, compiler: Any, **options: Any) -> str:
     (document,) = (compiler.process(clause, **options) for clause in compact.clauses)
-    return f"JSON_COMPACT({document})" if compiler.dialect.is_mariadb else document
+    # As a text of no further meaning: JSON_UNQUOTE would write the spaces anew.
+    return f"CONCAT(JSON_COMPACT({document}), '')" if compiler.dialect.is_mariadb else document
 
 
 def _bytes(value: Any) -> Any:
