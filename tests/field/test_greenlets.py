@@ -20,6 +20,10 @@ pytestmark = [pytest.mark.field, pytest.mark.skipif(sys.platform == "win32", rea
 
 WITH_EVENTLET = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the field group has no eventlet for it")
 
+GREENLETS = pytest.mark.parametrize(
+    ("module", "patch"), [("gevent.monkey", "patch_all"), pytest.param("eventlet", "monkey_patch", marks=WITH_EVENTLET)]
+)
+
 APPLICATION = """
 import asyncio, os, threading
 from flag_analytics import FlagEvaluationEvent, open_pipeline
@@ -198,13 +202,49 @@ print("pauses", max(later - earlier for earlier, later in zip(ticks, ticks[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("module", "patch"), [("gevent.monkey", "patch_all"), pytest.param("eventlet", "monkey_patch", marks=WITH_EVENTLET)]
-)
+@GREENLETS
 def test_spool_block_questions_and_close_work_from_greenlets(greenlets, module, patch):
     done = greenlets.python(WITHOUT_SERVER.format(module=module, patch=patch))
     assert done.returncode == 0, done.stderr
     assert greenlets.stored() == 2000, done.stderr
+
+
+SCRAPED = """
+import {module}
+{module}.{patch}()
+import re, threading, urllib.request
+from flag_analytics import FlagEvaluationEvent, open_pipeline
+
+pipeline = open_pipeline({{
+    "collectors": {{"database": {{"connection_string": "sqlite+aiosqlite:///events.db"}}}},
+    "exporters": {{"prometheus": {{"port": 0, "gauges": "aggregator"}}}},
+}})
+for number in range(50):
+    pipeline.record_nowait(FlagEvaluationEvent.now("dark_mode", True, "STATIC", targeting_key=f"user-{{number}}"))
+assert pipeline.flush_sync().complete
+answers = []
+
+def scrape():
+    with urllib.request.urlopen(pipeline.exporters["prometheus"].server.url, timeout=30.0) as answer:
+        answers.append(answer.read().decode())
+
+threads = [threading.Thread(target=scrape) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(answers) == 8
+for answer in answers:
+    assert re.search('feature_flag_evaluations_total.* 50.0', answer), answer
+    assert re.search('feature_flag_unique_users.* 50.0', answer), answer
+assert pipeline.close_sync().complete
+"""
+
+
+@GREENLETS
+def test_greenlets_scrape_prometheus_metrics_and_gauges_of_a_database(greenlets, module, patch):
+    done = greenlets.python(SCRAPED.format(module=module, patch=patch))
+    assert done.returncode == 0, done.stderr
 
 
 ENCRYPTED = """
