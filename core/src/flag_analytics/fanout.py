@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,6 +48,7 @@ class Engine(Protocol):
     def reopen(self, sink: str) -> None: ...
     def stats(self) -> DeliveryStats: ...
     def dead_letters(self) -> tuple[DeadLetter, ...]: ...
+    def forget_dead_letters(self, targeting_keys: Collection[str]) -> int: ...
     @property
     def closed(self) -> bool: ...
 
@@ -180,6 +181,10 @@ class Fanout:
         if engine is None or sink not in engine.stats().sinks:
             return source
         return marshalled(source, partial(engine.ask, sink))
+
+    def forget_dead_letters(self, targeting_keys: Collection[str]) -> int:
+        """Forget the dead letters of these targeting keys; return how many there were."""
+        return 0 if self._engine is None else self._engine.forget_dead_letters(targeting_keys)
 
     def reopen(self, sink: str) -> None:
         """Try a sink again that raised ``FatalConfiguration``.

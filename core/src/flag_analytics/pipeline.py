@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -159,6 +159,10 @@ class Pipeline:
     def dead_letters(self) -> tuple[DeadLetter, ...]:
         """Return the latest events that backends refused for good, at most 1,000."""
         return self._fanout.dead_letters()
+
+    def forget_dead_letters(self, targeting_keys: Collection[str]) -> int:
+        """Forget the dead letters in memory of these targeting keys; return how many there were."""
+        return self._fanout.forget_dead_letters(targeting_keys)
 
     @property
     def closed(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Self
 
 import attrs
@@ -226,6 +227,10 @@ class DatabaseAnalyticsCollector:
     async def undo_import(self, name: str) -> int | None:
         """Remove the events that an import brought; return their number, or None without such an import."""
         return await self.event_source.undo_import(name)
+
+    async def forget(self, targeting_keys: Sequence[str]) -> int:
+        """Remove all events and dead letters of these targeting keys; see ``DatabaseStore.forget``."""
+        return await self.event_source.forget(targeting_keys)
 
     def stats(self) -> DeliveryStats:
         """Return the ledger of all events since the start."""

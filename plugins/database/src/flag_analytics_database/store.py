@@ -35,6 +35,7 @@ from .housekeeping import Housekeeping
 from .imports import Import, Page, Place, begin_import, imports_query, remove_page, store_import
 from .memory import MemoryAnchor
 from .options import DatabaseOptions
+from .people import forget_some, forgotten_letters
 from .questions import PATIENCE_SECONDS, Questions
 from .reading import EventStream
 from .retention import count_old, prune
@@ -244,6 +245,26 @@ class DatabaseStore:
         dead = self.tables.dead_letters
         newest = select(dead).order_by(dead.c.at.desc(), dead.c.event_id.desc()).limit(limit)
         return [letter_from(row) for row in reversed(await self._ask(newest))]
+
+    async def forget(self, targeting_keys: Sequence[str]) -> int:
+        """Remove all events and dead letters of these targeting keys; return how many rows went.
+
+        It works in pages of 2,000 rows, and can be interrupted and called again. What is recorded meanwhile may stay.
+
+        Raises:
+            SinkUnavailable: the database does not answer.
+        """
+        keys = sorted({canonical_key(key) for key in targeting_keys} - {""})
+        if not keys:
+            return 0
+        removed = await self._questions.run(
+            partial(forgotten_letters, tables=self.tables, targeting_keys=keys), settle=True
+        )
+        while some := await self._questions.run(
+            partial(forget_some, tables=self.tables, family=self.family, targeting_keys=keys), settle=True
+        ):
+            removed += some
+        return removed
 
     async def _ask(self, query: Executable) -> Sequence[Any]:
         """Run one statement over the pool for questions, with the tables set up."""

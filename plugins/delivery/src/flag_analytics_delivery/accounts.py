@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -240,6 +240,16 @@ class Accounts:
             self._on_dead_letters(first.sink, first.error, letters)
         except BaseException as error:  # a worker does not end for it
             self.warn("a handler of failed deliveries raised %s", type(error).__name__)
+
+    def forget_dead_letters(self, targeting_keys: Collection[str]) -> int:
+        """Forget the dead letters in memory of these targeting keys; return how many there were."""
+        with self.lock:
+            before = len(self.dead_letters)
+            kept = [letter for letter in self.dead_letters if letter.event.targeting_key not in targeting_keys]
+            self.dead_letters.clear()
+            self.dead_letters.extend(kept)
+            self._dead_letter_bytes = sum(letter.event.size for letter in kept)
+            return before - len(kept)
 
     def warn(self, message: str, *arguments: object) -> None:
         """Log a warning, at most once a minute for each cause; arguments are names and codes, never content."""

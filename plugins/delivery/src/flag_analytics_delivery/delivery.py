@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
@@ -269,6 +269,10 @@ class Delivery:
     def dead_letters(self) -> tuple[DeadLetter, ...]:
         """Return the latest events that sinks refused for good, at most 1,000."""
         return tuple(self._engine.accounts.dead_letters)
+
+    def forget_dead_letters(self, targeting_keys: Collection[str]) -> int:
+        """Forget the dead letters in memory of these targeting keys; return how many there were."""
+        return self._engine.accounts.forget_dead_letters(targeting_keys)
 
     # --- fork
 

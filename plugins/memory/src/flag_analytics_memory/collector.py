@@ -322,6 +322,20 @@ class InMemoryAnalyticsCollector:
             self._index()
             self._cleared += self._log.clear()
 
+    async def forget(self, targeting_keys: Sequence[str]) -> int:
+        """Forget the events of these targeting keys, which count as cleared; return how many there were."""
+        keys = frozenset(map(canonical_key, targeting_keys)) - {""}
+        with self._lock:
+            self._index()
+            runs = [list(run) for run in self._log.everything()]
+            held = len(self._log)
+            self._log.clear()
+            for run in reversed(runs):
+                self._log.extend([event for event in run if event.targeting_key not in keys])
+            gone = held - len(self._log)
+            self._cleared += gone
+            return gone
+
     async def flush(self) -> DeliveryReport:
         """Return at once: an event is stored when it is recorded."""
         return self.flush_sync()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from .people import Place, Receipt, forget, person
 from .pseudonyms import HmacTargetingKey, hmac_targeting_key
 from .redacting import AllowAttributes, RedactAttributes, allow_attributes, redact_attributes
+from .review import SinkReview, review
 from .values import Bucket, DropValue, SetAttributes, Truncate, bucket, drop_value, set_attributes, truncate
 
 __all__ = [
@@ -11,14 +13,20 @@ __all__ = [
     "Bucket",
     "DropValue",
     "HmacTargetingKey",
+    "Place",
+    "Receipt",
     "RedactAttributes",
     "SetAttributes",
+    "SinkReview",
     "Truncate",
     "allow_attributes",
     "bucket",
     "drop_value",
+    "forget",
     "hmac_targeting_key",
+    "person",
     "redact_attributes",
+    "review",
     "set_attributes",
     "truncate",
 ]

@@ -1,0 +1,48 @@
+"""Erasing what is stored of people: their events, a page at a time, and their dead letters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from .conditions import one_of
+from .retention import BATCH_ROWS
+from .schema import Tables
+
+__all__ = ["forget_some", "forgotten_letters"]
+
+
+async def forget_some(connection: AsyncConnection, tables: Tables, family: str, targeting_keys: Iterable[str]) -> int:
+    """Remove at most ``BATCH_ROWS`` events of these targeting keys, and commit; return how many went."""
+    columns = tables.events.c
+    theirs = select(columns.event_id).where(one_of(columns.targeting_key, family, targeting_keys)).limit(BATCH_ROWS)
+    return await _remove(connection, tables.events, [row.event_id for row in await connection.execute(theirs)])
+
+
+async def forgotten_letters(connection: AsyncConnection, tables: Tables, targeting_keys: Iterable[str]) -> int:
+    """Remove the dead letters of these targeting keys, and commit; return how many went."""
+    keys, columns = frozenset(targeting_keys), tables.dead_letters.c
+    # Few are kept, as JSON: to read them all is simpler than a query for each database.
+    rows = (await connection.execute(select(columns.event_id, columns.event))).all()
+    return await _remove(connection, tables.dead_letters, [row.event_id for row in rows if _key_of(row.event) in keys])
+
+
+async def _remove(connection: AsyncConnection, table: Any, event_ids: list[str]) -> int:
+    await connection.rollback()  # what was read is no part of the change
+    gone = 0
+    for start in range(0, len(event_ids), BATCH_ROWS):
+        some = event_ids[start : start + BATCH_ROWS]
+        gone += (await connection.execute(delete(table).where(table.c.event_id.in_(some)))).rowcount
+        await connection.commit()
+    return gone
+
+
+def _key_of(event: str) -> Any:
+    try:
+        return json.loads(event).get("targeting_key")
+    except (ValueError, AttributeError):
+        return None  # not a row of ours

@@ -1,0 +1,40 @@
+"""``forget``: everything that is stored of a person goes, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flag_analytics.reports import DeadLetter
+from flag_analytics.sources import EventFilter
+from flag_analytics_database import people
+
+
+def _letter(event: Any) -> DeadLetter:
+    return DeadLetter("database", event, "BadBatch", "22001", "b", 1_700_000_000.0)
+
+
+async def test_events_and_dead_letters_of_the_keys_go_in_pages(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "BATCH_ROWS", 4)
+    store = database.store()
+    hostile = "o'hara\" -- \\ é"
+    keys = ["user-1"] * 9 + ["user-2"] * 3 + [hostile] * 2
+    batch = batch_of(*(make_event(number, targeting_key=key) for number, key in enumerate(keys)))
+    await store.write(batch)
+    await store.write_dead_letters([_letter(batch.events[0]), _letter(batch.events[9]), _letter(batch.events[12])])
+    theirs = EventFilter(targeting_key=frozenset({"user-1", hostile}))
+    assert len(await store.get_events(where=theirs)) == 11
+    assert await store.forget(["user-1", hostile, ""]) == 13
+    assert await store.forget(["user-1", hostile]) == 0
+    assert {event.targeting_key for event in await store.get_events()} == {"user-2"}
+    assert [letter.event.targeting_key for letter in await store.read_dead_letters()] == ["user-2"]
+
+
+async def test_without_a_key_nothing_goes(database: Any, make_event: Any, batch_of: Any) -> None:
+    store = database.store()
+    await store.write(batch_of(make_event(1, targeting_key=None)))
+    assert await store.forget([""]) == 0
+    assert await store.forget([]) == 0
+    assert await database.count() == 1
