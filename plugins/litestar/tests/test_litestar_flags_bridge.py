@@ -5,19 +5,11 @@ from __future__ import annotations
 import pytest
 from flag_analytics_litestar import FlagAnalyticsConfig, FlagAnalyticsPlugin
 from litestar import Litestar, get
+from litestar.di import NamedDependency
 from litestar.testing import TestClient
 from litestar_flags import EvaluationContext, FeatureFlag, FeatureFlagClient, FeatureFlagsConfig, FeatureFlagsPlugin
 from litestar_flags.admin import FeatureFlagsAdminConfig, FeatureFlagsAdminPlugin
 from litestar_flags.types import FlagStatus, FlagType
-
-try:
-    from litestar.di import NamedDependency
-except ImportError:  # before Litestar 2.23
-    from typing import Annotated, Any
-
-    from litestar.params import Dependency
-
-    NamedDependency = Annotated[Any, Dependency()]
 
 pytestmark = pytest.mark.filterwarnings(
     # What litestar-flags itself does on Litestar 2.25 and SQLAlchemy 2.1.

@@ -5,25 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 from flag_analytics import AnalyticsAggregator, ConfigError, FlagEvaluationEvent, Pipeline, open_pipeline
 from flag_analytics_api import ApiOptions
 from flag_analytics_litestar import FlagAnalyticsConfig, FlagAnalyticsPlugin, database_of
 from litestar import Litestar, get
+from litestar.di import NamedDependency
 from litestar.exceptions import NotAuthorizedException
 from litestar.params import FromPath, FromQuery
 from litestar.plugins.prometheus import PrometheusConfig, PrometheusController
 from litestar.testing import TestClient
 from prometheus_client import CollectorRegistry
-
-try:
-    from litestar.di import NamedDependency
-except ImportError:  # before Litestar 2.23
-    from litestar.params import Dependency
-
-    NamedDependency = Annotated[Any, Dependency()]
 
 MEMORY = {"collectors": {"memory": {}}}
 TOKEN = "a-token-of-many-characters"

@@ -153,8 +153,19 @@ def _asgi_route(scope: MutableMapping[str, Any]) -> str | None:
     if isinstance(template, str):
         return template
     route = scope.get("route")  # Starlette, FastAPI; one without an endpoint is a mount, of Django perhaps
-    path = getattr(route, "path", None) if hasattr(route, "endpoint") else None
+    if not hasattr(route, "endpoint"):
+        route = _route_to(scope.get("router"), scope.get("endpoint"))
+    path = getattr(route, "path", None)
     return path if isinstance(path, str) else _django_route(scope.get("path", ""))
+
+
+def _route_to(router: Any, endpoint: Any) -> Any:
+    """Return the route that leads to an endpoint; older releases of Starlette do not say which it is."""
+    for route in getattr(router, "routes", None) or () if endpoint is not None else ():
+        found = route if getattr(route, "endpoint", None) is endpoint else _route_to(route, endpoint)
+        if found is not None:
+            return found
+    return None
 
 
 def _wsgi_route(environ: dict[str, Any]) -> str | None:
