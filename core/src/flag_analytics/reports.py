@@ -44,8 +44,8 @@ class DeliveryOptions:
         sigterm: ``chain`` lets a server's own handler of SIGTERM stop it, and drains before the process dies of that
             signal; ``off`` leaves signals alone.
         durability: ``memory``, or ``spool``: events are first written to a file, and survive a crash of the process.
-        spool_directory: Where spools are kept; the default is a directory of the user's own under the system's
-            directory for state.
+        spool_directory: Where spools are kept, in a folder of the user's own where others can write to it; by
+            default a directory of the user's own under the system's directory for state.
         spool_max_bytes: The most bytes one spool may take on disk.
         spool_interval_seconds: The longest a recorded event waits before it is durable.
         spool_fsync: ``normal`` survives the end of the process, ``full`` also the loss of power.
