@@ -41,6 +41,8 @@ def main(dist: Path) -> None:
         step("the page and the API", lambda: one_page(dist, home))
         step("the command", lambda: command(dist, home))
         step("a third party's backend", lambda: third_party(dist, home))
+        for kind in ("collector", "exporter", "processor", "source", "command"):
+            step(f"a new {kind}", lambda kind=kind: new_plugin(dist, home, kind))
 
 
 def step(what: str, check) -> None:
@@ -119,6 +121,19 @@ def third_party(dist: Path, home: Path) -> None:
     shutil.copytree(EXAMPLE / "tests", directory / "tests")
     (directory / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n", "utf-8")
     run(python, "-m", "pytest", "-q", "tests", cwd=directory)
+
+
+def new_plugin(dist: Path, home: Path, kind: str) -> None:
+    """Have the command write the project of a new plugin, and run its tests where its wheel is installed."""
+    core = f"flag-analytics[testing] @ {Path(wheel(dist, 'flag-analytics')).as_uri()}"
+    needed = wheels(dist, "flag-analytics-memory", "flag-analytics-delivery", "flag-analytics-cli")
+    python = environment(home, f"new-{kind}", core, *(each for each in needed if each != wheel(dist, "flag-analytics")))
+    directory = working_directory(home, f"new-{kind}")
+    run(python.with_name("flag-analytics"), "new-plugin", "acme", "--kind", kind, "--directory", "acme", cwd=directory)
+    run("uv", "build", "--quiet", "--wheel", "--out-dir", directory, directory / "acme", cwd=directory)
+    (built,) = directory.glob("*.whl")
+    run("uv", "pip", "install", "--quiet", "--python", python, built, cwd=directory)
+    run(python, "-m", "pytest", "-q", directory / "acme" / "tests", cwd=directory / "acme")
 
 
 def entry_points(project: Path) -> list[str]:

@@ -12,8 +12,25 @@ importlib.import_module(f"flag_analytics_{name}")
 installed = [point.name for point in importlib.metadata.entry_points(group="flag_analytics")]
 assert installed == [name], installed
 
-role = {"memory": "collectors", "database": "collectors"}.get(name, "exporters")
-options = {"connection_string": "sqlite+aiosqlite:///events.db"} if name == "database" else {}
+role = "collectors" if name in {"memory", "database", "files"} else "exporters"
+options = {"database": {"connection_string": "sqlite+aiosqlite:///events.db"}, "files": {"location": "events"}}.get(
+    name, {}
+)
+received = []
+if name == "webhook":
+    import json
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["events"])
+            self.send_response(204)
+            self.end_headers()
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    options = {"url": f"http://127.0.0.1:{server.server_port}/events"}
 event = FlagEvaluationEvent(datetime.now(UTC), "checkout", True, EvaluationReason.SPLIT, "treatment", "user-1", {}, 1.5)
 
 with open_pipeline({role: {name: options}}) as pipeline:
@@ -36,6 +53,15 @@ if name == "database":
         rows = connection.execute("SELECT flag_key, variant FROM analytics_events").fetchall()
     connection.close()
     assert rows == [("checkout", "treatment")], rows
+if name == "files":
+    from pathlib import Path
+
+    (path,) = Path("events").glob("date=*/*.jsonl")
+    assert b'"flag_key":"checkout"' in path.read_bytes()
+if name == "webhook":
+    assert [event["flag_key"] for event in received] == ["checkout"], received
+    server.shutdown()
+    server.server_close()
 if name == "prometheus":
     from prometheus_client import generate_latest
 
