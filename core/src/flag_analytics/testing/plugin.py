@@ -157,6 +157,13 @@ def _deadline(item: pytest.Item, phase: str) -> Iterator[None]:
     assert cls is not None
     spent = item.config.stash.setdefault(_spent, {}).setdefault(_backend_of(item), _Spent())
     limit = _limit(spent, cls.max_seconds, cls.patience_seconds if phase != "teardown" else cls.patience_seconds / 2)
+    if phase == "setup" and spent.hangs and spent.seconds > cls.max_seconds:
+        pytest.fail(
+            f"not tried: the tests of this class took {spent.seconds:.0f} seconds, and {spent.hangs} of them hung",
+            pytrace=False,
+        )
+    if phase == "setup":  # pytest-asyncio does not recover from being stopped while it sets up a loop
+        limit = max(0.3, limit)
 
     def stop(*_: object) -> None:
         spent.hangs += 1
@@ -164,8 +171,8 @@ def _deadline(item: pytest.Item, phase: str) -> Iterator[None]:
 
     started = time.monotonic()
     handler = signal.signal(signal.SIGALRM, stop)
-    # Again each second: a backend may catch the first one.
-    others = signal.setitimer(signal.ITIMER_REAL, limit, 1.0)
+    # Again and again: a backend may catch the first one.
+    others = signal.setitimer(signal.ITIMER_REAL, limit, min(1.0, 2 * limit))
     try:
         yield
     finally:
@@ -185,6 +192,8 @@ def _backend_of(item: pytest.Item) -> object:
 
 
 def _limit(spent: _Spent, max_seconds: float, patience_seconds: float) -> float:
+    if spent.hangs > 10:
+        return 0.1
     if spent.hangs > 2 or spent.seconds > max_seconds:
         return 0.5
     return min(2.0, patience_seconds) if spent.hangs else patience_seconds

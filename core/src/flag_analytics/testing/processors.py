@@ -40,7 +40,7 @@ class ProcessorContract:
     same_each_time: ClassVar[bool] = True
     max_seconds_each: ClassVar[float] = 0.01
     patience_seconds: ClassVar[float] = 10.0
-    max_seconds: ClassVar[float] = 45.0
+    max_seconds: ClassVar[float] = 40.0
 
     @pytest.fixture
     def processor(self) -> Any:

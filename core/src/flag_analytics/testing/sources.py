@@ -137,7 +137,7 @@ class EventSourceContract:
     idempotent: ClassVar[bool] = False
     relative_error: ClassVar[float] = 1e-9
     patience_seconds: ClassVar[float] = 10.0
-    max_seconds: ClassVar[float] = 45.0
+    max_seconds: ClassVar[float] = 40.0
 
     @pytest.fixture
     def source(self) -> Any:

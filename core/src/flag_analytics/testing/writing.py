@@ -55,7 +55,8 @@ class WritingContract:
         survives_fork: It can be used in a forked child, and in the parent afterwards.
         max_stall_seconds: The longest ``record``, ``write`` and ``flush`` may keep an event loop from other tasks.
         patience_seconds: How long one test may take before it counts as stuck.
-        max_seconds: How long all tests of a class may take; those that come later get half a second each.
+        max_seconds: How long all tests of a class may take; later ones get half a second each, and where some hung,
+            none.
     """
 
     is_contract = True
@@ -66,7 +67,7 @@ class WritingContract:
     survives_fork: ClassVar[bool] = True
     max_stall_seconds: ClassVar[float] = 0.25
     patience_seconds: ClassVar[float] = 10.0
-    max_seconds: ClassVar[float] = 45.0
+    max_seconds: ClassVar[float] = 40.0
 
     async def known(self, subject: Subject) -> Counter[str]:
         """Return how many events of each flag the backend knows of."""
