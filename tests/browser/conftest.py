@@ -7,7 +7,7 @@ import random
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ import attrs
 import pytest
 from flag_analytics import FlagEvaluationEvent, Pipeline, open_pipeline
 from flag_analytics_api import ApiOptions
-from flag_analytics_dashboard import create_dashboard
+from flag_analytics_dashboard import DashboardPanel, create_dashboard, panel
 
 CHROMIUM = os.environ.get("FLAG_ANALYTICS_CHROMIUM") or shutil.which("chromium")
 TOKEN = "a-token-of-many-characters"
@@ -75,12 +75,16 @@ class Shown:
             )
 
 
+async def busiest(pipeline: Pipeline) -> list[tuple[str | datetime, float]]:
+    return [(flag.flag_key, flag.count) for flag in await pipeline.aggregator.list_flags(3600)]
+
+
 @contextmanager
-def serving(max_size: int = 100_000, **options: Any) -> Iterator[Shown]:
+def serving(max_size: int = 100_000, panels: Sequence[DashboardPanel] = (), **options: Any) -> Iterator[Shown]:
     import uvicorn
 
     with open_pipeline({"collectors": {"memory": {"max_size": max_size}}}, environ={}) as pipeline:
-        page = create_dashboard(pipeline, ApiOptions(**(options or {"loopback": True})))
+        page = create_dashboard(pipeline, ApiOptions(**(options or {"loopback": True})), panels=panels)
         listening = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(page, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
@@ -103,6 +107,12 @@ def shown() -> Iterator[Shown]:
 @pytest.fixture
 def locked() -> Iterator[Shown]:
     with serving(token=TOKEN) as shown:
+        yield shown
+
+
+@pytest.fixture
+def shown_with_panel() -> Iterator[Shown]:
+    with serving(panels=[panel("Busiest flags", busiest)]) as shown:
         yield shown
 
 

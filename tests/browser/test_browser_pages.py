@@ -267,6 +267,13 @@ def test_the_token_is_asked_for_once(page, locked, expect):
     assert not page.context.cookies()
 
 
+def test_a_backends_panel_is_drawn(page, shown_with_panel, expect):
+    shown_with_panel.record("checkout")
+    page.goto(shown_with_panel.url)
+    card = page.locator("section", has_text="Busiest flags")
+    expect(card.locator(".bars")).to_contain_text("checkout")
+
+
 def test_what_is_missing_is_said_above_the_figures(page, forgetful, expect):
     for age in range(30, 0, -1):
         forgetful.record(age=float(age))

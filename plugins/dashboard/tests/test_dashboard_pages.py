@@ -159,6 +159,28 @@ async def test_a_panel_is_told_to_the_page(visitor):
     assert panels == [{"title": "Orders by variant", "question": "/orders.json", "chart": "bars"}]
 
 
+async def test_a_backend_can_bring_a_panel_that_asks_the_pipeline(visitor, pipeline, monkeypatch):
+    async def busiest(pipeline):
+        return [(flag.flag_key, flag.count) for flag in await pipeline.aggregator.list_flags(3600)]
+
+    async def broken(_):
+        raise RuntimeError("secret words")
+
+    brought = [panel("Busiest", busiest), panel("Broken", broken, "number"), panel("Elsewhere", "/orders.json")]
+    monkeypatch.setattr(pipeline.collectors["memory"], "dashboard_panels", lambda: brought, raising=False)
+    pipeline.record_nowait(FlagEvaluationEvent.now("checkout", True, "STATIC"))
+    async with visitor(at="/inner") as client:
+        panels = (await client.get("/inner/api/v1/plugins")).json()["panels"]
+        assert [one["question"] for one in panels] == ["panels/0", "panels/1", "/orders.json"]
+        assert (await client.get("/inner/panels/0")).json() == {"points": [{"name": "checkout", "value": 1}]}
+        failed = await client.get("/inner/panels/1")
+        assert (failed.status_code, failed.json()) == (502, {"error": "RuntimeError"})
+        for number in ("2", "3", "-1"):
+            assert (await client.get(f"/inner/panels/{number}")).status_code == 404
+    async with visitor(address="10.0.0.1") as stranger:
+        assert (await stranger.get("/panels/0")).status_code == 403
+
+
 @pytest.mark.parametrize("question", ["https://evil.example/x", "//evil.example", "orders.json", "/\\evil.example"])
 def test_a_panel_asks_its_own_origin_alone(question):
     with pytest.raises(ValueError, match="begins with one slash"):

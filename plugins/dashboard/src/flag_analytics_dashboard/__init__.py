@@ -8,6 +8,6 @@
 from __future__ import annotations
 
 from .app import create_dashboard
-from .panels import Chart, panel
+from .panels import Chart, DashboardPanel, Points, panel
 
-__all__ = ["Chart", "create_dashboard", "panel"]
+__all__ = ["Chart", "DashboardPanel", "Points", "create_dashboard", "panel"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -13,17 +15,20 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .assets import serve_asset
 from .pages import PAGES, render
+from .panels import DashboardPanel, panels_of
 from .sessions import Sessions
 
 __all__ = ["create_dashboard"]
 
 API_PATH = "/api/v1"
+_PANEL_SECONDS = 10.0
+_MOST_POINTS = 500
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'self'; frame-ancestors {}"
@@ -35,7 +40,7 @@ def create_dashboard(
     options: ApiOptions,
     *,
     plan: Plan | None = None,
-    panels: Sequence[Panel] = (),
+    panels: Sequence[DashboardPanel] = (),
     embed_in: Sequence[str] = (),
     title: str = "flag-analytics",
 ) -> Starlette:
@@ -45,7 +50,7 @@ def create_dashboard(
         pipeline: The pipeline; it stays open when the application ends.
         options: Who may see it, what is shown, and the bounds.
         plan: The pipeline's configuration, to show its parts.
-        panels: Further pictures of the overview; see ``panel``.
+        panels: Further pictures of the overview, beside those of the pipeline's backends; see ``panel``.
         embed_in: Origins whose pages may show this one in a frame; none by default.
         title: The name in the page's head.
     """
@@ -60,13 +65,19 @@ def create_dashboard(
         Route("/login", sessions.log_in, methods=["POST"]),
         Route("/logout", sessions.log_out, methods=["POST"]),
     ]
+    shown_panels = panels_of(pipeline, panels)
+    told = tuple(
+        Panel(one.title, one.question if isinstance(one.question, str) else f"panels/{number}", one.chart)
+        for number, one in enumerate(shown_panels)
+    )
     frames = " ".join(embed_in) or "'none'"
     return Starlette(
         routes=[
             *pages,
             *(login if access.has_token else ()),
             Route("/static/{version}/{name:path}", serve_asset, methods=["GET"]),
-            Mount(API_PATH, create_api(pipeline, options, plan=plan, panels=tuple(panels))),
+            Route("/panels/{number:int}", partial(_answer_panel, pipeline, shown_panels), methods=["GET"]),
+            Mount(API_PATH, create_api(pipeline, options, plan=plan, panels=told)),
         ],
         middleware=[Middleware(SafeHeaders, policy=_POLICY.format(frames)), Middleware(_Door, access=access)],
         exception_handlers={HTTPException: partial(_failed, shown)},
@@ -75,6 +86,24 @@ def create_dashboard(
 
 async def _page(name: str, shown: dict[str, Any], request: Request) -> Response:
     return render(request, "page.html", page=name, title=PAGES[name], api=API_PATH, **shown)
+
+
+async def _answer_panel(pipeline: Pipeline, panels: Sequence[DashboardPanel], request: Request) -> Response:
+    number = request.path_params["number"]
+    question = panels[number].question if number < len(panels) else ""
+    if isinstance(question, str):
+        raise HTTPException(404)
+    try:
+        async with asyncio.timeout(_PANEL_SECONDS):
+            points = [{"name": _named(name), "value": value} for name, value in await question(pipeline)]
+    except Exception as error:
+        # The class alone: the words of a backend's error may quote anything.
+        return JSONResponse({"error": type(error).__name__}, 502)
+    return JSONResponse({"points": points[:_MOST_POINTS]})
+
+
+def _named(name: str | datetime) -> str:
+    return name.isoformat() if isinstance(name, datetime) else str(name)
 
 
 async def _failed(shown: dict[str, Any], request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ import { address, ask } from "./client.js";
 import { chip, nothing, searchField, windowChoice } from "./controls.js";
 import { download, fill, h } from "./dom.js";
 import { ago, compact, count, milliseconds, percent, time, visible } from "./format.js";
-import { WINDOWS, chosenWindow, flagLink, get, set } from "./state.js";
+import { ROOT, WINDOWS, chosenWindow, flagLink, get, set } from "./state.js";
 
 const FIRST_STEPS = `from flag_analytics import AnalyticsHook, open_pipeline
 from openfeature import api
@@ -104,7 +104,7 @@ export function overview(place) {
     try {
       card.append(await picture(panel));
     } catch (error) {
-      card.append(h("p", { class: "bad" }, `${panel.question} did not answer with points: ${error.message}`));
+      card.append(h("p", { class: "bad" }, `This panel did not answer with points: ${error.message}`));
     }
   }))).catch(() => {
     // Without panels the page is complete.
@@ -114,7 +114,7 @@ export function overview(place) {
 }
 
 async function picture({ question, chart }) {
-  const answer = await fetch(question, { headers: { Accept: "application/json" } });
+  const answer = await fetch(question.startsWith("/") ? question : `${ROOT}/${question}`, { headers: { Accept: "application/json" } });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   const { points } = await answer.json();
   if (chart === "number") return h("div", { class: "tile" }, h("div", { class: "value" }, count(points[0].value)), h("div", { class: "note" }, points[0].name));
