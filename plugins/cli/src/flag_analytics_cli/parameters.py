@@ -13,7 +13,18 @@ from .choices import FileFormat
 if TYPE_CHECKING:
     from .importing import EventFile
 
-__all__ = ["DEFAULT_PORT", "OK", "PROBLEM", "Config", "FileOptions", "InputFile", "Switch", "UsageError", "Words"]
+__all__ = [
+    "DEFAULT_PORT",
+    "OK",
+    "PROBLEM",
+    "Config",
+    "FileOptions",
+    "InputFile",
+    "SourceOptions",
+    "Switch",
+    "UsageError",
+    "Words",
+]
 
 OK, PROBLEM = 0, 1
 DEFAULT_PORT = 8350
@@ -24,6 +35,19 @@ InputFile = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """A path, or ``-``. Anything else that begins with a hyphen is an unknown option: see ``unknown_option``."""
 Switch = Annotated[bool, Parameter(negative=())]
 Words = Annotated[list[str] | None, Parameter(negative=())]
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class SourceOptions:
+    """Where the events are."""
+
+    collector: str | None = None
+    """Ask this one of the configured collectors; by default the first that keeps events for good."""
+    file: InputFile | None = None
+    """Read this file alone, without storing anything; - is standard input."""
+    config: Config = None
+    """A configuration file."""
 
 
 class UsageError(Exception):

@@ -13,7 +13,7 @@ from flag_analytics.errors import FlagAnalyticsError
 
 from ..choices import EventsFormat, ExportTable, ReportFormat, SeriesFormat, SortOrder
 from ..file_errors import FileError
-from ..parameters import OK, PROBLEM, Config, FileOptions, InputFile, UsageError
+from ..parameters import OK, PROBLEM, Config, FileOptions, SourceOptions, UsageError
 from ..selection import SelectionOptions
 from ..terminal import note, results, say
 from ..visible import visible
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["export_events", "report", "series", "tail"]
 
 _FILE = FileOptions()
+_SOURCE = SourceOptions()
 _SELECTION = SelectionOptions()
 _MOST_CHARTS = 12
 T = TypeVar("T")
@@ -49,10 +50,8 @@ def report(
     top: int | None = None,
     format: ReportFormat = "table",  # noqa: A002 - it is the option's name
     output: Path | None = None,
-    collector: str | None = None,
-    file: InputFile | None = None,
+    source: SourceOptions = _SOURCE,
     options: FileOptions = _FILE,
-    config: Config = None,
 ) -> int:
     """Show the metrics of flags: all of them, or some.
 
@@ -67,9 +66,6 @@ def report(
         format: A table for people; json has every figure, csv a line for each variant of each flag, html one page
             with charts.
         output: The file to write; by default standard output.
-        collector: Ask this one of the configured collectors; by default the first that keeps events for good.
-        file: Report on this file alone, without storing anything; - is standard input.
-        config: A configuration file.
     """
     from ..arms import parse_expected
     from ..reporting import write_report
@@ -91,7 +87,7 @@ def report(
                 "--outcome is about the flags that are named, as a table or --format json, without --group-by, --sort, "
                 "--top and --output"
             )
-        place = _place(config, collector, file, options, flags)
+        place = _place(source, options, flags)
         return _outcomes(place, selection, flags, outcome, control, expected, as_json=format == "json")
 
     async def question(answers: Answers) -> tuple[Report, dict[str, Series]]:
@@ -105,7 +101,7 @@ def report(
         charts = await _charts(answers, found, selection) if format == "html" else {}
         return found, charts
 
-    place = _place(config, collector, file, options, flags)
+    place = _place(source, options, flags)
     needs = _needs(group_by, "variant" if format == "html" else None, exposures=expected is not None)
     (figures, charts), bad_lines = _ask(place, selection, question, needs)
     write_report(figures, format, output, charts)
@@ -124,10 +120,8 @@ def series(
     selected: SelectionOptions = _SELECTION,
     group_by: str | None = None,
     format: SeriesFormat = "table",  # noqa: A002 - it is the option's name
-    collector: str | None = None,
-    file: InputFile | None = None,
+    source: SourceOptions = _SOURCE,
     options: FileOptions = _FILE,
-    config: Config = None,
 ) -> int:
     """Show the events of a flag step by step.
 
@@ -136,9 +130,6 @@ def series(
         step: The length of a step: 30s, 15m, 1h, 1d; by default one that makes about forty.
         group_by: A series for each variant, reason, flag_version, environment or context.NAME.
         format: A plot for people, csv or json.
-        collector: Ask this one of the configured collectors.
-        file: Read this file alone.
-        config: A configuration file.
     """
     from ..series import find_series, write_series
 
@@ -153,7 +144,7 @@ def series(
     async def question(answers: Answers) -> Series:
         return await find_series(answers.aggregator, flag, selection, seconds, group_by)
 
-    place = _place(config, collector, file, options, (flag,))
+    place = _place(source, options, (flag,))
     found, bad_lines = _ask(place, selection, question, _needs(group_by, steps=True))
     write_series(found, format)
     return OK if found.groups and not bad_lines else PROBLEM
@@ -189,7 +180,7 @@ def tail(
 
         await tail_events(answers, flags, selection, lines, follow=follow, as_json=format == "jsonl")
 
-    _ask(_place(config, collector, None, _FILE, flags), selection, question)
+    _ask(_place(SourceOptions(collector=collector, config=config), _FILE, flags), selection, question)
     return OK
 
 
@@ -199,10 +190,8 @@ def export_events(
     selected: SelectionOptions = _SELECTION,
     format: EventsFormat = "csv",  # noqa: A002 - it is the option's name
     output: Path | None = None,
-    collector: str | None = None,
-    file: InputFile | None = None,
+    source: SourceOptions = _SOURCE,
     options: FileOptions = _FILE,
-    config: Config = None,
 ) -> int:
     """Write events, or the assignment table that experiment tools read: who saw which variant first, and when.
 
@@ -211,16 +200,13 @@ def export_events(
         table: The events, or for each user and flag the first exposure.
         format: csv, jsonl or parquet. Cells are as they are: a spreadsheet may take some for formulas.
         output: The file to write; by default standard output.
-        collector: Ask this one of the configured collectors.
-        file: Read this file alone.
-        config: A configuration file.
     """
     from ..exporting import ASSIGNMENT_COLUMNS, Assignments, event_row, writing
     from ..stored import each_event
 
     selection = selected.selection()
     assignments = Assignments()
-    place = _place(config, collector, file, options, flags)
+    place = _place(source, options, flags)
     rows = 0
     with writing(format, ASSIGNMENT_COLUMNS if table == "assignments" else None, output) as write:
 
@@ -281,18 +267,16 @@ def _needs(*dimensions: str | None, exposures: bool = False, steps: bool = False
     return Needs(exposures=exposures, groups=groups, steps=steps)
 
 
-def _place(
-    config: Path | None, collector: str | None, file: str | None, options: FileOptions, flags: Sequence[str]
-) -> Place:
+def _place(source: SourceOptions, options: FileOptions, flags: Sequence[str]) -> Place:
     from ..stored import Place
 
-    if file is None:
+    if source.file is None:
         if options.is_set:
             raise UsageError("--map, --flag-key, --strict and the like are about a file: add --file FILE")
-        return Place(config, collector)
-    if collector is not None:
+        return Place(source.config, source.collector)
+    if source.collector is not None:
         raise UsageError("--collector names where to read, and so does --file: give one of the two")
-    event_file = options.event_file(file, fallback_key=flags[0] if len(flags) == 1 else None)
+    event_file = options.event_file(source.file, fallback_key=flags[0] if len(flags) == 1 else None)
     return Place(file=event_file, strict=options.strict)
 
 
