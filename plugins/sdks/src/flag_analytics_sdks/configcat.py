@@ -38,10 +38,13 @@ class AnalyticsHook(Adapter):
         if self.names is not True:
             found = {name: user.get_attribute(name) for name in self.names}
             return {name: value for name, value in found.items() if value is not None}
-        # The SDK lists a user's attributes in no other way.
-        attributes: dict[str, Any] = json.loads(str(user))
-        attributes.pop("Identifier", None)
-        return attributes
+        # The SDK lists a user's attributes in no other way than as text, which takes longer than an evaluation.
+        held = vars(user)
+        known, custom = held.get("_User__data"), held.get("_User__custom")
+        if type(known) is not dict:
+            known, custom = json.loads(str(user)), None
+        attributes = {name: value for name, value in known.items() if value is not None and name != "Identifier"}
+        return {**attributes, **custom} if custom else attributes
 
 
 def _reason(details: EvaluationDetails) -> str:

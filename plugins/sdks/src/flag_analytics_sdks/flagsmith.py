@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,7 +59,20 @@ class FlagsmithAdapter(Adapter):
                 error_type=None if not missing else "FLAG_NOT_FOUND" if unknown else "GENERAL",
             )
 
-        observe(flags, "get_flag", lambda *args, **kwargs: tell(self, *args, **kwargs))
+        # For each request anew, so without what ``observe`` copies of the original.
+        original = type(flags).get_flag
+
+        def get_flag(feature_name: str) -> Any:
+            started = time.perf_counter_ns()
+            try:
+                flag = original(flags, feature_name)
+            except Exception as raised:
+                tell(self, None, raised, started, feature_name)
+                raise
+            tell(self, flag, None, started, feature_name)
+            return flag
+
+        flags.get_flag = get_flag
 
 
 def instrument(

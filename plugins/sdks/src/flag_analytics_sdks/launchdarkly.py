@@ -57,28 +57,34 @@ class AnalyticsHook(Adapter, Hook):
         reason: Mapping[str, Any] = detail.reason
         cause = reason.get("kind", "UNKNOWN")
         error = reason.get("errorKind")
-        contexts = {each.kind: each for each in _each(series.context)}
-        main = contexts.pop("user", None) or (contexts.popitem()[1] if contexts else None)
-        attributes = {kind: {"key": each.key, **_attributes(each)} for kind, each in contexts.items()}
+        main, attributes = _whom(series.context)
         self.record(
             series.key,
             detail.value,
             variant=None if detail.variation_index is None else str(detail.variation_index),
             reason="SPLIT" if reason.get("inExperiment") else _REASONS.get(cause, cause),
             user=None if main is None else main.key,
-            attributes=attributes if main is None else {**attributes, **_attributes(main)},
+            attributes=attributes,
             started=data.get("flag_analytics.started"),
             error_type=_ERRORS.get(error, error) if error else None,
         )
 
 
-def _each(context: Context) -> list[Context]:
-    if not context.valid:
-        return []
-    return [each for at in range(context.individual_context_count) if (each := context.get_individual_context(at))]
+def _whom(context: Context) -> tuple[Context | None, dict[str, Any]]:
+    """Return the context that says for whom, and the attributes of all."""
+    if not context.multiple:
+        return (context, _attributes(context)) if context.valid else (None, {})
+    contexts = [context.get_individual_context(at) for at in range(context.individual_context_count)]
+    by_kind = {each.kind: each for each in contexts if each is not None}
+    main = by_kind.pop("user", None) or by_kind.popitem()[1]
+    others = {kind: {"key": each.key, **_attributes(each)} for kind, each in by_kind.items()}
+    return main, {**others, **_attributes(main)}
 
 
 def _attributes(context: Context) -> dict[str, Any]:
-    private = {reference.removeprefix("/").partition("/")[0] for reference in context.private_attributes}
-    names = ("name", *context.custom_attributes)
-    return {name: context.get(name) for name in names if name not in private and context.get(name) is not None}
+    attributes = {name: context.get(name) for name in context.custom_attributes}
+    if context.name is not None:
+        attributes["name"] = context.name
+    for reference in context.private_attributes:
+        attributes.pop(reference.removeprefix("/").partition("/")[0], None)
+    return attributes

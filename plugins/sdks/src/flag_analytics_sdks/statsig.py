@@ -16,7 +16,7 @@ from .wrapping import observe
 
 __all__ = ["StatsigAdapter", "instrument"]
 
-_ATTRIBUTES = ("email", "ip", "user_agent", "country", "locale", "app_version", "custom_ids")
+_ATTRIBUTES = frozenset({"email", "ip", "user_agent", "country", "locale", "app_version", "custom_ids"})
 
 
 class StatsigAdapter(Adapter):
@@ -77,8 +77,7 @@ def _reason(answer: Any, group: str | None) -> str:
 
 
 def _attributes(user: Any) -> dict[str, Any]:
-    found = {name: getattr(user, name, None) for name in _ATTRIBUTES}
-    return {
-        **{name: value for name, value in found.items() if value is not None},
-        **(getattr(user, "custom", None) or {}),
-    }
+    if user is None:
+        return {}
+    found = {name: value for name, value in vars(user).items() if value is not None and name in _ATTRIBUTES}
+    return {**found, **user.custom} if user.custom else found

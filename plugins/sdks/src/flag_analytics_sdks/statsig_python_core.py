@@ -76,8 +76,7 @@ def _reason(answer: Any, details: str, group: str | None) -> str:
 
 
 def _attributes(user: Any) -> dict[str, Any]:
-    found = {name: getattr(user, name, None) for name in _ATTRIBUTES}
-    return {
-        **{name: value for name, value in found.items() if value is not None},
-        **(getattr(user, "custom", None) or {}),
-    }
+    if user is None:
+        return {}
+    found = {name: value for name in _ATTRIBUTES if (value := getattr(user, name)) is not None}
+    return {**found, **(user.custom or {})}
