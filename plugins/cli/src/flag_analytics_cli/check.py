@@ -20,7 +20,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     """Show the parts of a pipeline of this plan; option values are not shown, they may be secret."""
     console.print(Text.assemble(("ok  ", "green"), visible(plan.label)))
     rows = [
-        *((sink.role, sink.name) for sink in plan.sinks),
+        *((sink.role, sink.name) for sink in (*plan.sinks, *plan.sources)),
         *(("processor", processor.name) for processor in plan.processors),
     ]
     for role, name in rows:
@@ -46,6 +46,7 @@ def check_json(plan: Plan | None, error: ConfigError | None) -> None:
         ],
         "collectors": [sink.name for sink in plan.sinks if sink.role == "collector"] if plan else [],
         "exporters": [sink.name for sink in plan.sinks if sink.role == "exporter"] if plan else [],
+        "sources": [source.name for source in plan.sources] if plan else [],
         "processors": [processor.name for processor in plan.processors] if plan else [],
     }
     print_json(document)
