@@ -200,6 +200,17 @@ def test_spool_block_questions_and_close_work_from_greenlets(greenlets, module, 
     assert greenlets.stored() == 2000, done.stderr
 
 
+def test_an_event_recorded_before_the_fork_of_preloaded_gevent_workers_hangs_none(greenlets, tmp_path):
+    with (greenlets.directory / "application.py").open("a", encoding="utf-8") as application:
+        application.write("assert record()\nassert pipeline.flush_sync().complete\nrecord()\n")
+    url = f"sqlite+aiosqlite:///{tmp_path.as_posix()}/first.db"
+    server = greenlets.serve(*GUNICORN, "--preload", "application:wsgi", FIELD_URLS=both(greenlets, url))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(greenlets.get, ["/record"] * 198))
+    assert greenlets.stop(server) == 0, greenlets.output
+    assert stored(greenlets, url) == [200, 200], greenlets.output
+
+
 SCRAPED = """
 import {module}
 {module}.{patch}()
