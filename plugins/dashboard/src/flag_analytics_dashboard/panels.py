@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal, cast
 
 import attrs
 from flag_analytics.pipeline import Pipeline
@@ -48,7 +48,7 @@ def panels_of(pipeline: Pipeline, given: Sequence[DashboardPanel]) -> tuple[Dash
     """Return the given panels, and those of the pipeline's backends that have a method ``dashboard_panels()``."""
     found = list(given)
     for backend in (*pipeline.collectors.values(), *pipeline.exporters.values()):
-        offered: Any = getattr(backend, "dashboard_panels", None)
+        offered = getattr(backend, "dashboard_panels", None)
         if callable(offered):
-            found.extend(offered())
+            found.extend(cast("Iterable[DashboardPanel]", offered()))
     return tuple(found)
