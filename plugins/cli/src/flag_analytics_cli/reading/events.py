@@ -253,7 +253,7 @@ class EventReader:
             *main, others = adapt(record)
             if not wanted:
                 return event_of(row, *main, (), (), others)
-            fields = dict(zip(_MAIN_FIELDS, main, strict=True))
+            fields: dict[str, Any] = dict(zip(_MAIN_FIELDS, main, strict=True))
             context = []
             for field, get in wanted:
                 if field.startswith("context."):
@@ -392,7 +392,8 @@ def _walker(path: str) -> Getter:
         return lambda record: record.get(path)
 
     def get(record: Any) -> Any:
-        rest, value = path, record
+        rest: str = path
+        value: Any = record
         while True:
             if value.__class__ is str and value[:1] == "{":
                 value = json_or_text(value)

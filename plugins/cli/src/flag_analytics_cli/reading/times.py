@@ -187,13 +187,14 @@ class TimeReader:
 
     def _from_format(self, text: str, form: str) -> datetime:
         try:
-            if form == EXCEL:
-                days = float(text.replace(",", "."))
-            else:
-                moment = datetime.strptime(text, form)  # noqa: DTZ007  it gets the file's zone
+            days = float(text.replace(",", ".")) if form == EXCEL else None
+            moment = None if form == EXCEL else datetime.strptime(text, form)  # noqa: DTZ007  it gets the file's zone
         except ValueError:
             raise FieldError(f"timestamp does not have the form of --timestamp-format {form!r}") from None
-        return self._from_serial(days) if form == EXCEL else self._utc(moment)
+        if days is not None:
+            return self._from_serial(days)
+        assert moment is not None
+        return self._utc(moment)
 
     def _from_serial(self, days: float) -> datetime:
         if not math.isfinite(days) or not 1 <= days < 2_958_466:
