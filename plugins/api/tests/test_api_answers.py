@@ -288,10 +288,12 @@ async def test_what_the_ledger_lost_is_said_for_the_windows_it_is_missing_from(r
         event_source = memory
 
         async def write(self, batch):
-            for event in batch:
-                if event.flag_key == "bad":
-                    raise BadBatch("refused")
+            good = [event for event in batch if event.flag_key != "bad"]
+            for event in good:
                 memory.record_nowait(event)
+            bad = {event.event_id: "bad" for event in batch if event.flag_key == "bad"}
+            if bad:
+                raise BadBatch(refused=bad, stored=[event.event_id for event in good])
 
         def get_events(self, *arguments, **named):
             return memory.get_events(*arguments, **named)
