@@ -183,26 +183,53 @@ def _flagsmith(pipeline: Any) -> Iterator[Timed]:
     yield calls(evaluate)
 
 
-def _table(name: str, opened: Callable[[Any], Any]) -> Callable[[], Table]:
-    def benchmark() -> Table:
-        with ExitStack() as stack:
-            pipeline = stack.enter_context(open_pipeline({"collectors": {"memory": {"max_size": 10_000}}}))
-            empty = Contender("empty", stack.enter_context(opened(None)), most=_MOST)
-            ours = Contender("the adapter, to memory", stack.enter_context(opened(pipeline)), most=_MOST)
-            limit = Limit(ours.name, at_most=1.5, times=empty.name)
-            return compare(f"An evaluation with {name}", [empty, ours], limits=[limit])
-
-    benchmark.__name__ = opened.__name__.removeprefix("_")
-    return benchmark
+def _table(name: str, opened: Callable[[Any], Any]) -> Table:
+    with ExitStack() as stack:
+        pipeline = stack.enter_context(open_pipeline({"collectors": {"memory": {"max_size": 10_000}}}))
+        empty = Contender("empty", stack.enter_context(opened(None)), most=_MOST)
+        ours = Contender("the adapter, to memory", stack.enter_context(opened(pipeline)), most=_MOST)
+        limit = Limit(ours.name, at_most=1.5, times=empty.name)
+        return compare(f"An evaluation with {name}", [empty, ours], limits=[limit])
 
 
-BENCHMARKS = (
-    _table("LaunchDarkly", _launchdarkly),
-    _table("PostHog, of a user not yet seen", _posthog),
-    _table("GrowthBook", _growthbook),
-    _table("ConfigCat", _configcat),
-    _table("Unleash", _unleash),
-    _table("Statsig", _statsig),
-    _table("statsig-python-core", _statsig_python_core),
-    _table("Flagsmith", _flagsmith),
-)
+def launchdarkly() -> Table:
+    """Time an evaluation with LaunchDarkly."""
+    return _table("LaunchDarkly", _launchdarkly)
+
+
+def posthog() -> Table:
+    """Time an evaluation with PostHog, of a user not yet seen."""
+    return _table("PostHog, of a user not yet seen", _posthog)
+
+
+def growthbook() -> Table:
+    """Time an evaluation with GrowthBook."""
+    return _table("GrowthBook", _growthbook)
+
+
+def configcat() -> Table:
+    """Time an evaluation with ConfigCat."""
+    return _table("ConfigCat", _configcat)
+
+
+def unleash() -> Table:
+    """Time an evaluation with Unleash."""
+    return _table("Unleash", _unleash)
+
+
+def statsig() -> Table:
+    """Time an evaluation with Statsig."""
+    return _table("Statsig", _statsig)
+
+
+def statsig_python_core() -> Table:
+    """Time an evaluation with statsig-python-core."""
+    return _table("statsig-python-core", _statsig_python_core)
+
+
+def flagsmith() -> Table:
+    """Time an evaluation with Flagsmith."""
+    return _table("Flagsmith", _flagsmith)
+
+
+BENCHMARKS = (launchdarkly, posthog, growthbook, configcat, unleash, statsig, statsig_python_core, flagsmith)

@@ -326,7 +326,7 @@ async def test_a_window_that_began_after_the_loss_has_none(client, pipeline):
         """A pipeline of which the ledger is what the test says."""
 
         collectors = pipeline.collectors
-        event_source = pipeline.event_source
+        aggregator = pipeline.aggregator
         lost = 0
 
         def health(self):

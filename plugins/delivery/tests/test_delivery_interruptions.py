@@ -316,7 +316,13 @@ def test_a_handler_of_dead_letters_that_raises_anything_repeats_no_batch(tmp_pat
 
 def test_drop_oldest_gives_up_nothing_for_an_event_that_finds_no_room_anyway():
     size = Freezer().freeze(plain_event(0)).size
-    options = QUICK.evolve(policy="drop_oldest", max_bytes=100 * size, batch_size=60, attempt_timeout_seconds=60.0)
+    options = QUICK.evolve(
+        policy="drop_oldest",
+        max_bytes=100 * size,
+        batch_size=40,
+        flush_interval_seconds=60.0,
+        attempt_timeout_seconds=60.0,
+    )
     sink = ScriptedSink(always=lambda batch: asyncio.sleep(60.0))
     delivery = Delivery({"sink": sink}, options)
     for number in range(60):
@@ -324,9 +330,9 @@ def test_drop_oldest_gives_up_nothing_for_an_event_that_finds_no_room_anyway():
     assert sink.wait_for(lambda: sink.writes)
     for number in range(30):
         delivery.record_nowait(plain_event(number % 10))
-    delivery.record_nowait(plain_event(1, context_attributes={"blob": "x" * (45 * size)}))
+    delivery.record_nowait(plain_event(1, context_attributes={"blob": "x" * (65 * size)}))
     stats = delivery.stats().sinks["sink"]
-    assert (stats.queued, stats.dropped) == (30, {"overflow": 1})
+    assert (stats.queued, stats.in_flight, stats.dropped) == (50, 40, {"overflow": 1})
     delivery.close_sync(0.01)
 
 

@@ -94,13 +94,10 @@ class Losses:
 def sink_of(pipeline: Pipeline) -> str | None:
     """Return the name of the collector that questions are answered from; None if there is none."""
     try:
-        source = pipeline.event_source
+        name = pipeline.aggregator.source_name
     except SourceError:
         return None
-    for name, collector in pipeline.collectors.items():
-        if collector is source or getattr(collector, "event_source", None) is source:
-            return name
-    return None
+    return name if name in pipeline.collectors else None
 
 
 def _lost(stats: DeliveryStats, sink: str | None) -> dict[str, int]:
