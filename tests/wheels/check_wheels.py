@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 EXAMPLE = ROOT / "examples" / "third_party_jsonl"
-WITHOUT_BACKENDS = {"api"}
+WITHOUT_BACKENDS = {"api", "privacy"}
 """Plugins that offer something else than a collector or an exporter."""
 
 

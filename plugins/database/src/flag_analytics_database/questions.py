@@ -153,7 +153,7 @@ class Questions:
             asking = tuple(self._asking)
             if asking:
                 _, late = await asyncio.wait(asking, timeout=patience_seconds)
-                for task in late:
+                for task in late & self._asking:  # the last one, once answered, closes the connections
                     task.cancel()
                 if late:
                     await asyncio.wait(late, timeout=PATIENCE_SECONDS)
