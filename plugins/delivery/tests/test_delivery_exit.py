@@ -167,8 +167,9 @@ def other_python(request, tmp_path_factory):
     if made.returncode:
         pytest.skip(f"Python {request.param} makes no environment: {made.stderr.strip()[-200:]}")
     python = directory / "bin" / "python"
-    core = Path(__file__).parents[2]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{core}[testing]"], check=True)
+    root = Path(__file__).parents[3]
+    needed = [f"{root / 'core'}[testing]", root / "plugins" / "delivery"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *needed], check=True)
     return python
 
 
