@@ -12,11 +12,10 @@ from flag_analytics.recording import Recorder
 from statsig.evaluation_details import DataSource, EvaluationReason
 
 from .adapter import Adapter, guarded
+from .statsig_values import attributes_of, reason_of
 from .wrapping import observe
 
 __all__ = ["StatsigAdapter", "instrument"]
-
-_ATTRIBUTES = frozenset({"email", "ip", "user_agent", "country", "locale", "app_version", "custom_ids"})
 
 
 class StatsigAdapter(Adapter):
@@ -39,7 +38,7 @@ class StatsigAdapter(Adapter):
             variant=group,
             reason="ERROR" if error_type else _reason(answer, group),
             user=getattr(user, "user_id", None),
-            attributes=_attributes(user),
+            attributes=attributes_of(user),
             started=started,
             error_type=error_type,
         )
@@ -69,15 +68,5 @@ def _error_type(details: Any) -> str | None:
 
 
 def _reason(answer: Any, group: str | None) -> str:
-    if answer.evaluation_details.reason == EvaluationReason.local_override:
-        return "OVERRIDE"
-    if answer.rule_id in {"disabled", "default", ""}:
-        return "DISABLED" if answer.rule_id == "disabled" else "DEFAULT"
-    return "SPLIT" if group else "TARGETING_MATCH"
-
-
-def _attributes(user: Any) -> dict[str, Any]:
-    if user is None:
-        return {}
-    found = {name: value for name, value in vars(user).items() if value is not None and name in _ATTRIBUTES}
-    return {**found, **user.custom} if user.custom else found
+    overridden = answer.evaluation_details.reason == EvaluationReason.local_override
+    return reason_of(answer.rule_id, group, overridden=overridden)

@@ -11,12 +11,12 @@ from typing import Any
 from flag_analytics.recording import Recorder
 
 from .adapter import Adapter, guarded
+from .statsig_values import attributes_of, reason_of
 from .wrapping import observe
 
 __all__ = ["StatsigAdapter", "instrument"]
 
 _METHODS = ("check_gate", "get_feature_gate", "get_dynamic_config", "get_experiment", "get_layer")
-_ATTRIBUTES = ("email", "ip", "user_agent", "country", "locale", "app_version", "custom_ids")
 
 
 class StatsigAdapter(Adapter):
@@ -31,7 +31,7 @@ class StatsigAdapter(Adapter):
     def tell(self, answer: Any, _: Exception | None, started: int, user: Any, name: str, *__: Any, **___: Any) -> None:
         """Record what a method answered; the SDK answers None where something was raised in it."""
         if isinstance(answer, bool):
-            self.record(name, answer, user=user.user_id, attributes=_attributes(user), started=started)
+            self.record(name, answer, user=user.user_id, attributes=attributes_of(user), started=started)
             return
         details = "" if answer is None else answer.details.reason
         error_type = "GENERAL" if answer is None else _error_type(details)
@@ -43,7 +43,7 @@ class StatsigAdapter(Adapter):
             variant=group,
             reason="ERROR" if error_type else _reason(answer, details, group),
             user=getattr(user, "user_id", None),
-            attributes=_attributes(user),
+            attributes=attributes_of(user),
             started=started,
             error_type=error_type,
         )
@@ -68,15 +68,4 @@ def _error_type(details: str) -> str | None:
 
 
 def _reason(answer: Any, details: str, group: str | None) -> str:
-    if details.startswith("LocalOverride"):
-        return "OVERRIDE"
-    if answer.rule_id in {"disabled", "default", ""}:
-        return "DISABLED" if answer.rule_id == "disabled" else "DEFAULT"
-    return "SPLIT" if group else "TARGETING_MATCH"
-
-
-def _attributes(user: Any) -> dict[str, Any]:
-    if user is None:
-        return {}
-    found = {name: value for name in _ATTRIBUTES if (value := getattr(user, name)) is not None}
-    return {**found, **(user.custom or {})}
+    return reason_of(answer.rule_id, group, overridden=details.startswith("LocalOverride"))
