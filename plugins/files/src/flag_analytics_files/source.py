@@ -15,7 +15,7 @@ import msgspec
 from flag_analytics.errors import PluginError, SourceError
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.metrics import EventsSource
-from flag_analytics.sources import PARTS, EventFilter, Exposures, FlagActivity, FlagSummary, Grouping, TimeStep, Window
+from flag_analytics.sources import EventFilter, Exposures, FlagActivity, FlagSummary, TimeStep, Window
 
 from .encoding import COLUMNS
 from .naming import is_events
@@ -73,21 +73,9 @@ class FilesSource:
         elif not isinstance(location, FilesOptions) and not self._place.exists():
             raise SourceError(f"there is no file or directory {location}")
 
-    async def summarise(
-        self,
-        flag_keys: Sequence[str],
-        window: Window,
-        *,
-        parts: frozenset[str] = PARTS,
-        percentiles: Sequence[float] = (),
-        where: EventFilter | None = None,
-        group_by: Grouping | None = None,
-    ) -> Mapping[str, FlagSummary]:
+    async def summarise(self, flag_keys: Sequence[str], window: Window, **asked: Any) -> Mapping[str, FlagSummary]:
         """See ``EventSource.summarise``."""
-        source = await self._events(window, flag_keys)
-        return await source.summarise(
-            flag_keys, window, parts=parts, percentiles=percentiles, where=where, group_by=group_by
-        )
+        return await (await self._events(window, flag_keys)).summarise(flag_keys, window, **asked)
 
     async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
         """See ``EventSource.get_exposures``."""
@@ -98,17 +86,11 @@ class FilesSource:
         return await (await self._events(window)).list_flags(window, where=where)
 
     async def count_steps(
-        self,
-        flag_key: str,
-        window: Window,
-        step_seconds: float,
-        *,
-        where: EventFilter | None = None,
-        group_by: Grouping | None = None,
+        self, flag_key: str, window: Window, step_seconds: float, **asked: Any
     ) -> Mapping[int, TimeStep]:
         """See ``EventSource.count_steps``."""
         source = await self._events(window, [flag_key])
-        return await source.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
+        return await source.count_steps(flag_key, window, step_seconds, **asked)
 
     async def count_future(self, now: datetime) -> int:
         """See ``EventSource.count_future``."""
