@@ -174,17 +174,15 @@ class Engine:
                     sink.machine.close()
             if self.spool is not None:
                 self.spool.finish(FINISH_SECONDS)
-        with self.lock:
-            if self.report is not None:
-                return self.report
-            for sink in accounts.sinks.values():
-                for cursor in sink.machine.cursors:
-                    cursor.close()
-            stats = accounts.sink_stats()
-            lost = any(sink.lost for sink in accounts.sinks.values())
-            spooled = any(sink.spooled for sink in stats.values())
-            self.report = DeliveryReport.of(stats, complete=not lost and not spooled)
-            accounts.end_all_waits()
+            with self.lock:
+                for sink in accounts.sinks.values():
+                    for cursor in sink.machine.cursors:
+                        cursor.close()
+                stats = accounts.sink_stats()
+                lost = any(sink.lost for sink in accounts.sinks.values())
+                spooled = any(sink.spooled for sink in stats.values())
+                self.report = DeliveryReport.of(stats, complete=not lost and not spooled)
+                accounts.end_all_waits()
         self._say_what_is_left(self.report)
         return self.report
 

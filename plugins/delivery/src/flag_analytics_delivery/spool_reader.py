@@ -20,12 +20,12 @@ from flag_analytics.locks import FileLock
 from flag_analytics.reports import DeadLetter
 from msgspec import MsgspecError
 
+from .log import NEVER
 from .ranges import Ranges, add, gaps_of
 
 __all__ = ["SPOOL_PARTS", "SpoolReader", "Stretch", "UnreadableError", "is_in_use", "is_sound", "moment_of", "reading"]
 
 _STRETCH_EVENTS = 500
-_NEVER = 2**62
 _MOST_GAPS = 100_000
 _STRETCH_BYTES = 4 * 2**20
 SPOOL_PARTS = ("", "-wal", "-shm", "-journal")
@@ -107,7 +107,7 @@ class SpoolReader:
     def waiting(self, sink: str | None = None) -> Iterator[Stretch]:
         """Yield the events that wait for a sink, by default for any of them, the oldest first."""
         if sink is None:
-            stretches: Ranges = ((min(self.cursors.values(), default=0), _NEVER),)
+            stretches: Ranges = ((min(self.cursors.values(), default=0), NEVER),)
         else:
             stretches = self._unsettled(sink)
         for start, stop in stretches:
@@ -117,7 +117,7 @@ class SpoolReader:
                 seq = stretch.last_seq
 
     def _unsettled(self, sink: str) -> Ranges:
-        return gaps_of(self._gaps.get(sink, ()), self.cursors[sink], _NEVER)
+        return gaps_of(self._gaps.get(sink, ()), self.cursors[sink], NEVER)
 
     def _stretch(self, after: int, until: int) -> Stretch | None:
         events: list[FrozenEvent] = []
