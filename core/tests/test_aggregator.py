@@ -11,21 +11,26 @@ from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 from flag_analytics.aggregator import MAX_STEPS, AnalyticsAggregator, FlagMetrics
 from flag_analytics.errors import SourceError
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
 from flag_analytics.frozen import FrozenEvent
+from flag_analytics.marshalled import MarshalledSource
 from flag_analytics.metrics import EventsSource
 from flag_analytics.sources import (
+    EXACT,
     NO_VALUE,
     OTHER_GROUP,
     PARTS,
+    Accuracy,
     EventFilter,
     EventSource,
     FlagActivity,
     FlagSummary,
+    TimeStep,
     Window,
 )
 from flag_analytics.testing import ManualClock
@@ -184,8 +189,86 @@ def test_metrics_have_the_references_fields_in_its_order() -> None:
         "variant_users": {},
         "crossover_users": 0,
         "estimated": False,
+        "accuracy": {"bounds": {}, "missing": [], "complete_since": None},
     }
     assert list(fields) == list(FlagMetrics().to_dict())
+
+
+# --- fast answers
+
+
+class RolledUpSource(ListSource):
+    """A source that says within which bounds it answered a fast question."""
+
+    rolls_up = True
+
+    def __init__(self, events: Iterable[FlagEvaluationEvent], accuracy: Accuracy = EXACT) -> None:
+        super().__init__(events)
+        self.accuracy = accuracy
+        self.asked: list[str | None] = []
+
+    async def summarise(
+        self, flag_keys: Sequence[str], window: Window, *, accuracy: str | None = None, **asked: Any
+    ) -> Mapping[str, FlagSummary]:
+        self.asked.append(accuracy)
+        found = await super().summarise(flag_keys, window, **asked)
+        return {key: attrs.evolve(summary, accuracy=self.accuracy) for key, summary in found.items()}
+
+    async def list_flags(self, window: Window, *, accuracy: str | None = None, **asked: Any) -> Sequence[FlagActivity]:
+        self.asked.append(accuracy)
+        return await super().list_flags(window, **asked)
+
+    async def count_steps(
+        self, flag_key: str, window: Window, step_seconds: float, *, accuracy: str | None = None, **asked: Any
+    ) -> Mapping[int, TimeStep]:
+        self.asked.append(accuracy)
+        return await super().count_steps(flag_key, window, step_seconds, **asked)
+
+
+async def test_a_fast_question_reaches_a_source_with_rollups_and_only_when_it_is_asked_for() -> None:
+    source = RolledUpSource([event()])
+    asking = AnalyticsAggregator(source, clock=ManualClock(NOW).now)
+    for scope in ({}, {"accuracy": "exact"}, {"accuracy": "fast"}):
+        await asking.get_flag_metrics("flag", **scope)
+        await asking.get_metrics(["flag"], group_by="variant", **scope)
+        await asking.list_flags(**scope)
+        await asking.get_time_series("flag", **scope)
+    assert source.asked == [None] * 8 + ["fast"] * 4
+
+
+async def test_a_source_without_rollups_answers_a_fast_question_exactly() -> None:
+    asking = aggregator(event(), event())
+    assert (await asking.get_flag_metrics("flag", accuracy="fast")).accuracy == EXACT
+    assert [flag.count for flag in await asking.list_flags(accuracy="fast")] == [2]
+    assert (await asking.get_exposures("flag", accuracy="fast")).users == 0
+
+
+async def test_a_source_whose_questions_go_to_its_own_loop_is_asked_for_fast_answers_too() -> None:
+    source = RolledUpSource([event()])
+    wrapped = MarshalledSource(source, lambda _: None)
+    await AnalyticsAggregator(wrapped, clock=ManualClock(NOW).now).get_flag_metrics("flag", accuracy="fast")
+    assert source.asked == ["fast"]
+    assert not MarshalledSource(ListSource([]), lambda _: None).rolls_up
+
+
+async def test_metrics_carry_the_bounds_of_their_answer_and_leave_out_what_is_missing() -> None:
+    bounds = Accuracy({"users": 0.01}, frozenset({"latency", "variant_users"}), NOW)
+    asking = AnalyticsAggregator(RolledUpSource([event()], bounds), clock=ManualClock(NOW).now)
+    metrics = await asking.get_flag_metrics("flag", accuracy="fast")
+    assert metrics.accuracy == bounds
+    fields = metrics.to_dict()
+    assert fields["accuracy"] == {
+        "bounds": {"users": 0.01},
+        "missing": ["latency", "variant_users"],
+        "complete_since": "2026-01-31T12:00:00+00:00",
+    }
+    assert [fields[name] for name in ("latency_p50", "latency_p90", "latency_p99", "variant_users")] == [None] * 4
+    assert fields["unique_users"] == 0
+
+
+async def test_an_unknown_accuracy_is_refused() -> None:
+    with pytest.raises(ValueError, match="accuracy is 'roughly': expected exact or fast"):
+        await aggregator(event()).list_flags(accuracy="roughly")  # type: ignore[arg-type]
 
 
 # --- users by variant

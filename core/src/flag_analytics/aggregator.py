@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import attrs
 
@@ -13,7 +13,19 @@ from .canonical import canonical_key
 from .errors import SourceError
 from .metrics import canonical_filter, check_percentiles, step_count, step_length, time_step
 from .outcomes import Outcomes, OutcomeSource, exposure_filter
-from .sources import PARTS, EventFilter, EventSource, Exposures, FlagActivity, FlagSummary, Grouping, TimeStep, Window
+from .sources import (
+    EXACT,
+    PARTS,
+    Accuracy,
+    EventFilter,
+    EventSource,
+    Exposures,
+    FlagActivity,
+    FlagSummary,
+    Grouping,
+    TimeStep,
+    Window,
+)
 
 __all__ = ["MAX_STEPS", "AnalyticsAggregator", "FlagMetrics", "Scope"]
 
@@ -23,6 +35,13 @@ MAX_STEPS = 100_000
 _PERCENTILES = (50.0, 90.0, 99.0)
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _NOTHING = FlagSummary()
+_FIELDS = {
+    "users": ("unique_users",),
+    "variant_users": ("variant_users",),
+    "crossover_users": ("crossover_users",),
+    "latency": ("latency_p50", "latency_p90", "latency_p99"),
+}
+"""The fields of the parts that an answer may leave out."""
 
 
 @dataclass(slots=True)
@@ -46,6 +65,7 @@ class FlagMetrics:
         variant_users: Distinct targeting keys by variant.
         crossover_users: Distinct targeting keys with more than one variant.
         estimated: Whether there are sampled events among them, so that numbers are estimates.
+        accuracy: How exact the figures are, and which of them are missing.
     """
 
     evaluation_rate: float = 0.0
@@ -62,10 +82,13 @@ class FlagMetrics:
     variant_users: dict[str, int] = field(default_factory=dict[str, int])
     crossover_users: int = 0
     estimated: bool = False
+    accuracy: Accuracy = EXACT
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field by name; times in ISO 8601, or None."""
-        fields = asdict(self)
+        """Return every field by name; times in ISO 8601, or None; None for a figure that is missing."""
+        fields = {**asdict(self), "accuracy": self.accuracy.to_dict()}
+        for part in self.accuracy.missing:
+            fields |= dict.fromkeys(_FIELDS.get(part, ()))
         for name in ("window_start", "window_end"):
             moment: datetime | None = fields[name]
             fields[name] = None if moment is None else moment.isoformat()
@@ -79,10 +102,13 @@ class Scope(TypedDict, total=False):
         where: The events to look at; by default evaluations and exposures.
         until: Where the window ends, by default now. Events dated in the future are in no window yet, so a later time
             than now stands for now. A naive time is taken as UTC.
+        accuracy: ``exact`` by default. ``fast`` allows a source that keeps rollups to answer from them: the figures'
+            own ``accuracy`` says how exact they are. Every other source answers exactly, as do exposures and outcomes.
     """
 
     where: EventFilter | None
     until: datetime | None
+    accuracy: Literal["exact", "fast"]
 
 
 def utc_now() -> datetime:
@@ -97,9 +123,9 @@ class AnalyticsAggregator:
 
     - ``window_seconds``: how far the window reaches back from its end; both ends belong to it. None means from the
       first event on. A window of 0 seconds has a rate of 0.0.
-    - ``where`` and ``until``, by name: see ``Scope``.
+    - ``where``, ``until`` and ``accuracy``, by name: see ``Scope``.
 
-    They raise ``ValueError`` for a negative window or one that is not a number.
+    They raise ``ValueError`` for a negative window or one that is not a number, and for an unknown accuracy.
 
     Args:
         source: Where the events are: any of these, or the path or URL of files that a plugin declares to read.
@@ -233,7 +259,7 @@ class AnalyticsAggregator:
     async def list_flags(self, window_seconds: float | None = 3600, **scope: Unpack[Scope]) -> list[FlagActivity]:
         """Return the flags with events in the window, sorted by key: how many, the first and the last."""
         question = self._question(window_seconds, **scope)
-        return list(await self._source.list_flags(question.window, where=question.where))
+        return list(await self._source.list_flags(question.window, **question.options))
 
     @overload
     async def get_time_series(
@@ -289,9 +315,8 @@ class AnalyticsAggregator:
             )
         if count == 0:
             return [] if grouping is None else {}
-        found = await self._source.count_steps(
-            key, window, step.total_seconds(), where=question.where, group_by=grouping
-        )
+        seconds = step.total_seconds()
+        found = await self._source.count_steps(key, window, seconds, group_by=grouping, **question.options)
         empty = [time_step(window, step, number) for number in range(count)]
         if grouping is None:
             return [found.get(number) or empty[number] for number in range(count)]
@@ -352,25 +377,38 @@ class AnalyticsAggregator:
             question.window,
             parts=frozenset(parts),
             percentiles=percentiles,
-            where=question.where,
             group_by=group_by,
+            **question.options,
         )
 
     def _question(
-        self, window_seconds: float | None, where: EventFilter | None = None, until: datetime | None = None
+        self,
+        window_seconds: float | None,
+        where: EventFilter | None = None,
+        until: datetime | None = None,
+        accuracy: str = "exact",
     ) -> _Question:
+        if accuracy not in {"exact", "fast"}:
+            raise ValueError(f"accuracy is {accuracy!r}: expected exact or fast")
         now = _utc(self._clock())
         end = now if until is None else min(_utc(until), now)
-        return _Question(_window(window_seconds, end), window_seconds, canonical_filter(where))
+        fast = accuracy == "fast" and getattr(self._source, "rolls_up", False)
+        return _Question(_window(window_seconds, end), window_seconds, canonical_filter(where), fast)
 
 
 @attrs.frozen
 class _Question:
-    """The window of a question, its length as it was asked for, and the filter in canonical form."""
+    """The window of a question, its length as it was asked for, the filter in canonical form, and whether to hurry."""
 
     window: Window
     window_seconds: float | None
     where: EventFilter
+    fast: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a source is asked besides; only one that keeps rollups knows of accuracy."""
+        return {"where": self.where, "accuracy": "fast"} if self.fast else {"where": self.where}
 
     def metrics(self, summary: FlagSummary) -> FlagMetrics:
         """Return the metrics of a summary."""
@@ -390,6 +428,7 @@ class _Question:
             variant_users=_rounded(summary.variant_users),
             crossover_users=round(summary.crossover_users),
             estimated=summary.estimated,
+            accuracy=summary.accuracy,
         )
 
     def _rate(self, summary: FlagSummary) -> float:

@@ -31,6 +31,7 @@ class MarshalledSource:
     def __init__(self, source: EventSource, ask: Ask) -> None:
         self._source = source
         self._ask = ask
+        self.rolls_up = getattr(source, "rolls_up", False)
 
     async def summarise(self, flag_keys: Sequence[str], window: Window, **options: Any) -> Mapping[str, FlagSummary]:
         return await self._asked(lambda: self._source.summarise(flag_keys, window, **options))

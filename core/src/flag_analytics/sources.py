@@ -10,9 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 __all__ = [
+    "EXACT",
     "NO_VALUE",
     "OTHER_GROUP",
     "PARTS",
+    "Accuracy",
     "EventFilter",
     "EventSource",
     "Exposures",
@@ -161,6 +163,33 @@ _DIMENSIONS = ("variant", "reason", "flag_version", "environment")
 
 
 @attrs.frozen
+class Accuracy:
+    """How far an answer can be trusted: what neither ``bounds`` nor ``missing`` names is exact.
+
+    A part is one of ``PARTS``, or ``crossover_users``.
+
+    Attributes:
+        bounds: The relative error by part, as a ratio: 0.01 is ± 1 %. Of users it is two standard errors, of latencies
+            the most that a value is off.
+        missing: The parts that cannot be answered from what is stored; their figures are 0 or empty.
+        complete_since: Events before this time were removed and nothing else counts them: the figures leave them out.
+    """
+
+    bounds: Mapping[str, float] = attrs.field(factory=dict[str, float])
+    missing: frozenset[str] = frozenset()
+    complete_since: datetime | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field by name, as JSON has it."""
+        since = None if self.complete_since is None else self.complete_since.isoformat()
+        return {"bounds": dict(self.bounds), "missing": sorted(self.missing), "complete_since": since}
+
+
+EXACT = Accuracy()
+"""The accuracy of an answer from every event."""
+
+
+@attrs.frozen
 class FlagSummary:
     """The answer of a source about one flag in one window; parts that were not asked for are empty.
 
@@ -180,6 +209,7 @@ class FlagSummary:
         crossover_users: Distinct users with more than one variant.
         estimated: Whether there are sampled events among them.
         groups: The same by group, where groups were asked for; everything else is empty then.
+        accuracy: How exact the figures are.
     """
 
     total: float = 0
@@ -193,6 +223,7 @@ class FlagSummary:
     crossover_users: float = 0
     estimated: bool = False
     groups: Mapping[str, FlagSummary] = attrs.field(factory=dict[str, Any])
+    accuracy: Accuracy = EXACT
 
 
 @attrs.frozen
@@ -234,6 +265,7 @@ class FlagActivity:
     first_seen: datetime
     last_seen: datetime
     estimated: bool = False
+    accuracy: Accuracy = EXACT
 
 
 @attrs.frozen
@@ -249,6 +281,7 @@ class TimeStep:
         estimated: Whether there are sampled events among them.
         unfinished: Whether the window ends before the step does: do not compare it with the others.
         groups: The same by group, where groups were asked for; everything else is empty then.
+        accuracy: How exact the figures are.
     """
 
     start: datetime
@@ -259,6 +292,7 @@ class TimeStep:
     estimated: bool = False
     unfinished: bool = False
     groups: Mapping[str, TimeStep] = attrs.field(factory=dict[str, Any])
+    accuracy: Accuracy = EXACT
 
 
 PARTS = frozenset({"count", "users", "variants", "reasons", "errors", "latency", "variant_users"})
@@ -271,6 +305,10 @@ class EventSource(Protocol):
 
     Flag keys come in canonical form. Every method answers for all the flags at once. A pipeline asks the source of a
     sink in the sink's own loop, beside its writes, unless the source says ``any_loop = True``.
+
+    A source that says ``rolls_up = True`` takes ``accuracy="fast"`` by name in ``summarise``, ``list_flags`` and
+    ``count_steps``: it may then answer from rollups, within bounds that the ``accuracy`` of the answer tells.
+
     ``flag_analytics.metrics.EventsSource`` implements it over events in memory.
     """
 
