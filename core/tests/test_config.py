@@ -16,7 +16,8 @@ from flag_analytics.config.plan import Plan
 from flag_analytics.config.reading import read_config
 from flag_analytics.errors import ConfigError, PluginError
 from flag_analytics.pipeline import open_pipeline
-from flag_analytics.processors import HashTargetingKey, Redact, Sample
+from flag_analytics.processors import Redact, Sample
+from flag_analytics.pseudonyms import HashTargetingKey
 from flag_analytics.reports import DeliveryOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -338,14 +339,14 @@ def test_the_environment_reaches_a_second_backend_of_a_type_its_delivery_and_pro
         "FLAG_ANALYTICS__COLLECTORS__STORE": "true",
         "FLAG_ANALYTICS__PROCESSORS__0__RATE": "0.5",
         "FLAG_ANALYTICS__PROCESSORS__1__TYPE": "hash_targeting_key",
-        "FLAG_ANALYTICS__PROCESSORS__1__SALT": "pepper-and-salt-0",
+        "FLAG_ANALYTICS__PROCESSORS__1__KEY": "pepper-and-salt-0",
     }
     plan = read_config(source, environ=environ, registry=store)
     assert {sink.name: sink.options.size for sink in plan.sinks} == {"store/ware-house": 5, "store": 10, "store/new": 7}
     assert plan.sinks[0].delivery == {"batch_size": 6}
     assert [processor.options for processor in plan.processors] == [
         Sample(rate=0.5),
-        HashTargetingKey(salt="pepper-and-salt-0"),
+        HashTargetingKey(key="pepper-and-salt-0"),
     ]
 
 
@@ -506,11 +507,11 @@ def test_a_wrong_option_is_a_problem_with_its_path(store, table, path, expected)
             "expected a number above 0 and at most 1, got 0",
         ),
         ({"processors": [{"type": "sample", "rate": 2}]}, "processors[0].rate", "above 0 and at most 1, got 2"),
-        ({"processors": [{"type": "hash_targeting_key"}]}, "processors[0]", "a salt is required: make one with"),
+        ({"processors": [{"type": "hash_targeting_key"}]}, "processors[0]", "a key is required: make one with"),
         (
-            {"processors": [{"type": "hash_targeting_key", "salt": "${UNSET:-}"}]},
-            "processors[0].salt",
-            "expected a salt of at least 16 characters: make one with",
+            {"processors": [{"type": "hash_targeting_key", "key": "${UNSET:-}"}]},
+            "processors[0].key",
+            "expected a key of at least 16 characters: make one with",
         ),
         ({"processors": [{"type": "redact"}]}, "processors[0]", "it would remove nothing: expected attributes"),
         ({"processors": [{"type": "nothing_like_it"}]}, "processors[0].type", "offers a plugin 'nothing_like_it'"),
@@ -706,7 +707,7 @@ def test_a_syntax_error_shows_no_secret(store, tmp_path):
 def test_the_repr_of_a_plan_shows_no_secret(store):
     source = {
         "collectors": {"store": {"url": f"postgresql://u:{CANARY}@h/d", "prefix": "${PW}"}},
-        "processors": [{"type": "hash_targeting_key", "salt": f"{CANARY}-long"}],
+        "processors": [{"type": "hash_targeting_key", "key": f"{CANARY}-long"}],
     }
     plan = read_config(source, environ={"PW": CANARY}, registry=store)
     assert isinstance(plan, Plan)

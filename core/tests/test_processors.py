@@ -1,8 +1,7 @@
-"""The built-in processors: hashing, redaction and sampling."""
+"""The built-in processors: redaction and sampling."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -11,11 +10,11 @@ from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from functools import partial
 
-import msgspec
 import pytest
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.freezer import Freezer
-from flag_analytics.processors import BUILT_IN, HashTargetingKey, Redact, Sample, hash_targeting_key, redact, sample
+from flag_analytics.processors import BUILT_IN, Redact, Sample, redact, sample
+from flag_analytics.pseudonyms import HashTargetingKey, hash_targeting_key
 from flag_analytics.testing.samples import plain_event
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,76 +32,6 @@ event = partial(
     context_attributes={"plan": "pro"},
     evaluation_duration_ms=0.0,
 )
-
-
-# --- hash_targeting_key
-
-
-SALT = "pepper-and-salt-0"
-
-
-def hashed(key, salt=SALT, **options):
-    return hash_targeting_key(HashTargetingKey(salt=salt, **options))(event(targeting_key=key)).targeting_key
-
-
-def test_the_hash_is_keyed_blake2b_of_the_targeting_key():
-    expected = hashlib.blake2b(b"user-1", key=SALT.encode(), digest_size=16, person=b"targeting_key").hexdigest()
-    assert hashed("user-1") == expected
-
-
-def test_nothing_but_the_targeting_key_changes():
-    before = event()
-    after = hash_targeting_key(HashTargetingKey(salt=SALT))(before)
-    assert msgspec.structs.replace(after, targeting_key="user-1") == before
-
-
-def test_another_salt_makes_another_hash():
-    salts = (SALT, "b" * 16, "x" * 64, "x" * 65, "x" * 66, "\ud800" * 16)
-    assert len({hashed("user-1", salt) for salt in salts}) == len(salts)
-
-
-@pytest.mark.parametrize("options", [{}, {"salt": ""}, {"salt": "a" * 15}, {"salt": "", "unkeyed": True}])
-def test_a_salt_that_could_be_guessed_is_refused_with_how_to_make_one(options):
-    with pytest.raises(ValueError, match=r"salt.*secrets\.token_urlsafe"):
-        HashTargetingKey(**options)
-
-
-def test_a_hash_without_a_key_must_be_asked_for():
-    expected = hashlib.blake2b(b"user-1", digest_size=16, person=b"targeting_key").hexdigest()
-    assert hashed("user-1", None, unkeyed=True) == expected
-    with pytest.raises(ValueError, match="not both"):
-        HashTargetingKey(salt=SALT, unkeyed=True)
-
-
-@pytest.mark.parametrize("length", [16, 17, 32, 64])
-def test_the_hash_has_as_many_digits_as_asked_for(length):
-    assert len(hashed("user-1", length=length)) == length
-    assert int(hashed("user-1", length=length), 16)
-
-
-@pytest.mark.parametrize("length", [0, 15, 65])
-def test_a_hash_too_short_to_tell_users_apart_or_too_long_is_refused(length):
-    with pytest.raises(ValueError, match="length"):
-        HashTargetingKey(salt=SALT, length=length)
-
-
-@pytest.mark.parametrize("key", [None, ""])
-def test_an_event_without_a_targeting_key_stays_without(key):
-    assert hashed(key) == key
-
-
-def test_the_salt_is_in_no_repr():
-    assert SALT not in repr(HashTargetingKey(salt=SALT))
-
-
-@given(st.text(min_size=1, max_size=400), st.text(min_size=1, max_size=400))
-def test_keys_that_are_stored_alike_hash_alike_and_others_do_not(one, other):
-    stored = [Freezer().freeze(event(targeting_key=key)).targeting_key for key in (one, other)]
-    assert (hashed(one) == hashed(other)) is (stored[0] == stored[1])
-
-
-def test_a_key_of_another_type_is_hashed_as_it_would_be_stored():
-    assert hashed(5) == hashed("5")
 
 
 # --- redact
@@ -234,22 +163,6 @@ def test_every_key_that_is_stored_under_a_redacted_name_is_removed(key, others):
 
 def test_the_value_of_an_enumeration_member_is_redacted_too():
     assert context_after({"user": Kind.TABLE}, "user.email") == {"user": {}}
-
-
-def test_a_targeting_key_of_a_lying_class_is_hashed():
-    hashed = hash_targeting_key(HashTargetingKey(salt="0123456789abcdef"))
-    expected = hashed(event(targeting_key="user-1")).targeting_key
-    assert hashed(event(targeting_key=Equal("user-1"))).targeting_key == expected
-
-
-class Equal(str):
-    __slots__ = ()
-
-    def __eq__(self, other):
-        return True
-
-    def __hash__(self):
-        return 1
 
 
 def test_a_context_that_contains_itself_ends():
@@ -404,7 +317,7 @@ hostile = scalars | st.lists(scalars, max_size=2) | st.dictionaries(scalars, sca
 def test_no_field_of_an_event_can_break_a_built_in_processor(flag_key, targeting_key, context):
     odd = event(flag_key=flag_key, targeting_key=targeting_key, context_attributes=context)
     for process in (
-        hash_targeting_key(HashTargetingKey(salt=SALT)),
+        hash_targeting_key(HashTargetingKey(key="k" * 16)),
         redact(Redact(attributes=("a.b", "c"), value=True)),
         sample(Sample(rate=0.5)),
     ):

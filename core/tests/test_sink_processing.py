@@ -128,7 +128,7 @@ def test_all_else_of_a_sink_is_as_it_is():
 CONFIG = {
     "collectors": {
         "memory/raw": {},
-        "memory/hashed": {"processors": [{"type": "hash_targeting_key", "salt": "a-salt-of-enough-characters"}]},
+        "memory/hashed": {"processors": [{"type": "hash_targeting_key", "key": "a-key-of-enough-characters"}]},
         "memory/sampled": {
             "processors": [{"type": "redact", "attributes": ["email"]}, {"type": "sample", "rate": 1e-9}]
         },
@@ -142,7 +142,7 @@ async def test_each_sink_of_a_pipeline_has_its_own_processors():
         raw, hashed, sampled = [await each.get_events() for each in pipeline.collectors.values()]
         stats = pipeline.stats()
     assert raw[0].targeting_key == "user-1"
-    assert len(hashed[0].targeting_key) == 32
+    assert hashed[0].targeting_key.startswith("1:")
     assert sampled == []
     assert stats.sinks["memory/sampled"].dropped == {"filtered": 1}
     assert stats.balanced()

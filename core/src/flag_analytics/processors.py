@@ -1,6 +1,6 @@
-"""The built-in processors: hash the targeting key, remove attributes, or sample, before any sink sees an event.
+"""The built-in processors: remove attributes, or sample, before any sink sees an event.
 
-Those against repeated events are in ``repeats``.
+The one that hashes targeting keys is in ``pseudonyms``, those against repeated events are in ``repeats``.
 
 A processor runs in the caller's thread for every event. One that raises drops the event: privacy fails closed.
 """
@@ -18,51 +18,17 @@ import msgspec
 from .canonical import MAX_DEPTH, canonical_key, canonical_member_name
 from .events import FlagEvaluationEvent
 from .protocols import Processor, ProcessorFactory
+from .pseudonyms import HashTargetingKey, hash_targeting_key
 from .repeats import DeduplicateExposures, OnlyProviders, deduplicate_exposures, only_providers
 
-__all__ = ["BUILT_IN", "HashTargetingKey", "Redact", "Sample", "hash_targeting_key", "redact", "sample"]
+__all__ = ["BUILT_IN", "Redact", "Sample", "redact", "sample"]
 
 _SAMPLE_SPACE = float(2**64)
-_SALT_CHARS = 16
-_SALT_ADVICE = (
-    "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'` and keep it secret, "
-    "or set unkeyed = true for a hash that anyone can recompute"
-)
 
 
 def _not_empty(_: Any, attribute: attrs.Attribute[Any], value: Sequence[Any]) -> None:
     if not all(value):
         raise ValueError(f"{attribute.name} holds an empty name: expected the names of context attributes")
-
-
-def _long_enough(_: Any, __: attrs.Attribute[Any], salt: str | None) -> None:
-    if salt is not None and len(salt) < _SALT_CHARS:
-        raise ValueError(f"expected a salt of at least {_SALT_CHARS} characters: {_SALT_ADVICE}")
-
-
-@attrs.frozen(kw_only=True)
-class HashTargetingKey:
-    """Options of ``hash_targeting_key``: targeting keys become hexadecimal digits of a keyed BLAKE2b (RFC 7693).
-
-    Attributes:
-        salt: The key of the hash, at least 16 characters. Keep it secret, and keep it: with another one, the same user
-            counts as another.
-        unkeyed: Hash without a key. A reader who guesses a targeting key can then recognise it.
-        length: How many hexadecimal digits are kept. Of a million users, two share 16 digits with a probability of
-            3e-8, and 32 digits never.
-    """
-
-    salt: str | None = attrs.field(
-        default=None, repr=False, validator=_long_enough, metadata={"secret": True, "discreet_validator": True}
-    )
-    unkeyed: bool = False
-    length: int = attrs.field(default=32, validator=[attrs.validators.ge(16), attrs.validators.le(64)])
-
-    def __attrs_post_init__(self) -> None:
-        if self.salt is None and not self.unkeyed:
-            raise ValueError(f"a salt is required: {_SALT_ADVICE}")
-        if self.salt is not None and self.unkeyed:
-            raise ValueError("expected a salt, or unkeyed = true, and not both")
 
 
 @attrs.frozen(kw_only=True)
@@ -98,25 +64,6 @@ class Sample:
 
     rate: float = attrs.field(validator=[attrs.validators.gt(0), attrs.validators.le(1)])
     flag_keys: tuple[str, ...] = ()
-
-
-def hash_targeting_key(options: HashTargetingKey) -> Processor:
-    """Return the processor that replaces every targeting key by its hash."""
-    # BLAKE2b takes a key of up to 64 bytes: a longer salt goes in as its own hash.
-    salt = (options.salt or "").encode("utf-8", "surrogatepass")
-    key = salt if len(salt) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(salt).digest()
-    length = options.length
-    keyed = hashlib.blake2b(key=key, digest_size=(length + 1) // 2, person=b"targeting_key")
-
-    def process(event: FlagEvaluationEvent) -> FlagEvaluationEvent:
-        targeting_key = canonical_key(event.targeting_key)
-        if not targeting_key:
-            return event
-        digest = keyed.copy()
-        digest.update(targeting_key.encode())
-        return msgspec.structs.replace(event, targeting_key=digest.hexdigest()[:length])
-
-    return process
 
 
 def redact(options: Redact) -> Processor:

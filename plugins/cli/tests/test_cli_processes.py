@@ -388,6 +388,12 @@ def test_plugins_that_are_selected_add_commands(tmp_path: Path, run_here):
     assert " prune " not in done.stdout
 
 
+def test_an_unknown_command_may_be_that_of_a_plugin_that_is_not_selected(tmp_path: Path, run_here):
+    done = run_here("forget", "user-1", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'plugins = ["privacy"]' in done.stderr
+
+
 def test_commands_of_plugins_have_the_same_default_backend_as_all(tmp_path: Path, run_here):
     pytest.importorskip("flag_analytics_database")
     done = run_here("prune", "--days", "1", cwd=tmp_path)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from flag_analytics.pseudonyms import HashTargetingKey, hash_targeting_key
 from flag_analytics.testing import ProcessorContract
 from flag_analytics_privacy import (
     AllowAttributes,
     Bucket,
     DropValue,
-    HmacTargetingKey,
     RedactAttributes,
     SetAttributes,
     Truncate,
     allow_attributes,
     bucket,
     drop_value,
-    hmac_targeting_key,
     redact_attributes,
     set_attributes,
     truncate,
@@ -24,12 +23,12 @@ from flag_analytics_privacy import (
 ATTRIBUTES = frozenset({"context_attributes"})
 
 
-class TestHmacTargetingKey(ProcessorContract):
+class TestHashTargetingKey(ProcessorContract):
     changes = frozenset({"targeting_key"})
 
     @pytest.fixture
     def processor(self):
-        return hmac_targeting_key(HmacTargetingKey(key="k" * 32, key_id="1"))
+        return hash_targeting_key(HashTargetingKey(key="k" * 32, key_id="1"))
 
 
 class TestRedactAttributes(ProcessorContract):

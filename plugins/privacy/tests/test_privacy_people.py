@@ -30,7 +30,7 @@ def event(user, number=0):
 
 def hashed(key_id, **further):
     key = KEY if key_id == "2" else OLD
-    return {"type": "hmac_targeting_key", "key": key, "key_id": key_id, **further}
+    return {"type": "hash_targeting_key", "key": key, "key_id": key_id, **further}
 
 
 def config(tmp_path, **further):
@@ -65,7 +65,7 @@ async def test_pseudonyms_by_the_key_and_by_the_one_before_are_found(tmp_path):
     async with open_pipeline(config(tmp_path, processors=[hashed("1")])) as pipeline:
         pipeline.record_nowait(event("user-1"))
         await pipeline.flush()
-    rotated = hashed("2", previous_key=OLD, previous_key_id="1")
+    rotated = hashed("2", previous_keys={"1": OLD})
     async with open_pipeline(config(tmp_path, processors=[rotated])) as pipeline:
         pipeline.record_nowait(event("user-1"))
         pipeline.record_nowait(event("user-2"))
@@ -83,7 +83,7 @@ def test_every_form_of_a_key_is_known_for_each_sink():
             "plugins": ["privacy"],
             "processors": [
                 {"type": "sample", "rate": 1e-9},
-                {"type": "hash_targeting_key", "salt": "a-salt-of-enough-characters"},
+                {"type": "hash_targeting_key", "key": "a-key-of-enough-characters"},
             ],
             "collectors": {"memory/plain": {}, "memory/twice": {"processors": [hashed("1")]}},
         }
@@ -149,7 +149,7 @@ plugins = ["privacy"]
 connection_string = "sqlite+aiosqlite:///flags.db"
 
 [[collectors.database.processors]]
-type = "hmac_targeting_key"
+type = "hash_targeting_key"
 key = "a-key-of-thirty-two-characters-00"
 key_id = "1"
 

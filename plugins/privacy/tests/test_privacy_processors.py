@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hmac
 from enum import Enum
 from types import MappingProxyType
 
 import pytest
 from flag_analytics import FlagEvaluationEvent, open_pipeline
-from flag_analytics.config.reading import read_config
-from flag_analytics.errors import ConfigError
 from flag_analytics.freezer import Freezer
 from flag_analytics_privacy import (
     AllowAttributes,
     Bucket,
     DropValue,
-    HmacTargetingKey,
     RedactAttributes,
     SetAttributes,
     Truncate,
     allow_attributes,
     bucket,
     drop_value,
-    hmac_targeting_key,
     redact_attributes,
     set_attributes,
     truncate,
@@ -31,7 +26,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 KEY = "a-key-of-thirty-two-characters-00"
-OLD = "an-older-key-of-enough-characters"
 names = st.sampled_from(["email", "a", "b", "address"])
 trees = st.recursive(
     st.none() | st.integers() | st.just("secret"),
@@ -73,62 +67,6 @@ def stored(processor, context):
 
 def redacted(paths, context, **options):
     return stored(redact_attributes(RedactAttributes(attributes=tuple(paths), **options)), context)
-
-
-# -- pseudonyms --------------------------------------------------------------------------------------------------------
-
-
-def test_a_pseudonym_is_the_keys_name_and_the_hmac_of_the_targeting_key():
-    processor = hmac_targeting_key(HmacTargetingKey(key=KEY, key_id="2026-11"))
-    expected = hmac.new(KEY.encode(), b"user-1", "sha256").hexdigest()
-    assert processor(event()).targeting_key == f"2026-11:{expected}"
-
-
-def test_a_shorter_pseudonym_is_its_beginning():
-    whole = hmac_targeting_key(HmacTargetingKey(key=KEY, key_id="1"))(event()).targeting_key
-    short = hmac_targeting_key(HmacTargetingKey(key=KEY, key_id="1", length=20))(event()).targeting_key
-    assert short == whole[: len("1:") + 20]
-
-
-def test_after_a_rotation_a_person_is_found_under_both_keys():
-    before = hmac_targeting_key(HmacTargetingKey(key=OLD, key_id="1"))
-    after = hmac_targeting_key(HmacTargetingKey(key=KEY, key_id="2", previous_key=OLD, previous_key_id="1"))
-    assert after.forms("user-1") == (after(event()).targeting_key, before(event()).targeting_key)
-    assert after.forms("user-2") != after.forms("user-1")
-
-
-def test_an_event_without_a_targeting_key_stays_without():
-    processor = hmac_targeting_key(HmacTargetingKey(key=KEY, key_id="1"))
-    assert processor(event().replace(targeting_key=None)).targeting_key is None
-
-
-@pytest.mark.parametrize(
-    ("table", "words"),
-    [
-        ({"key": "short", "key_id": "1"}, "at least 16 characters"),
-        ({"key": KEY, "key_id": "no spaces"}, "letters, digits"),
-        ({"key": KEY, "key_id": "1", "previous_key": OLD}, "belong together"),
-        ({"key": KEY, "key_id": "1", "previous_key": OLD, "previous_key_id": "1"}, "a new key needs a new name"),
-        ({"key_id": "1"}, "key"),
-    ],
-)
-def test_a_bad_key_is_a_problem_of_the_configuration_that_does_not_show_it(table, words):
-    config = {
-        "plugins": ["privacy"],
-        "collectors": {"memory": {}},
-        "processors": [{"type": "hmac_targeting_key", **table}],
-    }
-    with pytest.raises(ConfigError) as raised:
-        read_config(config)
-    assert words in str(raised.value)
-    assert KEY not in str(raised.value)
-    assert OLD not in str(raised.value)
-
-
-def test_the_options_do_not_show_the_keys():
-    options = HmacTargetingKey(key=KEY, key_id="2", previous_key=OLD, previous_key_id="1")
-    assert KEY not in repr(options)
-    assert OLD not in repr(options)
 
 
 # -- redaction ---------------------------------------------------------------------------------------------------------
@@ -276,7 +214,7 @@ async def test_a_configuration_uses_them_by_their_type():
         "plugins": ["privacy"],
         "collectors": {"memory": {}},
         "processors": [
-            {"type": "hmac_targeting_key", "key": KEY, "key_id": "1"},
+            {"type": "hash_targeting_key", "key": KEY, "key_id": "1"},
             {"type": "redact_attributes", "attributes": ["email"]},
             {"type": "bucket", "attribute": "age"},
             {"type": "set_attributes", "attributes": {"region": "eu"}},

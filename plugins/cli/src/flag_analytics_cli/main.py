@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownCommandError
 from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
 from .commands.files import import_file, list_imports, undo_import
@@ -77,6 +77,8 @@ def _run(tokens: list[str]) -> int:
         _complain(error, USAGE)
         command = " ".join(("flag-analytics", *app.parse_commands(tokens)[0]))
         note(f"`{command} --help` shows what is possible")
+        if isinstance(error, UnknownCommandError) and command == "flag-analytics":
+            note('plugins add commands once the configuration names them: plugins = ["privacy"] adds `forget`')
         return USAGE
     except ConfigError as error:
         from .check import print_problems

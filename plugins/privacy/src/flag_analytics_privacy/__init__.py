@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .people import Place, Receipt, forget, person
-from .pseudonyms import HmacTargetingKey, hmac_targeting_key
 from .redacting import AllowAttributes, RedactAttributes, allow_attributes, redact_attributes
 from .review import SinkReview, review
 from .values import Bucket, DropValue, SetAttributes, Truncate, bucket, drop_value, set_attributes, truncate
@@ -12,7 +11,6 @@ __all__ = [
     "AllowAttributes",
     "Bucket",
     "DropValue",
-    "HmacTargetingKey",
     "Place",
     "Receipt",
     "RedactAttributes",
@@ -23,7 +21,6 @@ __all__ = [
     "bucket",
     "drop_value",
     "forget",
-    "hmac_targeting_key",
     "person",
     "redact_attributes",
     "review",

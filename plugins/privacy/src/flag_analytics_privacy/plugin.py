@@ -10,7 +10,6 @@ from flag_analytics.config.plan import Plan
 from flag_analytics.hookspecs import hookimpl
 from flag_analytics.protocols import ProcessorFactory
 
-from .pseudonyms import HmacTargetingKey, hmac_targeting_key
 from .redacting import AllowAttributes, RedactAttributes, allow_attributes, redact_attributes
 from .values import Bucket, DropValue, SetAttributes, Truncate, bucket, drop_value, set_attributes, truncate
 
@@ -24,7 +23,6 @@ def flag_analytics_register_processors() -> Sequence[ProcessorFactory[Any]]:
         ProcessorFactory("allow_attributes", AllowAttributes, allow_attributes),
         ProcessorFactory("bucket", Bucket, bucket),
         ProcessorFactory("drop_value", DropValue, drop_value),
-        ProcessorFactory("hmac_targeting_key", HmacTargetingKey, hmac_targeting_key),
         ProcessorFactory("redact_attributes", RedactAttributes, redact_attributes),
         ProcessorFactory("set_attributes", SetAttributes, set_attributes),
         ProcessorFactory("truncate", Truncate, truncate),

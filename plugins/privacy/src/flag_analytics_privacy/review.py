@@ -89,12 +89,8 @@ def _then(before: str, now: str) -> str:
 
 
 def _hashed(fields: Fields, processor: PlannedProcessor) -> None:
-    keyed = "BLAKE2b, unkeyed" if processor.options.unkeyed else "BLAKE2b with a salt"
-    fields["targeting_key"] = _then(fields["targeting_key"], keyed)
-
-
-def _hmac(fields: Fields, processor: PlannedProcessor) -> None:
-    form = f"HMAC-SHA-256 with the key {processor.options.key_id}"
+    options = processor.options
+    form = "SHA-256, unkeyed" if options.unkeyed else f"HMAC-SHA-256 with the key {options.key_id}"
     fields["targeting_key"] = _then(fields["targeting_key"], form)
 
 
@@ -146,7 +142,6 @@ _DESCRIBED: Mapping[str, Callable[[Fields, PlannedProcessor], Any]] = {
     "deduplicate_exposures": _unchanged,
     "drop_value": _dropped,
     "hash_targeting_key": _hashed,
-    "hmac_targeting_key": _hmac,
     "only_providers": _unchanged,
     "redact": _redacted,
     "redact_attributes": _redacted,
