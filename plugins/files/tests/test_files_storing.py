@@ -23,6 +23,7 @@ from flag_analytics import (
     open_pipeline,
 )
 from flag_analytics.protocols import Batch
+from flag_analytics.sources import EventFilter, Window
 from flag_analytics.testing import plain_event, plain_events
 from flag_analytics.testing.subjects import Subject
 from flag_analytics_files import FilesOptions, FilesSink, FilesSource
@@ -345,3 +346,34 @@ async def test_a_source_in_configuration_is_asked_and_not_written_to(place):
             pipeline.aggregator_of("nix")
         assert list(pipeline.stats().sinks) == ["memory"]
     assert files_in(place) == before
+
+
+async def test_events_are_given_back_in_the_order_of_their_files_or_by_time_in_a_window(place):
+    sink = sink_at(place)
+    moment = plain_event().timestamp
+    late = [plain_event(n, timestamp=moment + timedelta(seconds=9 - n)) for n in range(3)]
+    await sink.write(batch_of(sink, *late, plain_event(7, timestamp=moment, kind="outcome")))
+    source = FilesSource(place)
+
+    async def flags(**asked) -> list[str]:
+        return [event.flag_key async for event in source.get_events(**asked)]
+
+    assert await flags() == ["flag-0", "flag-1", "flag-2", "flag-7"]
+    assert await flags(limit=2) == ["flag-2", "flag-7"]
+    everything = Window(None, moment + timedelta(seconds=9))
+    assert await flags(window=everything) == ["flag-2", "flag-1", "flag-0"]
+    assert await flags(window=everything, limit=1) == ["flag-0"]
+    assert await flags(window=Window(moment + timedelta(seconds=8), everything.end)) == ["flag-1", "flag-0"]
+    assert await flags(where=EventFilter(kinds="outcome")) == ["flag-7"]
+    assert await flags(flag_key="flag-1") == ["flag-1"]
+    assert await flags(limit=0) == []
+
+
+async def test_an_event_without_an_id_has_the_same_one_whenever_its_file_is_read(place):
+    for host in ("one", "other"):
+        (place / host).mkdir(parents=True)
+        line = '{"timestamp": "2026-01-31T12:00:00Z", "flag_key": "a", "value": 1, "reason": "X"}\n'
+        (place / host / "mine.jsonl").write_text(line * 2, "utf-8")
+    first, again = [{event.event_id for event in await FilesSource(place).get_events()} for _ in range(2)]
+    assert first == again
+    assert len(first) == 4
