@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 from flag_analytics.events import FlagEvaluationEvent
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from .progress import drawn_progress
 from .reading import FIELDS, BadLine, EventReader, FileError, ReadOptions, Skipped, Source, open_source
-from .terminal import diagnostics, note
+from .terminal import note
 from .visible import visible
 from .wording import counted
 
@@ -159,13 +158,13 @@ def _read(
     report: ImportReport,
     strict: bool,
 ) -> None:
-    with _progress(source) as advance:
+    with drawn_progress(source.name, source.size) as advance:
         for result in reader:
             if isinstance(result, FlagEvaluationEvent):
                 record(result)
                 report.events += 1
                 if report.events % _PROGRESS_EVERY == 0:
-                    advance(report.events)
+                    advance(source.bytes_read(), report.events)
             elif isinstance(result, Skipped):
                 report.add_skipped(result)
             else:
@@ -219,26 +218,3 @@ def _say_unused(name: str, reader: EventReader) -> None:
         what, whose = ("keys", "KEY") if reader.is_json else ("columns", "COLUMN")
         shown = ", ".join(visible(column) for column in unused[:10]) + (", …" if len(unused) > 10 else "")
         note(f"{name}: {what} left out: {shown} (--map context.NAME={whose} keeps one)")
-
-
-@contextmanager
-def _progress(source: Source) -> Iterator[Callable[[int], None]]:
-    console = diagnostics()
-    if not console.is_terminal:
-        yield _draw_nothing
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(complete_style="cyan", finished_style="cyan"),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[events]:,} events", style="dim"),
-        TimeRemainingColumn(compact=True),
-    )
-    # It disappears when done: the outcome is said after it, and stays.
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(visible(source.name), total=source.size, events=0)
-        yield lambda events: progress.update(task, completed=source.bytes_read(), events=events)
-
-
-def _draw_nothing(_events: int) -> None:
-    pass

@@ -16,7 +16,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError, UnknownCommandError
 from flag_analytics.errors import ConfigError, FlagAnalyticsError
 
-from .commands.files import import_file, list_imports, undo_import
+from .commands.files import copy_events, import_file, list_imports, undo_import
 from .commands.reports import export_events, report, series, tail
 from .commands.serving import serve
 from .commands.setup import check, demo, new_plugin, plugins, schema
@@ -30,9 +30,9 @@ __all__ = ["UsageError", "build_app", "main"]
 
 USAGE, INTERRUPTED = 2, 130
 
-_READ_FILES = ("export", "import", "report", "series")
+_READ_FILES = ("copy", "export", "import", "report", "series")
 _OWN_COMMANDS = (
-    *("check", "dead-letters", "demo", "export", "import", "imports", "new-plugin", "plugins"),
+    *("check", "copy", "dead-letters", "demo", "export", "import", "imports", "new-plugin", "plugins"),
     *("report", "schema", "series", "serve", "spool", "tail"),
 )
 _HELP = (
@@ -159,6 +159,7 @@ def build_app() -> App:
     )
     app.command(demo)
     app.command(import_file, name="import", usage="Usage: flag-analytics import FILE [OPTIONS]")
+    app.command(copy_events, name="copy", usage="Usage: flag-analytics copy FROM TO [OPTIONS]")
     imports = App(name="imports", help="List imports, and undo one.")
     imports.default(list_imports)
     imports.command(undo_import, name="undo", usage="Usage: flag-analytics imports undo NAME [OPTIONS]")

@@ -14,9 +14,17 @@ from .windows import describe_window, parse_window
 if TYPE_CHECKING:
     from flag_analytics.sources import EventFilter, Window
 
-__all__ = ["Selection", "SelectionOptions"]
+__all__ = ["Range", "Selection", "SelectionOptions", "parse_range"]
 
 Kind = Literal["evaluation", "exposure", "outcome"]
+
+
+@attrs.frozen
+class Range:
+    """A window of exact times, and a filter."""
+
+    window: Window
+    where: EventFilter | None = None
 
 
 @attrs.frozen
@@ -105,6 +113,21 @@ class SelectionOptions:
 
 def _one_or_more(values: list[str] | None) -> Any:
     return values[0] if values and len(values) == 1 else frozenset(values) if values else None
+
+
+def parse_range(since: str | None, until: str | None, now: datetime) -> Window:
+    """Return the exact window between two options; without them all time, the future included.
+
+    Raises:
+        UsageError: one of them makes no sense.
+    """
+    from flag_analytics.sources import Window
+
+    start = None if since is None else _moment("--since", since, now)
+    end = datetime.max.replace(tzinfo=UTC) if until is None else _moment("--until", until, now)
+    if start is not None and start > end:
+        raise UsageError("--since is not before --until")
+    return Window(start, end)
 
 
 def _moment(option: str, text: str, now: datetime) -> datetime:

@@ -26,7 +26,7 @@ from flag_analytics_memory import InMemoryAnalyticsCollector
 
 from .file_errors import FileError
 from .importing import EventFile, ImportReport, read_file, say_left_out
-from .selection import Selection
+from .selection import Range, Selection
 from .settings import chosen_plan, is_embedded, is_lasting, missing_file
 from .tallies import Needs, TallySource
 from .terminal import note
@@ -78,7 +78,7 @@ class Answers:
     name: str = ""
 
     async def events(
-        self, flag_key: str | None, selection: Selection, limit: int | None = None
+        self, flag_key: str | None, selection: Selection | Range, limit: int | None = None
     ) -> AsyncIterator[FlagEvaluationEvent]:
         """Yield the stored events by time.
 
@@ -93,7 +93,7 @@ class Answers:
 
 
 def ask(
-    place: Place, selection: Selection, question: Callable[[Answers], Awaitable[T]], needs: Needs | None = None
+    place: Place, selection: Selection | Range, question: Callable[[Answers], Awaitable[T]], needs: Needs | None = None
 ) -> tuple[T, int]:
     """Return the answer to a question, and how many lines of a file are no events.
 
@@ -120,7 +120,7 @@ def ask(
 
 
 def each_event(
-    place: Place, flags: Sequence[str], selection: Selection, take: Callable[[FlagEvaluationEvent], None]
+    place: Place, flags: Sequence[str], selection: Selection | Range, take: Callable[[FlagEvaluationEvent], None]
 ) -> int:
     """Give every event of some flags, by default of all, to a function; return how many lines of a file are none.
 
@@ -182,7 +182,7 @@ def _is_pipe(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def _read(named: EventFile, file: EventFile, selection: Selection, strict: bool, needs: Needs) -> Answers:
+def _read(named: EventFile, file: EventFile, selection: Selection | Range, strict: bool, needs: Needs) -> Answers:
     # A tally needs no ids, which take a good part of the time.
     file = attrs.evolve(file, options=attrs.evolve(file.options, ids=False))
     outcome = ImportReport()
@@ -207,6 +207,12 @@ def _read(named: EventFile, file: EventFile, selection: Selection, strict: bool,
 async def _opened(place: Place) -> AsyncIterator[Answers]:
     """Yield the chosen backend, and say which one it is where there are several."""
     plan = chosen_plan(place.config)
+    own = tuple(source for source in plan.sources if source.name == place.collector)
+    if own and place.collector not in {sink.name for sink in plan.sinks}:
+        async with open_pipeline(attrs.evolve(plan, sinks=(), sources=own, processors=())) as pipeline:
+            source = pipeline.sources[own[0].name]
+            yield Answers(AnalyticsAggregator(source), source, name=own[0].name)
+        return
     lasting = _lasting_collectors(plan, place.collector)
     if is_embedded(plan) and any(missing_file(sink) for sink in lasting):
         # To ask a database that is not there would create it.
@@ -220,7 +226,8 @@ async def _opened(place: Place) -> AsyncIterator[Answers]:
         check_file(asked, name)
         if sum(sink.role == "collector" for sink in plan.sinks) > 1:
             note(f"from {visible(name)}")
-        yield Answers(AnalyticsAggregator(source), pipeline.collectors[name], name=name)
+        collector = pipeline.collectors[name]
+        yield Answers(AnalyticsAggregator(source), collector if hasattr(collector, "get_events") else source, name=name)
 
 
 def lasting_plan(place: Place) -> Plan:

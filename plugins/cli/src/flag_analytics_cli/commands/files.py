@@ -1,12 +1,17 @@
-"""``import`` and ``imports``: a file of events into the configured backends, and out of them again."""
+"""``import``, ``imports`` and ``copy``: events into the configured backends, and out of them again."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+from cyclopts import Parameter
 
 from ..choices import FileFormat, ImportFormat, ListFormat
 from ..file_errors import FileError
-from ..parameters import OK, PROBLEM, Config, FileOptions, InputFile, Switch
+from ..parameters import OK, PROBLEM, Config, FileOptions, InputFile, Switch, UsageError
 from ..terminal import note, print_json, results, say
 from ..visible import visible
 from ..wording import counted
@@ -16,8 +21,9 @@ if TYPE_CHECKING:
 
     from ..imported import Imported
     from ..importing import EventFile
+    from ..stored import Place
 
-__all__ = ["import_file", "list_imports", "undo_import"]
+__all__ = ["copy_events", "import_file", "list_imports", "undo_import"]
 
 _DEFAULTS = FileOptions()
 
@@ -67,6 +73,59 @@ def import_file(
     show = import_json if format == "json" else print_import
     show(imported)
     return PROBLEM if imported.outcome.bad_lines else OK
+
+
+def copy_events(
+    origin: Annotated[str, Parameter(name="FROM", allow_leading_hyphen=True)],
+    target: Annotated[str, Parameter(name="TO")],
+    /,
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    bookmark: Path | None = None,
+    format: ListFormat = "table",  # noqa: A002 - it is the option's name
+    options: FileOptions = _DEFAULTS,
+    config: Config = None,
+) -> int:
+    """Copy the events of one collector into another, under the same ids; also those of a file.
+
+    Copied again, none is twice in a backend that stores each id once, as database does.
+
+    Args:
+        origin: The name of the collector or source to read, as the configuration has it, or a file; - is standard
+            input.
+        target: The name of the collector to write.
+        since: Only events from this time on: 2026-01-05, 2026-01-05T08:00Z, or how long ago, such as 7d.
+        until: Only events up to this time, likewise; by default all.
+        bookmark: A file that remembers how far the copy has come. With it an interrupted copy goes on from there.
+        format: A sentence for people, or json.
+        config: A configuration file.
+    """
+    from ..bookmarks import Bookmark
+    from ..copying import Copied, copy_into, print_copy, target_plan
+    from ..selection import parse_range
+    from ..settings import chosen_plan, is_lasting
+
+    window = parse_range(since, until, datetime.now(UTC))
+    plan = chosen_plan(config)
+    place = _place_of(plan, origin, options, config)
+    collectors = {sink.name: sink for sink in plan.sinks if sink.role == "collector"}
+    if target not in collectors:
+        raise UsageError(f"{target}: no collector of this name is configured; configured are: {_names(collectors)}")
+    if not is_lasting(collectors[target]):
+        raise UsageError(f"{target} keeps no events after this command: name a collector that does")
+    if target == origin:
+        raise UsageError(f"{target} has its own events already: name two collectors")
+    if bookmark is not None and place.file is not None:
+        raise UsageError("--bookmark is for collectors, which are read by time: a file is read from its beginning")
+    mark = None if bookmark is None else Bookmark.read(bookmark, origin, target)
+    copied = Copied(origin, target, bookmark=mark)
+    copy_into(target_plan(plan, target, processed=place.file is None), place, window, copied)
+    if format == "json":
+        print_json(copied.to_dict())
+    else:
+        print_copy(copied)
+    return PROBLEM if copied.bad_lines or copied.refused else OK
 
 
 def list_imports(*, format: ListFormat = "table", config: Config = None) -> int:  # noqa: A002 - the option's name
@@ -136,3 +195,23 @@ def _store(plan: Plan, file: EventFile, strict: bool, name: str | None, replace:
     names = tuple(sink.name for sink in plan.sinks)
     new = new_events(plan, outcome.events, before, after)
     return Imported(file.name, outcome, names, new, stopped=strict and bool(outcome.bad_lines))
+
+
+def _place_of(plan: Plan, origin: str, options: FileOptions, config: Path | None) -> Place:
+    """Return where the events to copy are."""
+    from ..stored import Place
+
+    names = [sink.name for sink in plan.sinks if sink.role == "collector"] + [source.name for source in plan.sources]
+    if origin in names:
+        if options.is_set:
+            raise UsageError(f"--map, --flag-key, --strict and the like are about a file: {origin} is a collector")
+        return Place(config, origin)
+    if origin != "-" and not Path(origin).exists():
+        raise FileError(
+            f"{origin}: there is no file of this name, and no collector or source; configured are: {_names(names)}"
+        )
+    return Place(file=options.event_file(origin), strict=options.strict)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
