@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -34,12 +35,27 @@ class _Account:
     dropped: Counter[str] = attrs.field(factory=Counter[str])
 
 
+class _Tally:
+    """Counts calls of ``add`` from any thread, in one step of the interpreter: a lock takes several times as long.
+
+    ``read`` must not run twice at a time.
+    """
+
+    def __init__(self) -> None:
+        self.add = itertools.count().__next__
+        self._reads = 0
+
+    def read(self) -> int:
+        count = self.add() - self._reads
+        self._reads += 1
+        return count
+
+
 class InlineSinks:
     """Hands each event to every inline sink and keeps their ledgers. Every method is safe from any thread.
 
     Attributes:
         refused: Events that no sink took, by reason.
-        accepted: Events that at least one sink took.
         closed: Whether further events are refused.
     """
 
@@ -57,8 +73,10 @@ class InlineSinks:
         """Start the ledger over; the sinks themselves decide what they keep."""
         # Re-entrant, since a finaliser or signal handler that runs while it is held may record an event.
         self._lock = new_rlock()
-        self._taken_by_all = 0
-        self.accepted = 0
+        self._handed = _Tally()
+        self._kept_out = 0
+        """Events that some sink, or every one, did not take."""
+        self._taken_by_none = 0
         self.refused: Counter[str] = Counter()
         for account in self._accounts:
             account.delivered = 0
@@ -66,12 +84,9 @@ class InlineSinks:
 
     def record(self, event: Any) -> RecordResult:
         """Hand an event to each sink; return whether any took it, else the first one's reason."""
-        with self._lock:  # counted before it is handed on, so that the report of a close that comes between has it
-            if self.closed:
-                self.refused["closed"] += 1
-                return RecordResult.CLOSED
-            self._taken_by_all += 1
-            self.accepted += 1
+        self._handed.add()  # before anything else, so that the report of a close that comes between has it
+        if self.closed:
+            return self._refuse_late()
         refusals: dict[str, RecordResult] | None = None
         ending: BaseException | None = None
         for account in self._accounts:
@@ -92,7 +107,7 @@ class InlineSinks:
 
     def _count_refusals(self, refusals: Mapping[str, RecordResult]) -> RecordResult:
         with self._lock:
-            self._taken_by_all -= 1
+            self._kept_out += 1
             for account in self._accounts:
                 refusal = refusals.get(account.name)
                 if refusal is None:
@@ -102,9 +117,16 @@ class InlineSinks:
             if len(refusals) < len(self._accounts):
                 return _ACCEPTED
             result = next(iter(refusals.values()))
-            self.accepted -= 1
+            self._taken_by_none += 1
             self.refused[result.value] += 1
             return result
+
+    def _refuse_late(self) -> RecordResult:
+        with self._lock:
+            self._kept_out += 1
+            self._taken_by_none += 1
+            self.refused["closed"] += 1
+        return RecordResult.CLOSED
 
     def refuse(self, reason: RecordResult) -> RecordResult:
         """Count an event that no sink gets to see."""
@@ -112,13 +134,20 @@ class InlineSinks:
             self.refused[reason.value] += 1
         return reason
 
+    @property
+    def accepted(self) -> int:
+        """Events that at least one sink took."""
+        with self._lock:
+            return self._handed.read() - self._taken_by_none
+
     def stats(self) -> dict[str, SinkStats]:
         """Return the ledger of each sink."""
         with self._lock:
-            return {account.name: self._stats(account) for account in self._accounts}
+            taken_by_all = self._handed.read() - self._kept_out
+            return {account.name: self._stats(account, taken_by_all) for account in self._accounts}
 
-    def _stats(self, account: _Account) -> SinkStats:
-        delivered = self._taken_by_all + account.delivered
+    def _stats(self, account: _Account, taken_by_all: int) -> SinkStats:
+        delivered = taken_by_all + account.delivered
         dropped = dict(account.dropped)
         accepted = delivered + sum(dropped.values())
         return SinkStats(accepted=accepted, delivered=delivered, dropped=dropped, position=accepted)

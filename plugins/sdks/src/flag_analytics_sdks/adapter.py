@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
+from flag_analytics.events import EventKind
 from flag_analytics.processes import renew_after_fork
 from flag_analytics.recording import Recorder, record_evaluation
 
@@ -71,19 +72,38 @@ class Adapter:
             return dict(self._failures)
 
     def record(
-        self, key: str, value: Any, *, user: Any = None, attributes: Mapping[str, Any] | None = None, **fields: Any
+        self,
+        key: str,
+        value: Any,
+        *,
+        variant: str | None = None,
+        reason: str | None = None,
+        user: Any = None,
+        attributes: Mapping[str, Any] | None = None,
+        started: int | None = None,
+        kind: EventKind = "evaluation",
+        error_type: str | None = None,
+        error_message: str | None = None,
+        flag_version: str | None = None,
     ) -> None:
-        """Record an evaluation that has just ended; ``fields`` are those of ``record_evaluation``."""
+        """Record an evaluation that has just ended, as ``record_evaluation`` does."""
+        # Each by its name: a mapping of further fields would be made and taken apart twice for each evaluation.
         if user is not None and user.__class__ is not str:
             user = str(user)
         record_evaluation(
             self._pipeline,
             key,
             value,
+            variant=variant,
+            reason=reason,
             user=(user or None) if self._targeting_key else None,
-            attributes=self._kept(attributes),
+            attributes=self._kept(attributes) if attributes else None,
+            started=started,
+            kind=kind,
+            error_type=error_type,
+            error_message=error_message,
+            flag_version=flag_version,
             provider_name=self.provider_name,
-            **fields,
         )
 
     def failed(self, error: Exception) -> None:
@@ -102,12 +122,12 @@ class Adapter:
                 "could not record an evaluation of %s: %s (%d failures so far)", self.provider_name, cause, total
             )
 
-    def _kept(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _kept(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         # A copy of its own: the attributes stay the caller's, who may go on changing them.
-        if not attributes or self.names is False:
-            return {}
         if self.names is True:
             return dict(attributes)
+        if self.names is False:
+            return {}
         return {name: value for name, value in attributes.items() if name in self.names}
 
     def _after_fork_in_child(self) -> None:
