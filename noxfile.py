@@ -18,7 +18,7 @@ nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["servers", "applications", "browser", "lint", "typing", "docs", "build"]
+nox.options.sessions = ["servers", "applications", "browser", "clickhouse", "lint", "typing", "docs", "build"]
 
 ROOT = Path(__file__).parent
 CORE = "core"
@@ -105,6 +105,13 @@ def browser(session: nox.Session) -> None:
     """Drive the page in Chromium, where it is installed, and try the API with what its description allows."""
     _sync(session, "browser")
     _pytest(session, "-m", "browser", "-n0", "tests/browser")
+
+
+@nox.session
+def clickhouse(session: nox.Session) -> None:
+    """Run the tests that talk to ClickHouse, over a front before its embedded engine or with a server by its URL."""
+    _sync(session, "clickhouse")
+    _pytest(session, "-m", "clickhouse and not chaos", "plugins/clickhouse")
 
 
 @nox.session

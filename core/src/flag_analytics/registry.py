@@ -49,7 +49,7 @@ READS = "flag_analytics_reads"
 Role = Literal["collector", "exporter", "processor", "source"]
 
 ROLES: tuple[Role, ...] = ("collector", "exporter", "processor", "source")
-KNOWN_PLUGINS = ("database", "files", "memory", "otel", "prometheus", "webhook")
+KNOWN_PLUGINS = ("clickhouse", "database", "files", "memory", "otel", "prometheus", "webhook")
 """The backends of this project, to say what to install."""
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("flag_analytics_"))
 _REGISTER = "flag_analytics_register_"

@@ -1,0 +1,154 @@
+"""``ClickHouseStore``: the sink that delivery writes batches to, and what questions about them are asked over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from flag_analytics.processes import keep_inherited, renew_after_fork
+from flag_analytics.protocols import Batch
+from flag_analytics.reports import DeliveryOptions
+from flag_analytics.waiting import in_thread
+
+from .connecting import Asking, Writing, open_asking, open_writing
+from .errors import delivery_error, is_missing_table, unavailable
+from .options import ClickHouseOptions
+from .rows import as_columns, by_partition
+from .schema import COLUMN_TYPES, Tables
+from .setup import set_up
+
+__all__ = ["ClickHouseStore"]
+
+logger = logging.getLogger("flag_analytics.clickhouse")
+
+
+class ClickHouseStore:
+    """A ``BatchSink`` over one set of tables, which questions are asked of too. Creating it opens nothing."""
+
+    any_loop = True
+
+    def __init__(self, options: ClickHouseOptions) -> None:
+        self.options = options
+        self.delivery: DeliveryOptions = options.delivery()
+        self.tables = Tables.of(options)
+        self._address = options.address
+        self._begin()
+        renew_after_fork(self._forget)
+
+    def _begin(self) -> None:
+        self._writing: Writing | None = None
+        self._asking: Asking | None = None
+        self._settled = False
+        self._lock = threading.Lock()
+
+    def _forget(self) -> None:
+        keep_inherited(self._writing, self._asking, self._lock)
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"ClickHouseStore({self._address}, table={self.tables.name!r})"
+
+    # --- the sink: called by the delivery worker, in its loop
+
+    async def open(self) -> None:
+        """Connect and set the tables up as far as the options allow.
+
+        Raises:
+            SinkUnavailable: the server does not answer, or the tables are not usable.
+            FatalConfiguration: the login is refused.
+        """
+        await self._connected()
+
+    async def _connected(self) -> Writing:
+        try:
+            if self._writing is None:
+                self._writing = await open_writing(self.options)
+            if not self._settled:
+                await set_up(self._writing, self.options)
+                self._settled = True
+        except Exception as error:
+            raise unavailable(error) from None
+        return self._writing
+
+    async def write(self, batch: Batch) -> None:
+        """Store the batch."""
+        connection = await self._connected()
+        events = {event.event_id: event for event in batch}
+        try:
+            for month, some in by_partition([*events.values()]).items():
+                await connection.insert(
+                    self.tables.events,
+                    as_columns(some, batch.id),
+                    [*COLUMN_TYPES.values()],
+                    insert_settings(f"{batch.id}/{month}"),
+                )
+        except Exception as error:
+            if is_missing_table(error):
+                self._settled = False
+            raise delivery_error(error) from None
+
+    async def ping(self) -> None:
+        """Raise unless the server answers on a fresh connection."""
+        try:
+            connection = await open_writing(self.options)
+            await connection.close()
+        except Exception as error:
+            raise unavailable(error) from None
+
+    async def close(self) -> None:
+        """Release every connection; a question that is asked afterwards opens a new one."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing.close()
+        await self.close_reading()
+
+    # --- questions: called from anywhere
+
+    async def ask(
+        self, sql: str, parameters: Mapping[str, Any] | None = None, *, settings: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of a query, whose ``{name:Type}`` are bound to ``parameters``; from any loop.
+
+        Raises:
+            SinkUnavailable: the server does not answer in ``query_timeout_seconds``, or refuses.
+        """
+        limits = {"max_execution_time": self.options.query_timeout_seconds, **(settings or {})}
+        try:
+            return await in_thread(self._answer, sql, parameters, limits)
+        except Exception as error:
+            raise unavailable(error) from None
+
+    def _answer(self, sql: str, parameters: Any, settings: Any) -> list[tuple[Any, ...]]:
+        return self.asking().rows(sql, parameters, settings)
+
+    def asking(self) -> Asking:
+        """Return the connection for questions, which is opened with the first one; may wait, so call it in a thread."""
+        with self._lock:
+            if self._asking is None:
+                self._asking = open_asking(self.options)
+            return self._asking
+
+    async def close_reading(self) -> None:
+        """Release the connections for questions."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            await in_thread(asking.close)
+
+    def close_reading_sync(self) -> None:
+        """``close_reading`` for callers without an event loop."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.close()
+
+
+def insert_settings(token: str) -> dict[str, str]:
+    """Return the settings under which an insert of the same rows with the same token is made once, views included."""
+    return {
+        "insert_deduplication_token": token,
+        "deduplicate_blocks_in_dependent_materialized_views": "1",
+        "insert_deduplicate": "1",
+        "async_insert": "0",
+        "distributed_foreground_insert": "1",
+    }
