@@ -114,15 +114,22 @@ async def test_a_set_up_that_was_cut_short_is_completed(database: Any, make_even
     await store.close()
     await database.run("DROP TABLE analytics_events_version")
     on_table = " ON analytics_events" if database.family == "mysql" else ""
-    await database.run(f"DROP INDEX analytics_events_by_time{on_table}")
+    await database.run(f"DROP INDEX analytics_events_by_time_and_user{on_table}")
     await store.write(batch_of(make_event()))
     assert await database.run("SELECT version_num FROM analytics_events_version") == [(VERSION,)]
+    assert await _indexes(database) == _INDEXES
+    await store.close()
+
+
+_INDEXES = {"analytics_events_by_time_and_user", "analytics_events_figures"}
+
+
+async def _indexes(database: Any, table: str = "analytics_events") -> set[str]:
     engine = create_async_engine(database.url)
     async with engine.connect() as connection:
-        indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes("analytics_events"))
+        indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes(table))
     await engine.dispose()
-    assert {index["name"] for index in indexes} == {"analytics_events_by_time", "analytics_events_figures"}
-    await store.close()
+    return {index["name"] for index in indexes}
 
 
 async def test_an_older_version_is_refused_and_a_newer_one_shared(
@@ -184,7 +191,16 @@ async def as_first_version(database: Any, store: DatabaseStore) -> None:
     await database.run(f"DROP VIEW {store.tables.view}")
     await database.run(f"DROP TABLE {store.tables.imports.name}")
     await database.run(f"ALTER TABLE {store.tables.name} DROP COLUMN import_id")
-    await database.run(f"UPDATE {store.tables.version.name} SET version_num = '0001'")
+    await as_third_version(database, store, "0001")
+
+
+async def as_third_version(database: Any, store: DatabaseStore, version: str = "0003") -> None:
+    """Take the indexes back to those of version 0003."""
+    name = store.tables.name
+    on_table = f" ON {name}" if database.family == "mysql" else ""
+    await database.run(f"DROP INDEX {name}_by_time_and_user{on_table}")
+    await database.run(f"CREATE INDEX {name}_by_time ON {name} (timestamp)")
+    await database.run(f"UPDATE {store.tables.version.name} SET version_num = '{version}'")
 
 
 @pytest.mark.parametrize("partition_by", [None, "month"])
@@ -205,6 +221,8 @@ async def test_a_migration_keeps_every_event_and_events_go_on_from_there(
     later = database.store(partition_by=partition_by)
     await later.write(batch_of(*events, make_event(300)))
     assert await database.count() == 301
+    assert await _indexes(database) == _INDEXES
+    assert await later.forget(["user-1"]) == sum(event.targeting_key == "user-1" for event in events)
 
 
 async def test_a_worker_that_may_upgrade_does_so_with_its_first_event(
@@ -237,3 +255,65 @@ async def test_a_migration_that_was_cut_short_is_completed(
     await later.write(batch_of(make_event(1)))
     assert await database.count("analytics_events_v") == 2
     assert await database.count("analytics_events_imports") == 0
+
+
+# --- an index that is built while events are stored
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("partition_by", [None, "month"])
+async def test_events_are_stored_while_an_index_is_built(
+    postgresql: Any, make_event: Any, batch_of: Any, partition_by: str | None
+) -> None:
+    """A transaction that has stored something is open all the time: a build with a lock on the table would wait."""
+    store = postgresql.store(partition_by=partition_by)
+    await store.write(batch_of(*(make_event(number) for number in range(50))))
+    await as_third_version(postgresql, store)
+    engine = create_async_engine(postgresql.url)
+    async with engine.connect() as writer:
+        await writer.exec_driver_sql(f"DELETE FROM {store.tables.name} WHERE flag_key = 'none'")
+        upgrading = asyncio.create_task(postgresql.store(partition_by=partition_by).upgrade())
+        while not await _is_building(postgresql):
+            assert not upgrading.done()
+        await asyncio.wait_for(store.write(batch_of(make_event(60))), 5)
+        await writer.commit()
+    await engine.dispose()
+    assert await upgrading is State.OUTDATED
+    assert await _indexes(postgresql) == _INDEXES
+    assert await postgresql.run("SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid") == []
+    of_time = (
+        "SELECT tablename, count(*) FROM pg_indexes WHERE indexdef LIKE '%(\"timestamp\", targeting_key)' GROUP BY 1"
+    )
+    assert {count for _, count in await postgresql.run(of_time)} == {1}
+    assert await postgresql.count() == 51
+
+
+async def _is_building(postgresql: Any) -> bool:
+    return bool(await postgresql.run("SELECT 1 FROM pg_stat_progress_create_index WHERE datname = current_database()"))
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("partition_by", [None, "month"])
+async def test_many_may_upgrade_at_once_after_one_was_interrupted(
+    postgresql: Any, make_event: Any, batch_of: Any, partition_by: str | None
+) -> None:
+    store = postgresql.store(partition_by=partition_by)
+    await store.write(batch_of(*(make_event(number) for number in range(50))))
+    await as_third_version(postgresql, store)
+    engine = create_async_engine(postgresql.url)
+    async with engine.connect() as writer:  # holds the build up
+        await writer.exec_driver_sql(f"DELETE FROM {store.tables.name} WHERE flag_key = 'none'")
+        upgrading = asyncio.create_task(postgresql.store(partition_by=partition_by).upgrade())
+        while not await _is_building(postgresql):
+            assert not upgrading.done()
+        await postgresql.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE datname = current_database()"
+        )
+        with pytest.raises(SinkUnavailable):
+            await upgrading
+    await engine.dispose()
+    assert await postgresql.run("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
+    operators = [postgresql.store(partition_by=partition_by).upgrade() for _ in range(4)]
+    assert State.OUTDATED in await asyncio.gather(*operators)
+    assert await postgresql.run("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
+    assert await _indexes(postgresql) == _INDEXES

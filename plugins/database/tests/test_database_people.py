@@ -8,6 +8,7 @@ import pytest
 from flag_analytics.reports import DeadLetter
 from flag_analytics.sources import EventFilter
 from flag_analytics_database import people
+from sqlalchemy import make_url
 
 
 def _letter(event: Any) -> DeadLetter:
@@ -18,6 +19,7 @@ async def test_events_and_dead_letters_of_the_keys_go_in_pages(
     database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(people, "BATCH_ROWS", 4)
+    monkeypatch.setattr(people, "FOUND_ROWS", 6)
     store = database.store()
     hostile = "o'hara\" -- \\ é"
     keys = ["user-1"] * 9 + ["user-2"] * 3 + [hostile] * 2
@@ -38,3 +40,28 @@ async def test_without_a_key_nothing_goes(database: Any, make_event: Any, batch_
     assert await store.forget([""]) == 0
     assert await store.forget([]) == 0
     assert await database.count() == 1
+
+
+async def test_events_of_a_person_are_found_in_the_index_by_time(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = database.store()
+    await store.write(batch_of(*(make_event(number, targeting_key=f"user-{number}") for number in range(2_000))))
+    if database.family == "postgresql":  # which reads so small a table at once otherwise
+        await database.run(f"ALTER DATABASE {database.url.database} SET enable_seqscan = off")
+    asked: list[Any] = []
+    ask = store._ask
+
+    async def note(query: Any) -> Any:
+        asked.append(query)
+        return await ask(query)
+
+    monkeypatch.setattr(store, "_ask", note)
+    [found] = await store.get_events(where=EventFilter(targeting_key=frozenset({"user-3"})))
+    assert found.targeting_key == "user-3"
+    dialect = make_url(database.url).get_dialect()()
+    query = asked[0].compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    explain = "EXPLAIN QUERY PLAN" if database.family == "sqlite" else "EXPLAIN"
+    plan = str(await database.run(f"{explain} {query}"))
+    assert "analytics_events_by_time_and_user" in plan
+    assert database.family != "sqlite" or "timestamp>?" in plan

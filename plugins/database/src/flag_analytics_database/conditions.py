@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from flag_analytics.metrics import DEFAULT_VARIANT
@@ -13,7 +14,9 @@ from .json_values import as_json, has_attribute
 from .rows import micros
 from .schema import KIND_CODES, Tables
 
-__all__ = ["conditions", "one_of"]
+__all__ = ["at_any_time", "conditions", "one_of"]
+
+_FIRST = micros(datetime.min.replace(tzinfo=UTC))
 
 
 def conditions(tables: Tables, family: str, window: Window | None, where: EventFilter | None) -> list[Any]:
@@ -29,7 +32,10 @@ def conditions(tables: Tables, family: str, window: Window | None, where: EventF
     kinds = sorted(KIND_CODES[kind] for kind in set(where.kinds) if kind in KIND_CODES)
     if kinds != sorted(KIND_CODES.values()):
         found.append(columns.kind.in_(kinds))
-    for field, texts in where.required_texts().items():
+    texts_of = where.required_texts()
+    if "targeting_key" in texts_of and (window is None or window.start is None):
+        found.append(at_any_time(tables))
+    for field, texts in texts_of.items():
         is_one = one_of(columns[field], family, texts)
         if field == "variant":
             # An event without a variant counts as DEFAULT_VARIANT, and so does one with an empty variant.
@@ -41,6 +47,14 @@ def conditions(tables: Tables, family: str, window: Window | None, where: EventF
         values = wanted.values if isinstance(wanted, OneOf) else (wanted,)
         found.append(or_(*(has_attribute(columns.context_attributes, family, name, value) for value in values)))
     return found
+
+
+def at_any_time(tables: Tables) -> Any:
+    """Return a condition that every event meets.
+
+    With it SQLite, MySQL and MariaDB look for a targeting key in the index by time, and not in every row.
+    """
+    return tables.events.c.timestamp >= _FIRST
 
 
 def one_of(column_: Any, family: str, texts: Iterable[str]) -> Any:

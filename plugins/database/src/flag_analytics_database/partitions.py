@@ -12,7 +12,14 @@ from .names import derived_name
 from .rows import from_micros, micros
 from .schema import Tables
 
-__all__ = ["Period", "create_partitions", "drop_partitions", "is_partitioned"]
+__all__ = [
+    "Period",
+    "create_partitions",
+    "drop_partitions",
+    "is_partitioned",
+    "partition_names",
+    "qualified_name",
+]
 
 Period = Literal["month", "day"]
 
@@ -44,7 +51,7 @@ def drop_partitions(connection: Connection, tables: Tables, before: datetime) ->
     for name, upper in _partitions(connection, tables):
         if from_micros(upper) > before:
             continue
-        qualified = _qualified(connection, tables, name)
+        qualified = qualified_name(connection, tables.schema, name)
         rows = connection.execute(text(f"SELECT count(*) FROM {qualified}")).scalar_one()  # noqa: S608
         connection.execute(text(f"DROP TABLE {qualified}"))
         gone += rows
@@ -55,9 +62,16 @@ def is_partitioned(connection: Connection, tables: Tables) -> bool:
     """Return whether the table in the database is partitioned, whatever the options say now."""
     kind = connection.execute(
         text("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:name)"),
-        {"name": _qualified(connection, tables, tables.name)},
+        {"name": qualified_name(connection, tables.schema, tables.name)},
     ).scalar()
     return kind == "p"
+
+
+def partition_names(connection: Connection, tables: Tables) -> list[str]:
+    """Return the names of all partitions, the default one included; none of a plain table."""
+    parent = qualified_name(connection, tables.schema, tables.name)
+    query = text("SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = to_regclass(:name)")
+    return sorted(connection.scalars(query, {"name": parent}))
 
 
 def _partitions(connection: Connection, tables: Tables) -> list[tuple[str, int]]:
@@ -68,13 +82,16 @@ def _partitions(connection: Connection, tables: Tables) -> list[tuple[str, int]]
             "substring(pg_get_expr(child.relpartbound, child.oid) from $$TO \\('?(-?\\d+)'?\\)$$) "
             "FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid WHERE inhparent = to_regclass(:name)"
         ),
-        {"name": _qualified(connection, tables, tables.name)},
+        {"name": qualified_name(connection, tables.schema, tables.name)},
     )
     return [(name, int(upper)) for name, upper in rows if upper is not None]
 
 
 def _execute(connection: Connection, tables: Tables, name: str, bounds: str) -> bool:
-    child, parent = _qualified(connection, tables, name), _qualified(connection, tables, tables.name)
+    child, parent = (
+        qualified_name(connection, tables.schema, name),
+        qualified_name(connection, tables.schema, tables.name),
+    )
     try:
         with connection.begin_nested():
             connection.execute(text(f"CREATE TABLE IF NOT EXISTS {child} PARTITION OF {parent} {bounds}"))
@@ -88,14 +105,15 @@ def _execute(connection: Connection, tables: Tables, name: str, bounds: str) -> 
 
 def _exists(connection: Connection, tables: Tables, name: str) -> bool:
     found = connection.execute(
-        text("SELECT to_regclass(:name)::text"), {"name": _qualified(connection, tables, name)}
+        text("SELECT to_regclass(:name)::text"), {"name": qualified_name(connection, tables.schema, name)}
     ).scalar()
     return found is not None
 
 
-def _qualified(connection: Connection, tables: Tables, name: str) -> str:
+def qualified_name(connection: Connection, schema: str | None, name: str) -> str:
+    """Return the name of a table or index with its schema, quoted."""
     quote = connection.dialect.identifier_preparer.quote_identifier
-    return f"{quote(tables.schema)}.{quote(name)}" if tables.schema else quote(name)
+    return f"{quote(schema)}.{quote(name)}" if schema else quote(name)
 
 
 def _start_of(day: date, period: Period) -> date:

@@ -6,21 +6,32 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import and_, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .conditions import one_of
+from .conditions import at_any_time, one_of
 from .retention import BATCH_ROWS
 from .schema import Tables
 
-__all__ = ["forget_some", "forgotten_letters"]
+__all__ = ["FOUND_ROWS", "forget_some", "forgotten_letters"]
+
+FOUND_ROWS = 100_000
+"""The most events that are looked for in one pass over the index."""
 
 
-async def forget_some(connection: AsyncConnection, tables: Tables, family: str, targeting_keys: Iterable[str]) -> int:
-    """Remove at most ``BATCH_ROWS`` events of these targeting keys, and commit; return how many went."""
+async def forget_some(
+    connection: AsyncConnection, tables: Tables, family: str, targeting_keys: Iterable[str]
+) -> tuple[int, bool]:
+    """Remove at most ``FOUND_ROWS`` events of these targeting keys, committing each ``BATCH_ROWS``.
+
+    Returns:
+        How many went, and whether there may be more.
+    """
     columns = tables.events.c
-    theirs = select(columns.event_id).where(one_of(columns.targeting_key, family, targeting_keys)).limit(BATCH_ROWS)
-    return await _remove(connection, tables.events, [row.event_id for row in await connection.execute(theirs)])
+    theirs = and_(at_any_time(tables), one_of(columns.targeting_key, family, targeting_keys))
+    rows = await connection.execute(select(columns.event_id).where(theirs).limit(FOUND_ROWS))
+    found = [row.event_id for row in rows]
+    return await _remove(connection, tables.events, found), len(found) == FOUND_ROWS
 
 
 async def forgotten_letters(connection: AsyncConnection, tables: Tables, targeting_keys: Iterable[str]) -> int:

@@ -10,12 +10,13 @@ from enum import Enum
 from sqlalchemy import Connection, Table, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateTable
 
 from .adoption import looks_like_litestar_flags, move_next_page
 from .errors import SchemaOutdated
+from .online_indexes import build_online
 from .partitions import Period, create_partitions, is_partitioned
-from .schema import TYPED_ERROR, VERSIONED, Tables, tables_named
+from .schema import TYPED_ERROR, VERSIONED, Tables, indexes_of, tables_named
 from .view import create_view
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "upgrade",
 ]
 
-VERSION = "0003"
+VERSION = "0004"
 """The newest schema; the head of the migrations."""
 
 _ADDED_COLUMNS = frozenset({"import_id"})
@@ -134,6 +135,8 @@ async def upgrade(
     if found is State.LITESTAR_FLAGS:
         await _create(connection, tables, family, partition_by)
     elif found in {State.MISSING, State.OUTDATED}:
+        if family == "postgresql" and found is State.OUTDATED:
+            await build_online(connection, tables)
         await _migrate_locked(connection, tables, family, partition_by)
     tables = await as_they_are(connection, tables, family)
     while await adopt_page(connection, tables, family):
@@ -223,10 +226,9 @@ def create_missing(connection: Connection, *tables: Table) -> None:
             connection.execute(CreateTable(table))  # alone: table.create() makes the indexes too, in any order
         if connection.dialect.name in {"mysql", "mariadb"}:
             _add_computed(connection, table)
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        for index in indexes_of(connection, table):
             # A set-up that was cut short may have left the table without them: MySQL commits each statement.
-            if index._ddl_if is None or index._ddl_if._should_execute(CreateIndex(index), index, connection):  # noqa: SLF001
-                index.create(connection, checkfirst=True)
+            index.create(connection, checkfirst=True)
 
 
 def _add_computed(connection: Connection, table: Table) -> None:

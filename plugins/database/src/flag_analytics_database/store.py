@@ -260,10 +260,11 @@ class DatabaseStore:
         removed = await self._questions.run(
             partial(forgotten_letters, tables=self.tables, targeting_keys=keys), settle=True
         )
-        while some := await self._questions.run(
-            partial(forget_some, tables=self.tables, family=self.family, targeting_keys=keys), settle=True
-        ):
-            removed += some
+        some = partial(forget_some, tables=self.tables, family=self.family, targeting_keys=keys)
+        more = True
+        while more:
+            count, more = await self._questions.run(some, settle=True)
+            removed += count
         return removed
 
     async def _ask(self, query: Executable) -> Sequence[Any]:
