@@ -61,6 +61,10 @@ class Envelope(msgspec.Struct, kw_only=True):
 
     ``exact``: the figures were counted from every stored event. Where they are not, ``error_bound`` is their relative
     standard error, if it is known. ``estimated``: sampled events are among them, counted back by their rate.
+
+    Of a fast answer, or one about events that were removed, ``bounds`` are relative errors by part, as ratios: of users
+    two standard errors, of latencies the most that they are off. Figures of the parts in ``missing`` are null or empty.
+    Events before ``complete_since`` are in no figure.
     """
 
     as_of: datetime
@@ -68,23 +72,26 @@ class Envelope(msgspec.Struct, kw_only=True):
     exact: bool = True
     error_bound: float | None = None
     estimated: bool = False
+    bounds: dict[str, float] = {}
+    missing: list[str] = []
+    complete_since: datetime | None = None
     loss: Loss
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """The figures of some events; latencies in milliseconds, 0 where none was measured."""
+    """The figures of some events; latencies in milliseconds, 0 where none was measured; null for what is missing."""
 
     evaluations: int
     evaluation_rate: float
-    users: int
+    users: int | None
     error_rate: Percent
-    latency_p50: float
-    latency_p90: float
-    latency_p99: float
+    latency_p50: float | None
+    latency_p90: float | None
+    latency_p99: float | None
     variants: dict[str, int]
     variant_users: dict[str, int]
     reasons: dict[str, int]
-    crossover_users: int
+    crossover_users: int | None
 
 
 class FlagItem(msgspec.Struct, kw_only=True):
@@ -134,23 +141,29 @@ class Exposure(msgspec.Struct):
 
 
 class FlagDetail(Envelope, kw_only=True):
-    """All figures of one flag, and those of each group where groups were asked for."""
+    """All figures of one flag, and those of each group where groups were asked for.
+
+    ``exposure`` is null in a fast answer: which variant a user saw first, only the events tell.
+    """
 
     key: str
     figures: Figures
-    exposure: Exposure
+    exposure: Exposure | None
     group_by: str | None = None
     groups: dict[str, Figures] | None = None
 
 
 class Step(msgspec.Struct):
-    """One step of a series: ``unfinished`` where the window ends before it does, so that it compares with no other."""
+    """One step of a series: ``unfinished`` where the window ends before it does, so that it compares with no other.
+
+    ``users`` is null in a fast answer: rollups do not tell users by the step.
+    """
 
     start: datetime
     end: datetime
     count: int
     errors: int
-    users: int
+    users: int | None
     unfinished: bool
 
 

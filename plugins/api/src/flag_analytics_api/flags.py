@@ -15,7 +15,7 @@ from .answers import Exposure, Figures, FlagDetail, FlagItem, Flags, VariantUser
 from .csv_text import csv_response, csv_text
 from .parameters import FlagQuery, FlagsQuery, check_attribute, read_query
 from .problems import ProblemError
-from .service import Service, key_in, pack_cursor, unpack_cursor
+from .service import Service, is_fast, key_in, pack_cursor, unpack_cursor
 from .windows import Asked, aligned, usual_step
 
 __all__ = ["flag", "flags"]
@@ -45,9 +45,11 @@ async def flags(service: Service, request: Request) -> Response:
         begin = 0 if after is None else _position(ordered, query.sort, after)
         page = ordered[begin : begin + query.limit]
         items = [_item(one, asked) for one in page]
+        accuracies = [one.accuracy for one in page]
         estimated = any(one.estimated for one in page)
         if query.detail == "full" and items:
             metrics = await aggregator.get_metrics([item.key for item in items], asked.seconds, **scope)
+            accuracies += [one.accuracy for one in metrics.values()]
             for item in items:
                 _add_figures(item, metrics[item.key])
                 item.series = await _small_series(service, item.key, asked, query)
@@ -57,7 +59,7 @@ async def flags(service: Service, request: Request) -> Response:
             flags=items,
             total=len(matching),
             next_cursor=pack_cursor(*last) if last else None,
-            **await service.envelope(asked, estimated=estimated),
+            **await service.envelope(asked, estimated=estimated, accuracies=accuracies),
         )
 
     if query.format == "csv":
@@ -114,9 +116,8 @@ def _item(one: FlagActivity, asked: Asked) -> FlagItem:
 
 
 def _add_figures(item: FlagItem, metrics: FlagMetrics) -> None:
-    item.users = metrics.unique_users
-    item.error_rate = metrics.error_rate
-    item.latency_p99 = metrics.latency_p99
+    found = figures(metrics)
+    item.users, item.error_rate, item.latency_p99 = found.users, found.error_rate, found.latency_p99
     if metrics.error_rate > _FAILING_PERCENT:
         item.status = "failing"
 
@@ -143,20 +144,24 @@ async def flag(service: Service, request: Request) -> Response:
     async def found() -> FlagDetail:
         aggregator = service.aggregator
         metrics = await aggregator.get_flag_metrics(key, asked.seconds, **scope)
-        exposures = await aggregator.get_exposures(key, asked.seconds, **scope)
+        accuracies = [metrics.accuracy]
+        exposure = None
+        if not is_fast(query):
+            exposure = _exposure(await aggregator.get_exposures(key, asked.seconds, **scope))
         groups = None
         if query.group_by is not None:
             by_group = await aggregator.get_metrics(
                 [key], asked.seconds, group_by=query.group_by, max_groups=query.groups, **scope
             )
             groups = {name: figures(of_group) for name, of_group in by_group[key].items()}
+            accuracies += [of_group.accuracy for of_group in by_group[key].values()]
         return FlagDetail(
             key=key,
             figures=figures(metrics),
-            exposure=_exposure(exposures),
+            exposure=exposure,
             group_by=query.group_by,
             groups=groups,
-            **await service.envelope(asked, estimated=metrics.estimated),
+            **await service.envelope(asked, estimated=metrics.estimated, accuracies=accuracies),
         )
 
     return await service.answer(f"flag {key!r} {request.url.query}", found)
@@ -169,19 +174,20 @@ def check_group(service: Service, query: FlagQuery) -> None:
 
 
 def figures(metrics: FlagMetrics) -> Figures:
-    """Return the figures of an answer."""
+    """Return the figures of an answer, null for those that are missing."""
+    told = metrics.to_dict()
     return Figures(
         evaluations=metrics.total_evaluations,
         evaluation_rate=metrics.evaluation_rate,
-        users=metrics.unique_users,
+        users=told["unique_users"],
         error_rate=metrics.error_rate,
-        latency_p50=metrics.latency_p50,
-        latency_p90=metrics.latency_p90,
-        latency_p99=metrics.latency_p99,
+        latency_p50=told["latency_p50"],
+        latency_p90=told["latency_p90"],
+        latency_p99=told["latency_p99"],
         variants=_largest_first(metrics.variant_distribution),
         variant_users=_largest_first(metrics.variant_users),
         reasons=_largest_first(metrics.reason_distribution),
-        crossover_users=metrics.crossover_users,
+        crossover_users=told["crossover_users"],
     )
 
 

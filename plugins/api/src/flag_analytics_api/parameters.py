@@ -15,7 +15,17 @@ from .options import ApiOptions
 from .problems import ProblemError
 from .windows import WINDOW_PATTERN
 
-__all__ = ["EventsQuery", "FlagQuery", "FlagsQuery", "NoQuery", "SeriesQuery", "WhereQuery", "read_query", "where_of"]
+__all__ = [
+    "EventsQuery",
+    "FiguresQuery",
+    "FlagQuery",
+    "FlagsQuery",
+    "NoQuery",
+    "SeriesQuery",
+    "WhereQuery",
+    "read_query",
+    "where_of",
+]
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 
@@ -63,7 +73,16 @@ class WhereQuery(WindowQuery, kw_only=True, forbid_unknown_fields=True):
     ] = []
 
 
-class FlagsQuery(WhereQuery, kw_only=True, forbid_unknown_fields=True):
+class FiguresQuery(WhereQuery, kw_only=True, forbid_unknown_fields=True):
+    """Events to look at, and how exactly."""
+
+    accuracy: Annotated[
+        Literal["exact", "fast"],
+        Meta(description="fast: from rollups where they are kept; the answer says within which bounds"),
+    ] = "exact"
+
+
+class FlagsQuery(FiguresQuery, kw_only=True, forbid_unknown_fields=True):
     """The list of flags."""
 
     search: Annotated[Text, Meta(description="A part of the key, whatever the case")] = ""
@@ -77,7 +96,7 @@ class FlagsQuery(WhereQuery, kw_only=True, forbid_unknown_fields=True):
     format: Literal["json", "csv"] = "json"
 
 
-class FlagQuery(WhereQuery, kw_only=True, forbid_unknown_fields=True):
+class FlagQuery(FiguresQuery, kw_only=True, forbid_unknown_fields=True):
     """One flag."""
 
     group_by: Dimension | None = None

@@ -49,7 +49,9 @@ async def series(service: Service, request: Request) -> Response:
             step_seconds=step,
             group_by=query.group_by,
             lines=[SeriesLine(group, [_step(one) for one in steps]) for group, steps in lines],
-            **await service.envelope(window, estimated=estimated),
+            **await service.envelope(
+                window, estimated=estimated, accuracies=(one.accuracy for _, steps in lines for one in steps)
+            ),
         )
 
     if query.format == "csv":
@@ -81,7 +83,8 @@ async def _lines(
 
 
 def _step(one: TimeStep) -> Step:
-    return Step(one.start, one.end, one.count, one.errors, one.unique_users, _is_unfinished(one))
+    users = None if "users" in one.accuracy.missing else one.unique_users
+    return Step(one.start, one.end, one.count, one.errors, users, _is_unfinished(one))
 
 
 def _is_unfinished(one: TimeStep) -> bool:

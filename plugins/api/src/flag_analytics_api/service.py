@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,18 +14,19 @@ from flag_analytics.canonical import canonical_key
 from flag_analytics.config.plan import Plan
 from flag_analytics.errors import SourceError
 from flag_analytics.pipeline import Pipeline
+from flag_analytics.sources import Accuracy
 from starlette.requests import Request
 from starlette.responses import Response
 
 from .answers import Panel, TimeWindow
 from .losses import Losses, sink_of
 from .options import ApiOptions
-from .parameters import WhereQuery, where_of
+from .parameters import FiguresQuery, WhereQuery, where_of
 from .problems import ProblemError
 from .questions import Questions
 from .windows import Asked, asked_window
 
-__all__ = ["Service", "key_in", "pack_cursor", "unpack_cursor"]
+__all__ = ["Service", "is_fast", "key_in", "pack_cursor", "unpack_cursor"]
 
 JSON = "application/json"
 _encode = msgspec.json.Encoder().encode
@@ -77,7 +78,8 @@ class Service:
 
     def scope(self, query: WhereQuery, asked: Asked) -> Scope:
         """Return the filter and the end of a question, as the aggregator takes them."""
-        return {"where": where_of(query, self.options), "until": asked.end}
+        scope: Scope = {"where": where_of(query, self.options), "until": asked.end}
+        return {**scope, "accuracy": "fast"} if is_fast(query) else scope
 
     async def answer(self, name: str, question: Callable[[], Awaitable[Any]]) -> Response:
         """Return the JSON of an answer; equal questions are asked once in a moment."""
@@ -91,15 +93,31 @@ class Service:
         """Return an answer of any form, within the same bounds."""
         return await self._questions.ask(name, question)
 
-    async def envelope(self, asked: Asked, *, estimated: bool) -> dict[str, Any]:
-        """Return what an answer says of itself."""
+    async def envelope(self, asked: Asked, *, estimated: bool, accuracies: Iterable[Accuracy] = ()) -> dict[str, Any]:
+        """Return what an answer says of itself; of several accuracies the worst."""
+        bounds: dict[str, float] = {}
+        missing: set[str] = set()
+        complete_since: datetime | None = None
+        for accuracy in accuracies:
+            bounds |= {part: max(bound, bounds.get(part, 0.0)) for part, bound in accuracy.bounds.items()}
+            missing |= accuracy.missing
+            if accuracy.complete_since is not None:
+                complete_since = max(accuracy.complete_since, complete_since or accuracy.complete_since)
         return {
             "as_of": datetime.now(UTC),
             "window": TimeWindow(asked.start, asked.end),
-            "exact": not estimated,
+            "exact": not estimated and not bounds and complete_since is None,
             "estimated": estimated,
+            "bounds": bounds,
+            "missing": sorted(missing),
+            "complete_since": complete_since,
             "loss": await self.losses.within(asked.start, self.pipeline.event_source),
         }
+
+
+def is_fast(query: WhereQuery) -> bool:
+    """Return whether a question allows an answer from rollups."""
+    return isinstance(query, FiguresQuery) and query.accuracy == "fast"
 
 
 def key_in(request: Request) -> str:

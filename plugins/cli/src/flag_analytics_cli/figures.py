@@ -40,7 +40,7 @@ class FlagFigures:
         first_seen: When it was first seen in the window, None if it was not.
         last_seen: When it was last seen.
         window_seconds: The window's length; None is all time.
-        exposures: How many of its evaluations are exposures.
+        exposures: How many of its evaluations are exposures; None where that would take a look at each event.
         group: The group, None where there are none.
         arms: Whether users are spread over the variants as planned, None where no plan was given.
     """
@@ -50,7 +50,7 @@ class FlagFigures:
     first_seen: datetime | None = None
     last_seen: datetime | None = None
     window_seconds: float | None = None
-    exposures: int = 0
+    exposures: int | None = 0
     group: str | None = None
     arms: ArmCheck | None = None
 
@@ -77,6 +77,11 @@ class FlagFigures:
     def is_measured(self) -> bool:
         """Whether any evaluation has a duration; without one there are no percentiles."""
         return self.metrics.latency_p99 > 0.0
+
+    @property
+    def users(self) -> int | None:
+        """The number of users, None where nothing stored tells it any more."""
+        return None if "users" in self.metrics.accuracy.missing else self.metrics.unique_users
 
     @property
     def latencies(self) -> tuple[float | None, float | None, float | None]:
@@ -183,21 +188,20 @@ async def gather(
         top: The most flags.
     """
     seconds = selection.window_seconds
-    where, until = selection.where, selection.until  # one window for all questions
-    activity = {flag.flag_key: flag for flag in await aggregator.list_flags(seconds, where=where, until=until)}
+    activity = {flag.flag_key: flag for flag in await aggregator.list_flags(seconds, **selection.scope)}
     exposures = await _exposures(aggregator, selection)
     keys = list(dict.fromkeys(map(canonical_key, flag_keys))) if flag_keys else list(activity)
     figures: list[FlagFigures] = []
     if group_by is None:
-        metrics = await aggregator.get_metrics(keys, seconds, where=where, until=until)
+        metrics = await aggregator.get_metrics(keys, seconds, **selection.scope)
         figures = [_figures(key, metrics[key], activity.get(key), selection, exposures) for key in keys]
     else:
-        groups = await aggregator.get_metrics(keys, seconds, where=where, until=until, group_by=group_by)
+        groups = await aggregator.get_metrics(keys, seconds, group_by=group_by, **selection.scope)
         for key in keys:
             found = groups[key] or {"": FlagMetrics()}
-            all_exposures = key in activity and exposures.get(key) == activity[key].count
+            all_exposures = exposures and key in activity and exposures.get(key) == activity[key].count
             for name, of_group in sorted(found.items()):
-                count = {key: of_group.total_evaluations} if all_exposures else {}
+                count = {key: of_group.total_evaluations} if all_exposures else None if exposures is None else {}
                 figure = _figures(key, of_group, activity.get(key), selection, count)
                 figures.append(attrs.evolve(figure, group=name or None))
     if sort is not None:
@@ -212,8 +216,10 @@ async def gather(
     return Report(seconds, selection.name, tuple(figures), bool(flag_keys), others, tuple(activity))
 
 
-async def _exposures(aggregator: AnalyticsAggregator, selection: Selection) -> dict[str, int]:
-    """Return by flag how many of its events are exposures."""
+async def _exposures(aggregator: AnalyticsAggregator, selection: Selection) -> dict[str, int] | None:
+    """Return by flag how many of its events are exposures; None in a fast report, since rollups do not tell."""
+    if selection.fast:
+        return None
     kinds = ("evaluation", "exposure") if selection.where is None else selection.where.kinds
     if "exposure" not in kinds:
         return {}
@@ -227,10 +233,11 @@ def _figures(
     metrics: FlagMetrics,
     activity: FlagActivity | None,
     selection: Selection,
-    exposures: Mapping[str, int],
+    exposures: Mapping[str, int] | None,
 ) -> FlagFigures:
     first, last = (None, None) if activity is None else (activity.first_seen, activity.last_seen)
-    return FlagFigures(key, metrics, first, last, selection.window_seconds, exposures.get(key, 0))
+    count = None if exposures is None else exposures.get(key, 0)
+    return FlagFigures(key, metrics, first, last, selection.window_seconds, count)
 
 
 async def _arms(

@@ -8,6 +8,7 @@ from html import escape
 from typing import TextIO
 
 from .figures import FlagFigures, Report, ranked
+from .layout import accuracy_lines
 from .series import Series
 from .visible import visible
 from .wording import counted
@@ -52,12 +53,14 @@ def _flag(flag: FlagFigures) -> str:
     metrics = flag.metrics
     name = flag.flag_key if flag.group is None else f"{flag.flag_key}, {flag.group}"
     noun = "exposure" if flag.exposures == metrics.total_evaluations else "evaluation"
-    users, events = counted(metrics.unique_users, "user"), counted(metrics.total_evaluations, noun)
-    parts = [f"<h2>{_text(name)}</h2>\n<p>{users}, {events}, {metrics.error_rate:.2f} % errors</p>\n"]
+    users = "" if flag.users is None else f"{counted(flag.users, 'user')}, "
+    events = counted(metrics.total_evaluations, noun)
+    parts = [f"<h2>{_text(name)}</h2>\n<p>{users}{events}, {metrics.error_rate:.2f} % errors</p>\n"]
     if metrics.crossover_users:
         parts.append(f'<p class="bad">{counted(metrics.crossover_users, "user")} saw more than one variant.</p>\n')
     if metrics.estimated:
         parts.append('<p class="note">Estimated from a sample.</p>\n')
+    parts += [f'<p class="note">{escape(line)}.</p>\n' for line in accuracy_lines([metrics.accuracy])]
     if flag.arms is not None and not flag.arms.matches:
         p_value = "" if flag.arms.p_value is None else f" (p = {flag.arms.p_value:.2g})"
         parts.append(f'<p class="bad">The arms do not match the plan{p_value}: do not compare them.</p>\n')

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import attrs
 from flag_analytics.aggregator import FlagMetrics
+from flag_analytics.sources import Accuracy
 from flag_analytics.statistics import ArmCheck
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -20,7 +21,7 @@ from .terminal import can_draw, say
 from .visible import visible
 from .wording import counted
 
-__all__ = ["Trimmed", "bar", "flag_block", "overview", "print_report"]
+__all__ = ["Trimmed", "accuracy_lines", "bar", "flag_block", "overview", "print_report"]
 
 _MOST_BLOCKS = 12
 _MOST_ROWS = 20
@@ -72,6 +73,8 @@ def print_report(console: Console, report: Report, *, overview_last: bool = Fals
 
 def _print_overview(console: Console, report: Report) -> None:
     console.print(overview(report.flags, console.width))
+    for line in accuracy_lines(flag.metrics.accuracy for flag in report.flags):
+        say(console, line, "dim")
     if report.others:
         say(console, f"and {report.others:,} more", "dim")
 
@@ -115,11 +118,32 @@ def flag_block(flag: FlagFigures, report: Report, console: Console) -> Renderabl
         lines.append(Text(f"{some} saw more than one variant ({100 * share:.1f} %)", "yellow"))
     if metrics.estimated:
         lines.append(Text("Estimated from a sample: each event counts as 1 / sample_rate events", "yellow"))
+    lines += [Text(line, "yellow") for line in accuracy_lines([metrics.accuracy])]
     if flag.arms is not None:
         lines.append(_arms_line(flag.arms))
     tables = [_variants(flag, console), *_reasons(metrics, console)]
     body = Group(*lines, *(part for table in tables for part in (Text(), table)))
     return Group(title, Trimmed(Padding(body, (0, 0, 0, 2))))
+
+
+def accuracy_lines(of_flags: Iterable[Accuracy]) -> list[str]:
+    """Return for people how exact figures are; nothing about exact ones."""
+    found = list(of_flags)
+    bounds: dict[str, float] = {}
+    for accuracy in found:
+        for part, bound in accuracy.bounds.items():
+            bounds[part] = max(bound, bounds.get(part, 0.0))
+    missing = sorted({part for accuracy in found for part in accuracy.missing})
+    since = [accuracy.complete_since for accuracy in found if accuracy.complete_since is not None]
+    lines = []
+    if bounds:
+        parts = ", ".join(f"{part.replace('_', ' ')} ± {100 * bounds[part]:.2g} %" for part in sorted(bounds))
+        lines.append(f"Fast answer: {parts}")
+    if missing:
+        lines.append(f"Not told by rollups: {', '.join(part.replace('_', ' ') for part in missing)}")
+    if since:
+        lines.append(f"Without the events before {_moment(max(since))} UTC, which were removed")
+    return lines
 
 
 def _name(flag: FlagFigures) -> str:
@@ -128,10 +152,10 @@ def _name(flag: FlagFigures) -> str:
 
 def _noun(flags: Sequence[FlagFigures]) -> str:
     """Return the word for the events of some flags."""
-    exposures = sum(flag.exposures for flag in flags)
+    exposures = sum(flag.exposures or 0 for flag in flags)
     if exposures == sum(flag.metrics.total_evaluations for flag in flags):
         return "exposure"
-    return "event" if exposures else "evaluation"
+    return "event" if exposures or any(flag.exposures is None for flag in flags) else "evaluation"
 
 
 def _nothing(report: Report) -> str:
@@ -141,8 +165,7 @@ def _nothing(report: Report) -> str:
 def _summary_line(flag: FlagFigures, window_name: str) -> Text:
     metrics = flag.metrics
     line = Text.assemble(
-        counted(metrics.unique_users, "user"),
-        ", ",
+        *(() if flag.users is None else (counted(flag.users, "user"), ", ")),
         counted(metrics.total_evaluations, _noun([flag])),
         (f", {window_name}, ", "dim"),
     )
@@ -288,7 +311,7 @@ def _moment(moment: datetime | None) -> str:
 _LAST_SEEN = "Last seen (UTC)"
 _EVENTS = "Events"
 _CELLS: Mapping[str, Callable[[FlagFigures], Text]] = {
-    "Users": lambda flag: Text(f"{flag.metrics.unique_users:,}"),
+    "Users": lambda flag: Text(_NONE, "dim") if flag.users is None else Text(f"{flag.users:,}"),
     _EVENTS: lambda flag: Text(f"{flag.metrics.total_evaluations:,}"),
     "Rate": lambda flag: Text(_NONE, "dim") if flag.rate is None else Text(_rate(flag.rate)),
     "Errors": lambda flag: (

@@ -47,6 +47,9 @@ _CSV_HEADER = (
     "flag_last_seen",
     "window_start",
     "window_end",
+    "flag_users_error_percent",
+    "flag_latency_error_percent",
+    "flag_complete_since",
 )
 
 
@@ -102,14 +105,16 @@ def _csv_rows(flag: FlagFigures) -> list[list[str | int | float | None]]:
     whole: list[str | int | float | None] = [
         metrics.total_evaluations,
         flag.exposures,
-        metrics.unique_users,
-        metrics.crossover_users,
+        flag.users,
+        None if "crossover_users" in metrics.accuracy.missing else metrics.crossover_users,
         "true" if metrics.estimated else "false",
         flag.rate,
         flag.rate_seconds,
         metrics.error_rate,
         *flag.latencies,
         *(iso(moment) or "" for moment in (flag.first_seen, flag.last_seen, metrics.window_start, metrics.window_end)),
+        *(100 * metrics.accuracy.bounds.get(part, 0.0) for part in ("users", "latency")),
+        iso(metrics.accuracy.complete_since) or "",
     ]
     begin: list[str | int | float | None] = [cell(flag.flag_key), cell(flag.group or "")]
     total = sum(metrics.variant_distribution.values())

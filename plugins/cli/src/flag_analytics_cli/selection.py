@@ -12,6 +12,7 @@ from .parameters import UsageError, Words
 from .windows import describe_window, parse_window
 
 if TYPE_CHECKING:
+    from flag_analytics.aggregator import Scope
     from flag_analytics.sources import EventFilter, Window
 
 __all__ = ["Range", "Selection", "SelectionOptions", "parse_range"]
@@ -36,12 +37,20 @@ class Selection:
         until: Where it ends, UTC.
         name: The window for people.
         where: The events in it; None for evaluations and exposures.
+        fast: Whether a collector that keeps rollups may answer from them, within bounds.
     """
 
     window_seconds: float | None
     until: datetime
     name: str
     where: EventFilter | None = None
+    fast: bool = False
+
+    @property
+    def scope(self) -> Scope:
+        """The arguments that every question of an aggregator takes: one end for all of them."""
+        scope: Scope = {"where": self.where, "until": self.until}
+        return {**scope, "accuracy": "fast"} if self.fast else scope
 
     @property
     def window(self) -> Window:

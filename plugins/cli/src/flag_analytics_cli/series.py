@@ -69,9 +69,10 @@ async def find_series(
         step_seconds: The length of a step; by default one that makes about forty.
         group_by: The dimension of groups.
     """
-    window_seconds, until, where = selection.window_seconds, selection.until, selection.where
+    window_seconds, scope = selection.window_seconds, selection.scope
+    until = selection.until
     if window_seconds is None:
-        activity = await aggregator.list_flags(None, where=where, until=until)
+        activity = await aggregator.list_flags(None, **scope)
         found = [flag for flag in activity if flag.flag_key == canonical_key(flag_key)]
         if not found:
             return Series(flag_key, step_seconds or _STEPS[0], {})
@@ -82,12 +83,14 @@ async def find_series(
         until = min(until, _floor(found[0].last_seen, step_seconds) + timedelta(seconds=step_seconds))
         window_seconds = (until - start).total_seconds()
     step_seconds = step_seconds or _step_for(window_seconds)
+    if selection.fast:  # rollups count by the hour
+        start = _floor(until - timedelta(seconds=window_seconds), step_seconds)
+        window_seconds = (until - start).total_seconds()
+    scope["until"] = until
     if group_by is None:
-        steps = await aggregator.get_time_series(flag_key, window_seconds, step_seconds, where=where, until=until)
+        steps = await aggregator.get_time_series(flag_key, window_seconds, step_seconds, **scope)
         return Series(flag_key, step_seconds, {_ALL: steps} if any(step.count for step in steps) else {})
-    groups = await aggregator.get_time_series(
-        flag_key, window_seconds, step_seconds, where=where, until=until, group_by=group_by
-    )
+    groups = await aggregator.get_time_series(flag_key, window_seconds, step_seconds, group_by=group_by, **scope)
     largest = sorted(groups.items(), key=lambda group: (-sum(step.count for step in group[1]), group[0]))
     return Series(flag_key, step_seconds, dict(largest))
 
@@ -122,7 +125,11 @@ def _document(series: Series) -> dict[str, Any]:
 
 
 def _step(step: TimeStep) -> dict[str, Any]:
-    fields = {name: getattr(step, name) for name in ("count", "errors", "unique_users", "estimated", "unfinished")}
+    fields: dict[str, Any] = {
+        name: getattr(step, name) for name in ("count", "errors", "unique_users", "estimated", "unfinished")
+    }
+    if "users" in step.accuracy.missing:
+        fields["unique_users"] = None
     return {"start": step.start.isoformat(), "end": step.end.isoformat(), **fields}
 
 

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
+import attrs
 from cyclopts import Parameter
 from flag_analytics.errors import FlagAnalyticsError
 
 from ..choices import EventsFormat, ExportTable, ReportFormat, SeriesFormat, SortOrder
 from ..file_errors import FileError
-from ..parameters import OK, PROBLEM, Config, FileOptions, SourceOptions, UsageError
+from ..parameters import OK, PROBLEM, Config, FileOptions, SourceOptions, Switch, UsageError
 from ..selection import SelectionOptions
 from ..terminal import note, results, say
 from ..visible import visible
@@ -48,6 +49,7 @@ def report(
     control: str | None = None,
     sort: SortOrder | None = None,
     top: int | None = None,
+    fast: Switch = False,
     format: ReportFormat = "table",  # noqa: A002 - it is the option's name
     output: Path | None = None,
     source: SourceOptions = _SOURCE,
@@ -63,6 +65,7 @@ def report(
         control: The variant that the others are compared with; by default control, off, default or the first by name.
         sort: The order of flags: by name, users, events, errors or last-seen.
         top: The most flags.
+        fast: Answer from rollups where the collector keeps them, and say within which bounds.
         format: A table for people; json has every figure, csv a line for each variant of each flag, html one page
             with charts.
         output: The file to write; by default standard output.
@@ -78,7 +81,7 @@ def report(
         raise UsageError(f"--expect {error}") from None
     if expected is not None and group_by is not None:
         raise UsageError("--expect is about a whole flag: name a group with --where NAME=VALUE, without --group-by")
-    selection = selected.selection()
+    selection = attrs.evolve(selected.selection(), fast=fast)
     if outcome is None and control is not None:
         raise UsageError("--control is about an outcome: add --outcome NAME")
     if outcome is not None:
@@ -119,6 +122,7 @@ def series(
     step: str | None = None,
     selected: SelectionOptions = _SELECTION,
     group_by: str | None = None,
+    fast: Switch = False,
     format: SeriesFormat = "table",  # noqa: A002 - it is the option's name
     source: SourceOptions = _SOURCE,
     options: FileOptions = _FILE,
@@ -129,6 +133,7 @@ def series(
         flag: The key of the flag.
         step: The length of a step: 30s, 15m, 1h, 1d; by default one that makes about forty.
         group_by: A series for each variant, reason, flag_version, environment or context.NAME.
+        fast: Answer from rollups where the collector keeps them: in steps of whole hours, without users.
         format: A plot for people, csv or json.
     """
     from ..series import find_series, write_series
@@ -139,7 +144,7 @@ def series(
         raise UsageError(f"--step: {error}") from None
     if step is not None and seconds is None:
         raise UsageError("--step all is no length: expected for example 1h")
-    selection = selected.selection()
+    selection = attrs.evolve(selected.selection(), fast=fast)
 
     async def question(answers: Answers) -> Series:
         return await find_series(answers.aggregator, flag, selection, seconds, group_by)

@@ -28,6 +28,8 @@ export function searchField(name, label) {
   return field;
 }
 
+export const accuracyChoice = () => choice("accuracy", "Accuracy", { exact: "Exact", fast: "Fast" }, "exact");
+
 export function choice(name, label, options, fallback) {
   const field = h("select", { "aria-label": label }, Object.entries(options).map(([value, text]) => h("option", { value }, text)));
   const read = () => { field.value = get(name, fallback); };

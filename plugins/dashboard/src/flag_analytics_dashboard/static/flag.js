@@ -2,10 +2,10 @@
 
 import { TimeChart, bars } from "./charts.js";
 import { address, ask, keyPath } from "./client.js";
-import { choice, nothing, windowChoice } from "./controls.js";
+import { accuracyChoice, choice, nothing, windowChoice } from "./controls.js";
 import { download, fill, h } from "./dom.js";
 import { compact, count, groupName, milliseconds, percent, rate, span, visible } from "./format.js";
-import { WINDOWS, chosenWindow, get, link, set } from "./state.js";
+import { WINDOWS, chosenAccuracy, chosenWindow, get, link, set } from "./state.js";
 
 const DIMENSIONS = { variant: "By variant", reason: "By reason", environment: "By environment", flag_version: "By version", none: "All together" };
 const MEASURES = { count: "Evaluations", errors: "Errors", error_rate: "Error rate", users: "Users" };
@@ -38,13 +38,13 @@ export function flag(place) {
   const empty = h("div", { class: "card", hidden: true });
   fill(place,
     h("div", { class: "title" }, h("a", { href: link("") }, "Flags"), h("span", { class: "dim" }, "/"), h("h1", {}, visible(key)), h("a", { class: "button right", href: link("events", { flag: key }) }, "Its events")),
-    h("div", { class: "bar" }, windowChoice()),
+    h("div", { class: "bar" }, windowChoice(), accuracyChoice()),
     empty, body,
   );
 
   async function load(signal) {
     const by = get("by", "variant");
-    const asked = { window: chosenWindow(), group_by: by === "none" ? "" : by };
+    const asked = { window: chosenWindow(), accuracy: chosenAccuracy(), group_by: by === "none" ? "" : by };
     const seriesQuery = { ...asked, groups: 8 };
     const [detail, series] = await Promise.all([
       ask(keyPath(key), { ...asked, group_by: by === "none" ? "environment" : by }, signal),
@@ -75,7 +75,7 @@ export function flag(place) {
     const total = figures.evaluations;
     fill(tiles, ...[
       ["Evaluations", compact(total), rate(figures.evaluation_rate)],
-      ["Users", compact(figures.users), figures.crossover_users ? h("span", { class: "warn" }, `${count(figures.crossover_users)} saw several variants`) : "none saw several variants"],
+      ["Users", compact(figures.users), figures.crossover_users === null ? "several variants: not told" : figures.crossover_users ? h("span", { class: "warn" }, `${count(figures.crossover_users)} saw several variants`) : "none saw several variants"],
       ["Error rate", h("span", { class: figures.error_rate > 1 ? "bad" : null }, percent(figures.error_rate)), `${count(Math.round((total * figures.error_rate) / 100))} errors`],
       ["Latency p50", milliseconds(figures.latency_p50), `p90 ${milliseconds(figures.latency_p90)}`],
       ["Latency p99", milliseconds(figures.latency_p99), figures.latency_p99 ? "of measured ones" : "not measured"],
@@ -86,7 +86,7 @@ export function flag(place) {
     const reasons = Object.entries(figures.reasons);
     fill(parts,
       h("div", { class: "grid" },
-        card("Users by variant", "who saw it first, with its 95 % interval", exposure.variants.length ? bars(exposure.variants.map((one) => ({
+        exposure && card("Users by variant", "who saw it first, with its 95 % interval", exposure.variants.length ? bars(exposure.variants.map((one) => ({
           name: one.variant, value: `${count(one.users)} · ${percent(one.share)}`, note: `(${one.low.toFixed(1)}–${one.high.toFixed(1)})`, share: one.share, interval: [one.low, one.high], colour: colours.get(one.variant),
         }))) : h("p", { class: "dim" }, "No event has a targeting key, so that users cannot be counted."),
         exposure.crossover_users ? h("p", { class: "warn" }, `${count(exposure.crossover_users)} users saw another variant later, ${count(exposure.switch_back_users)} of them saw an earlier one again.`) : null),

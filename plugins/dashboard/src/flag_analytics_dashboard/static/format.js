@@ -7,7 +7,7 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
 export const count = (number) => (number === null || number === undefined ? "–" : whole.format(number));
-export const compact = (number) => (number < 10_000 ? whole.format(number) : short.format(number));
+export const compact = (number) => (number === null || number < 10_000 ? count(number) : short.format(number));
 export const percent = (number, digits = 1) =>
   number === null || number === undefined ? "–" : `${number.toFixed(number !== 0 && number < 0.1 ? 2 : digits)} %`;
 export const milliseconds = (number) =>

@@ -5,7 +5,7 @@ import { delivery } from "./delivery.js";
 import { $, fill, h } from "./dom.js";
 import { events } from "./events.js";
 import { flag } from "./flag.js";
-import { count, full } from "./format.js";
+import { count, full, percent } from "./format.js";
 import { overview } from "./overview.js";
 import { Live } from "./live.js";
 import { WINDOWS, chosenWindow, get, keepInLinks, link, set } from "./state.js";
@@ -50,6 +50,15 @@ function notices(answer) {
   }
   if (answer?.estimated) {
     found.push(h("div", { class: "notice" }, h("span", {}, "Sampled events are among these: figures are estimates, counted back by the sample rate.")));
+  }
+  const bounds = Object.entries(answer?.bounds ?? {}).map(([part, bound]) => `${part.replaceAll("_", " ")} ± ${percent(bound * 100)}`);
+  const missing = (answer?.missing ?? []).map((part) => part.replaceAll("_", " "));
+  if (bounds.length || missing.length) {
+    const words = [bounds.length ? `Within bounds: ${bounds.join(", ")}.` : "", missing.length ? `Not told by rollups: ${missing.join(", ")}.` : ""];
+    found.push(h("div", { class: "notice" }, h("span", {}, words.join(" ").trim())));
+  }
+  if (answer?.complete_since) {
+    found.push(h("div", { class: "notice" }, h("span", {}, `Events before ${full(new Date(answer.complete_since))} were removed and are in no figure.`)));
   }
   fill($("notices"), ...found);
 }

@@ -2,10 +2,10 @@
 
 import { bars, spark } from "./charts.js";
 import { address, ask } from "./client.js";
-import { chip, nothing, searchField, windowChoice } from "./controls.js";
+import { accuracyChoice, chip, nothing, searchField, windowChoice } from "./controls.js";
 import { download, fill, h } from "./dom.js";
 import { ago, compact, count, milliseconds, percent, time, visible } from "./format.js";
-import { ROOT, WINDOWS, chosenWindow, flagLink, get, set } from "./state.js";
+import { ROOT, WINDOWS, chosenAccuracy, chosenWindow, flagLink, get, set } from "./state.js";
 
 const FIRST_STEPS = `from flag_analytics import AnalyticsHook, open_pipeline
 from openfeature import api
@@ -19,12 +19,12 @@ export function overview(place) {
   const panels = h("div", { class: "grid" });
   const files = h("span", { class: "right" });
   fill(place,
-    h("div", { class: "bar" }, windowChoice(), h("div", { class: "grow" }, searchField("search", "Search flags (/)")), files),
+    h("div", { class: "bar" }, windowChoice(), accuracyChoice(), h("div", { class: "grow" }, searchField("search", "Search flags (/)")), files),
     tiles, table, panels,
   );
   fill(table, h("p", { class: "empty" }, "Loading …"));
 
-  const query = () => ({ window: chosenWindow(), search: get("search"), sort: get("sort", "-count"), cursor: get("cursor"), limit: 20 });
+  const query = () => ({ window: chosenWindow(), accuracy: chosenAccuracy(), search: get("search"), sort: get("sort", "-count"), cursor: get("cursor"), limit: 20 });
 
   async function load(signal) {
     const asked = query();

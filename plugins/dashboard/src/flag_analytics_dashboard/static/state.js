@@ -8,6 +8,7 @@ export const API = api;
 export const parameters = () => new URLSearchParams(location.search);
 export const get = (name, fallback = "") => parameters().get(name) ?? fallback;
 export const chosenWindow = () => get("window", "1h");
+export const chosenAccuracy = () => (get("accuracy") === "fast" ? "fast" : "");
 
 export function set(changes, { replace = false } = {}) {
   const next = parameters();
@@ -22,8 +23,8 @@ export function set(changes, { replace = false } = {}) {
   dispatchEvent(new Event("statechange"));
 }
 
-// The window and the zone go along from page to page.
-const KEPT = ["window", "tz"];
+// The window, the accuracy and the zone go along from page to page.
+const KEPT = ["window", "accuracy", "tz"];
 
 export function link(path, values = {}) {
   const query = new URLSearchParams(values);
