@@ -71,6 +71,8 @@ class ClickHouseOptions:
         flush_interval_seconds: The longest an event waits for its batch to fill.
         look_up_ids: Look for each event's id before it is stored, so that one that was recorded twice, by a repeated
             import for example, is stored once. Without it only events that may have been written before are looked for.
+        deduplication_window: The latest inserts that tables recognise when they come again, whoever made them. More is
+            needed only where many processes write: the inserts of some minutes.
         connect_timeout_seconds: The longest a connection attempt may take.
         statement_timeout_seconds: The longest a write may take.
         query_timeout_seconds: The longest a question may take.
@@ -95,6 +97,7 @@ class ClickHouseOptions:
     max_batch_bytes: ByteSize = attrs.field(default=32 * 2**20, validator=_at_least_one)
     flush_interval_seconds: float = attrs.field(default=2.0, validator=attrs.validators.ge(0))
     look_up_ids: bool = False
+    deduplication_window: int = attrs.field(default=10_000, validator=_at_least_one)
     connect_timeout_seconds: float = attrs.field(default=5.0, validator=_positive)
     statement_timeout_seconds: float = attrs.field(default=30.0, validator=_positive)
     query_timeout_seconds: float = attrs.field(default=60.0, validator=_positive)

@@ -104,8 +104,6 @@ STATE_COLUMNS = {"name": "String", "value": "String", "at": "Int64"}
 _LAST_SECOND = 4_294_967_295
 _MONTHS = (946_684_800_000_000, 4_102_444_800_000_000)
 """2000 to 2100: events dated outside are in one partition, so that hostile times do not make thousands of them."""
-_WINDOW = 10_000
-"""The blocks whose tokens each table remembers."""
 
 
 @attrs.frozen
@@ -116,16 +114,18 @@ class Tables:
         database: The database.
         name: The name of the events' table.
         cluster: The cluster, or None for one server.
+        window: The blocks whose tokens each table remembers.
     """
 
     database: str
     name: str
     cluster: str | None = None
+    window: int = 10_000
 
     @classmethod
     def of(cls, options: ClickHouseOptions) -> Tables:
         """Return the tables that the options name."""
-        return cls(options.address.database, options.table, options.cluster)
+        return cls(options.address.database, options.table, options.cluster, options.deduplication_window)
 
     def _quoted(self, suffix: str, *, local: bool = False) -> str:
         ending = "_local" if local and self.cluster else ""
@@ -242,16 +242,14 @@ class Tables:
         primary: str = "",
         shard: str = "rand()",
     ) -> Iterator[str]:
-        windows = [f"non_replicated_deduplication_window = {_WINDOW}"]
         if self.cluster:
             engine = f"Replicated{engine}"
-            windows = [f"replicated_deduplication_window = {_WINDOW}"]
         partitioned = f"\nPARTITION BY {partition}" if partition else ""
         key = f"\nPRIMARY KEY ({primary})" if primary else ""
         body = ",\n    ".join(columns)
         yield (
             f"CREATE TABLE IF NOT EXISTS {self._quoted(suffix, local=True)}{self.on_cluster} (\n    {body}\n) "
-            f"ENGINE = {engine}({arguments}){partitioned}{key}\nORDER BY ({order})\nSETTINGS {', '.join(windows)}"
+            f"ENGINE = {engine}({arguments}){partitioned}{key}\nORDER BY ({order})\nSETTINGS {self._remember}"
         )
         if self.cluster:
             local = f"{self.name}{suffix}_local"
@@ -289,6 +287,15 @@ class Tables:
             f"FROM {events} AS e\nWHERE {where}e.kind IN ('evaluation', 'exposure')\n"
             "GROUP BY flag_key, day"
         )
+
+    @property
+    def _remember(self) -> str:
+        kind = "replicated" if self.cluster else "non_replicated"
+        return f"{kind}_deduplication_window = {self.window}"
+
+    def remember(self, suffix: str) -> str:
+        """Return the statement that makes a table recognise the latest ``window`` inserts."""
+        return f"ALTER TABLE {self.local(suffix)}{self.on_cluster} MODIFY SETTING {self._remember}"
 
     def keep(self, suffix: str, days: int | None) -> str:
         """Return the statement that makes a table's rows go after so many days, or never."""

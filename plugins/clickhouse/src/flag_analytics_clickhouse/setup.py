@@ -56,6 +56,12 @@ async def set_up(connection: Running, options: ClickHouseOptions) -> None:
             for statement in statements:
                 await connection.run(statement, settings=DDL_SETTINGS)
             await _note(connection, tables, "schema", str(version))
+            await _note(connection, tables, "window", str(tables.window))
+            state["window"] = str(tables.window)
+    if state.get("window") != str(tables.window):
+        for suffix in _RETENTION:
+            await connection.run(tables.remember(suffix), settings=DDL_SETTINGS)
+        await _note(connection, tables, "window", str(tables.window))
     for suffix, option in _RETENTION.items():
         days: int | None = getattr(options, option)
         name, wanted = f"kept{suffix}", _NEVER if days is None else str(days)

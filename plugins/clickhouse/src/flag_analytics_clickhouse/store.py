@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from flag_analytics.waiting import in_thread
 from .connecting import Asking, Writing, open_asking, open_writing
 from .errors import delivery_error, is_missing_table, unavailable
 from .options import ClickHouseOptions
-from .rows import as_columns, by_partition
-from .schema import COLUMN_TYPES, Tables
+from .schema import Tables
 from .setup import set_up
+from .writing import BatchWriter
 
 __all__ = ["ClickHouseStore"]
 
@@ -40,6 +41,7 @@ class ClickHouseStore:
     def _begin(self) -> None:
         self._writing: Writing | None = None
         self._asking: Asking | None = None
+        self._writer = BatchWriter(self.tables, look_up_ids=self.options.look_up_ids)
         self._settled = False
         self._lock = threading.Lock()
 
@@ -75,15 +77,9 @@ class ClickHouseStore:
     async def write(self, batch: Batch) -> None:
         """Store the batch."""
         connection = await self._connected()
-        events = {event.event_id: event for event in batch}
         try:
-            for month, some in by_partition([*events.values()]).items():
-                await connection.insert(
-                    self.tables.events,
-                    as_columns(some, batch.id),
-                    [*COLUMN_TYPES.values()],
-                    insert_settings(f"{batch.id}/{month}"),
-                )
+            async with asyncio.timeout(self.options.statement_timeout_seconds):
+                await self._writer.write(connection, batch)
         except Exception as error:
             if is_missing_table(error):
                 self._settled = False
@@ -123,6 +119,16 @@ class ClickHouseStore:
     def _answer(self, sql: str, parameters: Any, settings: Any) -> list[tuple[Any, ...]]:
         return self.asking().rows(sql, parameters, settings)
 
+    async def command(self, sql: str, parameters: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        """Run a statement that returns nothing, as ``ask`` does a query."""
+        try:
+            await in_thread(self._run, sql, parameters, settings)
+        except Exception as error:
+            raise unavailable(error) from None
+
+    def _run(self, sql: str, parameters: Any, settings: Any) -> None:
+        self.asking().run(sql, parameters, settings)
+
     def asking(self) -> Asking:
         """Return the connection for questions, which is opened with the first one; may wait, so call it in a thread."""
         with self._lock:
@@ -141,14 +147,3 @@ class ClickHouseStore:
         asking, self._asking = self._asking, None
         if asking is not None:
             asking.close()
-
-
-def insert_settings(token: str) -> dict[str, str]:
-    """Return the settings under which an insert of the same rows with the same token is made once, views included."""
-    return {
-        "insert_deduplication_token": token,
-        "deduplicate_blocks_in_dependent_materialized_views": "1",
-        "insert_deduplicate": "1",
-        "async_insert": "0",
-        "distributed_foreground_insert": "1",
-    }
