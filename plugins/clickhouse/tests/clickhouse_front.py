@@ -28,6 +28,9 @@ except ImportError:  # the client has it before Python 3.14
 
 _TRANSPORT = {"query", "database", "wait_end_of_query", "client_protocol_version", "session_id", "query_id", "compress"}
 _TRANSPORT |= {"enable_http_compression", "send_progress_in_http_headers", "http_headers_progress_interval_ms"}
+# What the client sends with everything, and the embedded engine has no use for.
+_TRANSPORT |= {"date_time_input_format", "cast_string_to_dynamic_use_inference", "max_execution_time"}
+_TRANSPORT |= {"cancel_http_readonly_queries_on_client_close"}
 _INSERT = re.compile(rb"\s*INSERT INTO .* FORMAT \w+\s*?\n", re.IGNORECASE)
 _local = threading.local()
 _cuts: list[dict] = []

@@ -114,6 +114,5 @@ async def engine(clickhouse_url: str) -> AsyncIterator[Engine]:
     yield made
     if made.is_front:
         made.mend()
-    admin = made.store(create_tables=False)
-    await admin.ask(f"DROP DATABASE IF EXISTS {made.database} SYNC")
+    await made.store(database="default").command(f"DROP DATABASE IF EXISTS {made.database} SYNC", settle=False)
     await made.close()

@@ -191,7 +191,7 @@ async def run_schedule(engine, seed, steps):
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_a_short_schedule_of_faults_loses_and_doubles_nothing(engine, seed):
-    assert await run_schedule(engine, seed, 40) > 3
+    assert await run_schedule(engine, seed, 30) > 3
 
 
 @pytest.mark.chaos

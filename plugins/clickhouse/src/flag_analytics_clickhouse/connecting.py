@@ -17,12 +17,13 @@ from typing import Any, Protocol
 
 from clickhouse_connect.datatypes.registry import get_from_name
 from clickhouse_connect.driver import create_async_client, create_client
+from clickhouse_connect.driver import options as options_of_client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from flag_analytics.errors import FatalConfiguration, PluginError, SinkUnavailable
 
 from .options import ClickHouseOptions
 
-__all__ = ["Asking", "Writing", "open_asking", "open_writing"]
+__all__ = ["Asking", "Running", "Writing", "as_coroutines", "open_asking", "open_writing"]
 
 Parameters = Mapping[str, Any] | None
 Settings = Mapping[str, Any] | None
@@ -32,14 +33,8 @@ _engine_process = 0
 """The process whose embedded engine was started; a forked child has its memory, but none of its threads."""
 
 
-class Writing(Protocol):
-    """What a batch is written over. It belongs to the loop that opened it."""
-
-    async def insert(
-        self, table: str, columns: Mapping[str, list[Any]], types: Sequence[str], settings: Settings
-    ) -> None:
-        """Insert rows, given by column."""
-        ...
+class Running(Protocol):
+    """What statements are run over."""
 
     async def rows(self, sql: str, parameters: Parameters = None, settings: Settings = None) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
@@ -47,6 +42,16 @@ class Writing(Protocol):
 
     async def run(self, sql: str, parameters: Parameters = None, settings: Settings = None) -> None:
         """Run a statement that returns nothing."""
+        ...
+
+
+class Writing(Running, Protocol):
+    """What a batch is written over. It belongs to the loop that opened it."""
+
+    async def insert(
+        self, table: str, columns: Mapping[str, list[Any]], types: Sequence[str], settings: Settings
+    ) -> None:
+        """Insert rows, given by column."""
         ...
 
     async def close(self) -> None:
@@ -133,12 +138,32 @@ class _InThread:
         await asyncio.to_thread(self._asking.close)
 
 
+class _AtOnce:
+    """A synchronous client behind the interface of an asynchronous one, for a thread that may wait."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+
+    async def rows(self, sql: str, parameters: Parameters = None, settings: Settings = None) -> list[tuple[Any, ...]]:
+        return self._asking.rows(sql, parameters, settings)
+
+    async def run(self, sql: str, parameters: Parameters = None, settings: Settings = None) -> None:
+        self._asking.run(sql, parameters, settings)
+
+
+def as_coroutines(asking: Asking) -> Running:
+    """Return the connection with coroutines that wait where they are called."""
+    return _AtOnce(asking)
+
+
 async def open_writing(options: ClickHouseOptions) -> Writing:
     """Return a new connection to write over, in the running loop; raise what the client raises."""
     _silence_client()
     path = options.address.path
     if path is not None:
         return _InThread(await asyncio.to_thread(_open_engine, path))
+    # The client imports them, where they are installed, with the first insert, and pandas takes a second.
+    await asyncio.to_thread(lambda: (options_of_client.np, options_of_client.pd))
     with _quiet():
         client = await create_async_client(
             **_arguments(options), send_receive_timeout=options.statement_timeout_seconds, connector_limit=4

@@ -277,7 +277,9 @@ class Tables:
 
     def select_sketches(self, events: str, where: str = "") -> str:
         """Return the query that makes daily sketches of events; ``where`` is as ``e.flag_key = … AND``."""
-        bucket = f"toInt32(ceil(log(e.evaluation_duration_ms) / {math.log(BUCKET_RATIO)!r}))"
+        # Every event is computed, also those that are left out, and the logarithm of 0 fits no integer.
+        duration = "if(e.evaluation_duration_ms > 0, e.evaluation_duration_ms, 1)"
+        bucket = f"toInt32(ceil(log({duration}) / {math.log(BUCKET_RATIO)!r}))"
         user = "ifNull(e.targeting_key, '')"
         return (
             f"SELECT e.flag_key AS flag_key, e.timestamp - positiveModulo(e.timestamp, {DAY_MICROS}) AS day, "

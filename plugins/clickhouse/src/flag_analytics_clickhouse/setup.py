@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
 
+from .connecting import Running
 from .errors import SchemaTooNew
 from .options import ClickHouseOptions
 from .schema import Tables
@@ -16,14 +16,6 @@ DDL_SETTINGS = {"alter_sync": "2", "mutations_sync": "2"}
 
 _RETENTION = {"": "retention_days", "_counts": "rollup_retention_days", "_sketches": "rollup_retention_days"}
 _NEVER = "never"
-
-
-class Running(Protocol):
-    """What statements are run over."""
-
-    async def rows(self, sql: str, parameters: Any = None, settings: Any = None) -> list[tuple[Any, ...]]: ...
-
-    async def run(self, sql: str, parameters: Any = None, settings: Any = None) -> None: ...
 
 
 async def read_state(connection: Running, tables: Tables) -> dict[str, str]:

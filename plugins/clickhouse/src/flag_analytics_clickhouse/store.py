@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from flag_analytics.processes import keep_inherited, renew_after_fork
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeliveryOptions
 from flag_analytics.waiting import in_thread
 
-from .connecting import Asking, Writing, open_asking, open_writing
+from .connecting import Asking, Writing, as_coroutines, open_asking, open_writing
 from .errors import delivery_error, is_missing_table, unavailable
 from .options import ClickHouseOptions
 from .schema import Tables
@@ -21,6 +21,8 @@ from .setup import set_up
 from .writing import BatchWriter
 
 __all__ = ["ClickHouseStore"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("flag_analytics.clickhouse")
 
@@ -103,37 +105,50 @@ class ClickHouseStore:
     # --- questions: called from anywhere
 
     async def ask(
-        self, sql: str, parameters: Mapping[str, Any] | None = None, *, settings: Mapping[str, Any] | None = None
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        settle: bool = True,
     ) -> list[tuple[Any, ...]]:
         """Return the rows of a query, whose ``{name:Type}`` are bound to ``parameters``; from any loop.
+
+        ``settle`` sets the tables up first, as far as the options allow.
 
         Raises:
             SinkUnavailable: the server does not answer in ``query_timeout_seconds``, or refuses.
         """
         limits = {"max_execution_time": self.options.query_timeout_seconds, **(settings or {})}
-        try:
-            return await in_thread(self._answer, sql, parameters, limits)
-        except Exception as error:
-            raise unavailable(error) from None
+        return await self._in_thread(lambda asking: asking.rows(sql, parameters, limits), settle=settle)
 
-    def _answer(self, sql: str, parameters: Any, settings: Any) -> list[tuple[Any, ...]]:
-        return self.asking().rows(sql, parameters, settings)
-
-    async def command(self, sql: str, parameters: Mapping[str, Any] | None = None, **settings: Any) -> None:
+    async def command(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        settle: bool = True,
+    ) -> None:
         """Run a statement that returns nothing, as ``ask`` does a query."""
+        await self._in_thread(lambda asking: asking.run(sql, parameters, settings), settle=settle)
+
+    async def _in_thread(self, work: Callable[[Asking], T], *, settle: bool) -> T:
         try:
-            await in_thread(self._run, sql, parameters, settings)
+            return await in_thread(lambda: work(self.asking(settle=settle)))
         except Exception as error:
+            if is_missing_table(error):
+                self._settled = False
             raise unavailable(error) from None
 
-    def _run(self, sql: str, parameters: Any, settings: Any) -> None:
-        self.asking().run(sql, parameters, settings)
-
-    def asking(self) -> Asking:
+    def asking(self, *, settle: bool = True) -> Asking:
         """Return the connection for questions, which is opened with the first one; may wait, so call it in a thread."""
         with self._lock:
             if self._asking is None:
                 self._asking = open_asking(self.options)
+            if settle and not self._settled:
+                asyncio.run(set_up(as_coroutines(self._asking), self.options))
+                self._settled = True
             return self._asking
 
     async def close_reading(self) -> None:
