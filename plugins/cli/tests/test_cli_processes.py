@@ -399,7 +399,7 @@ def test_commands_of_plugins_have_the_same_default_backend_as_all(tmp_path: Path
     done = run_here("prune", "--days", "1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "database: nothing is stored here yet\n")
     done = run_here("db", "upgrade", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "database: brought to version 0004 (was: missing)\n")
+    assert (done.returncode, done.stdout) == (0, "database: brought to version 0005 (was: missing)\n")
     assert (tmp_path / "flag-analytics.db").exists()
     other = tmp_path / "other.toml"
     other.write_text('[collectors.database]\nconnection_string = "sqlite:///other.db"\n')

@@ -42,9 +42,9 @@ def url_in(directory: Path) -> str:
 
 def test_upgrade_creates_the_tables_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("db", "upgrade", "--url", url_in(tmp_path)) == 0
-    assert capsys.readouterr().out == "database: brought to version 0004 (was: missing)\n"
+    assert capsys.readouterr().out == "database: brought to version 0005 (was: missing)\n"
     assert run("db", "upgrade", "--url", url_in(tmp_path)) == 0
-    assert capsys.readouterr().out == "database: is at version 0004 already\n"
+    assert capsys.readouterr().out == "database: is at version 0005 already\n"
 
 
 def test_prune_removes_what_is_older(
@@ -113,7 +113,7 @@ def test_where_nothing_is_configured_the_commands_work_with_what_the_command_lin
     assert asked == [None, None, None]
     assert capsys.readouterr().out.splitlines() == [
         "database: nothing is stored here yet",
-        "database: brought to version 0004 (was: missing)",
+        "database: brought to version 0005 (was: missing)",
         "database: removed 0 rows older than 1 day",
     ]
 
@@ -138,7 +138,7 @@ def test_what_was_done_is_json_for_other_programs(tmp_path: Path, capsys: pytest
         return json.loads(capsys.readouterr().out)
 
     url = url_in(tmp_path)
-    line = {"name": "database", "version": "0004", "before": "missing", "problem": None}
+    line = {"name": "database", "version": "0005", "before": "missing", "problem": None}
     assert document("db", "upgrade", "--url", url) == {"databases": [line]}
     line = {"name": "database", "removed": 0, "older_than_days": 3.0, "problem": None}
     assert document("prune", "--days", "3", "--url", url) == {"databases": [line]}
@@ -159,7 +159,7 @@ def test_one_database_that_does_not_answer_keeps_no_other_from_being_upgraded(
     )
     assert run("db", "upgrade", "--config", str(config)) == 1
     said = capsys.readouterr()
-    assert said.out == "database/well: brought to version 0004 (was: missing)\n"
+    assert said.out == "database/well: brought to version 0005 (was: missing)\n"
     assert said.err.startswith("database: the database does not answer")
 
 

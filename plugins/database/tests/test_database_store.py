@@ -312,7 +312,7 @@ async def test_many_workers_may_create_the_tables_at_once(
     assert await _table_names(database) == {
         f"events_{number}{suffix}"
         for number in range(rounds)
-        for suffix in ("", "_dead_letters", "_imports", "_version")
+        for suffix in ("", "_dead_letters", "_imports", "_counts", "_sketches", "_rollup_state", "_version")
     }
 
 

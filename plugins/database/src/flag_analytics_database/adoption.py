@@ -25,8 +25,11 @@ from sqlalchemy import Column, Connection, DateTime, MetaData, Table, inspect, s
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
+from .count_statements import adding, as_parameters
+from .counting import count
 from .dead_letters import letter_row
 from .errors import delivery_error
+from .rollup_state import counted_now
 from .rows import as_rows
 from .schema import Tables
 from .writers.any_driver import insert_once
@@ -86,8 +89,15 @@ def move_next_page(connection: Connection, tables: Tables, family: str, most_row
 
 
 def _insert(connection: Connection, tables: Tables, family: str, events: Sequence[FrozenEvent]) -> None:
-    columns, rows = as_rows(events, str)
-    connection.execute(insert_once(tables.events, family), [dict(zip(columns, row, strict=True)) for row in rows])
+    column = tables.events.c.event_id
+    known = set(connection.scalars(select(column).where(column.in_([event.event_id for event in events]))))
+    new = [event for event in events if event.event_id not in known]
+    if not new:
+        return
+    columns, rows = as_rows(new, str)
+    connection.execute(tables.events.insert(), [dict(zip(columns, row, strict=True)) for row in rows])
+    if counted_now(connection, tables):
+        connection.execute(adding(tables, family), as_parameters(count(new)))
 
 
 def _insert_one_by_one(connection: Connection, tables: Tables, family: str, events: Sequence[FrozenEvent]) -> None:

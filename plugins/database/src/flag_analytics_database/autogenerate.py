@@ -18,7 +18,9 @@ from .names import DEFAULT_TABLE, derived_name
 
 __all__ = ["include_object"]
 
-_SUFFIXES = ("dead_letters", "imports", "version", "litestar_flags", "rest")
+_SUFFIXES = (
+    "dead_letters", "imports", "counts", "sketches", "rollup_state", "version", "litestar_flags", "rest"
+)  # fmt: skip
 
 
 def include_object(

@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 __all__ = [
     "CannotConnect",
+    "IdsKnown",
     "SchemaOutdated",
     "WrongArguments",
     "closed_meanwhile",
@@ -106,6 +107,10 @@ class SchemaOutdated(SinkUnavailable):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="schema")
+
+
+class IdsKnown(Exception):  # noqa: N818 - it is no failure
+    """An id of a batch that was taken for new is stored already."""
 
 
 class CannotConnect(SinkUnavailable):

@@ -17,8 +17,11 @@ from sqlalchemy import Executable, and_, case, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .errors import code_of
+from .count_statements import take_out
+from .counting import count
+from .once import begin, store_new
 from .queries import events_query
+from .rollup_state import is_counted
 from .rows import ALL_COLUMNS, as_rows, from_micros, micros
 from .schema import Tables
 from .writers import BatchWriter
@@ -34,8 +37,6 @@ Place = tuple[int, str]
 Page = tuple[int, Place | None]
 """The number of removed events, and the place after which there may be more."""
 _ATTEMPTS = 3
-_STORED_MEANWHILE = frozenset({"23505", "mysql-1062", "mysql-1213"})
-"""An id is there already, or two workers wait for each other's ids."""
 _RECEIVED_AT = ALL_COLUMNS.index("received_at")
 _JSON = {ALL_COLUMNS.index(name) for name in ("value", "context_attributes")}
 _decode = msgspec.json.Decoder().decode
@@ -95,38 +96,32 @@ async def store_import(
     writer: BatchWriter,
     import_id: int,
     events: Sequence[FrozenEvent],
+    *,
+    counted: bool = False,
 ) -> None:
-    """Store those events of an import whose ids are new, in one transaction.
+    """Store those events of an import whose ids are new, in one transaction; ``counted`` with their counts.
 
     Raises:
         BadBatch: the ids of some are stored with other content; the others are stored.
     """
     rows = _rows(events)
     refused: dict[str, str] = {}
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            await _begin(connection, family)
-            new, refused = _sort_out(events, rows, await _stored(connection, tables, family, rows))
-            if new:
-                await writer.insert(connection, tuple(new), import_id)
-                await connection.execute(_count(tables, import_id, new))
-            await connection.commit()
-            break
-        except Exception as error:
-            await connection.rollback()
-            if attempt == _ATTEMPTS or code_of(error) not in _STORED_MEANWHILE:
-                raise
+
+    async def look_up() -> tuple[FrozenEvent, ...]:
+        nonlocal refused
+        new, refused = _sort_out(events, rows, await _stored(connection, tables, family, rows))
+        return tuple(new)
+
+    async def store(new: tuple[FrozenEvent, ...]) -> None:
+        await writer.insert(connection, new, import_id)
+        if counted:
+            await writer.add(connection, count(new))
+        await connection.execute(_count(tables, import_id, new))
+
+    await store_new(connection, family, look_up, store)
     if refused:
         stored = [event.event_id for event in events if event.event_id not in refused]
         raise BadBatch("an event is stored with other content", refused=refused, stored=stored)
-
-
-async def _begin(connection: AsyncConnection, family: str) -> None:
-    if family == "sqlite":  # whose statements commit themselves otherwise
-        await connection.exec_driver_sql("BEGIN IMMEDIATE")
-    elif family == "mysql":  # the connection may be in autocommit mode for plain batches
-        raw: Any = (await connection.get_raw_connection()).driver_connection
-        await raw.autocommit(False)
 
 
 def _rows(events: Sequence[FrozenEvent]) -> list[tuple[Any, ...]]:
@@ -193,8 +188,9 @@ async def remove_page(
         A page whose place is None at the end; None if there is no such import.
     """
     imports, columns = tables.imports, tables.events.c
-    await _begin(connection, family)
-    found = select(imports).where(imports.c.name == canonical_key(name))
+    await begin(connection, family)
+    # Rows are locked before anything else is read: what is counted is then what is removed.
+    found = select(imports).where(imports.c.name == canonical_key(name)).with_for_update()
     row = (await connection.execute(found)).one_or_none()
     if row is None:
         await connection.rollback()
@@ -206,13 +202,17 @@ async def remove_page(
             .where(columns.import_id == row.id, columns.timestamp.between(row.first_event, row.last_event))
             .order_by(columns.timestamp, columns.event_id)
             .limit(PAGE_ROWS)
+            .with_for_update()
         )
         if after is not None:
             follows = and_(columns.timestamp == after[0], columns.event_id > after[1])
             query = query.where(columns.timestamp >= after[0], or_(columns.timestamp > after[0], follows))
         page = list(await connection.execute(query))
     if page:
-        await connection.execute(delete(tables.events).where(columns.event_id.in_([event.event_id for event in page])))
+        theirs = columns.event_id.in_([event.event_id for event in page])
+        if await is_counted(connection, tables):
+            await take_out(connection, tables, family, theirs)
+        await connection.execute(delete(tables.events).where(theirs))
         left = {"events": imports.c.events - len(page)}
         await connection.execute(update(imports).where(imports.c.id == row.id).values(left))
     if len(page) < PAGE_ROWS:

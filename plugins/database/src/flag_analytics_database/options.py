@@ -66,6 +66,8 @@ class DatabaseOptions:
         retention_days: Events older than this many days are removed; None keeps all.
         prune_interval_seconds: The pause between searches for old events while events are written.
         partition_by: On PostgreSQL, new tables are partitioned by ``month`` or ``day`` and pruned by partitions.
+        rollups: Keep counts by the hour beside the events. Once a table has them, every process that writes to it keeps
+            them.
         pooler: Whether a pooler in transaction mode, such as pgbouncer, is between here and PostgreSQL: then no
             statement stays prepared on a connection.
         tls_mode: How connections to a server are encrypted and verified, in the terms of libpq's ``sslmode``; as the
@@ -97,6 +99,7 @@ class DatabaseOptions:
     partition_by: Literal["month", "day"] | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.in_(("month", "day")))
     )
+    rollups: bool = False
     pooler: bool = False
     tls_mode: TlsMode | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.in_(TLS_MODES))

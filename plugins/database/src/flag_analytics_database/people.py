@@ -10,7 +10,10 @@ from sqlalchemy import and_, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .conditions import at_any_time, one_of
+from .count_statements import take_out
+from .once import begin
 from .retention import BATCH_ROWS
+from .rollup_state import is_counted
 from .schema import Tables
 
 __all__ = ["FOUND_ROWS", "forget_some", "forgotten_letters"]
@@ -31,7 +34,24 @@ async def forget_some(
     theirs = and_(at_any_time(tables), one_of(columns.targeting_key, family, targeting_keys))
     rows = await connection.execute(select(columns.event_id).where(theirs).limit(FOUND_ROWS))
     found = [row.event_id for row in rows]
-    return await _remove(connection, tables.events, found), len(found) == FOUND_ROWS
+    await connection.rollback()  # what was read is no part of the change
+    gone = 0
+    for start in range(0, len(found), BATCH_ROWS):
+        gone += await _remove_events(connection, tables, family, found[start : start + BATCH_ROWS])
+    return gone, len(found) == FOUND_ROWS
+
+
+async def _remove_events(connection: AsyncConnection, tables: Tables, family: str, event_ids: list[str]) -> int:
+    event_id = tables.events.c.event_id
+    await begin(connection, family)
+    # Locked before anything else is read: what is counted is then what is removed.
+    locked = select(event_id).where(event_id.in_(event_ids)).with_for_update()
+    theirs = event_id.in_([row.event_id for row in await connection.execute(locked)])
+    if await is_counted(connection, tables):
+        await take_out(connection, tables, family, theirs)
+    gone = (await connection.execute(delete(tables.events).where(theirs))).rowcount
+    await connection.commit()
+    return gone
 
 
 async def forgotten_letters(connection: AsyncConnection, tables: Tables, targeting_keys: Iterable[str]) -> int:
@@ -39,15 +59,12 @@ async def forgotten_letters(connection: AsyncConnection, tables: Tables, targeti
     keys, columns = frozenset(targeting_keys), tables.dead_letters.c
     # Few are kept, as JSON: to read them all is simpler than a query for each database.
     rows = (await connection.execute(select(columns.event_id, columns.event))).all()
-    return await _remove(connection, tables.dead_letters, [row.event_id for row in rows if _key_of(row.event) in keys])
-
-
-async def _remove(connection: AsyncConnection, table: Any, event_ids: list[str]) -> int:
+    event_ids = [row.event_id for row in rows if _key_of(row.event) in keys]
     await connection.rollback()  # what was read is no part of the change
     gone = 0
     for start in range(0, len(event_ids), BATCH_ROWS):
         some = event_ids[start : start + BATCH_ROWS]
-        gone += (await connection.execute(delete(table).where(table.c.event_id.in_(some)))).rowcount
+        gone += (await connection.execute(delete(tables.dead_letters).where(columns.event_id.in_(some)))).rowcount
         await connection.commit()
     return gone
 

@@ -1,4 +1,4 @@
-"""The tables: events, dead letters, imports, and the version of the schema."""
+"""The tables: events, dead letters, imports, rollups, and the version of the schema."""
 
 from __future__ import annotations
 
@@ -127,6 +127,15 @@ def _json() -> TypeEngine[Any]:
     return _text(None, on_postgresql=_PlainJson())
 
 
+def _blob() -> TypeEngine[Any]:
+    plain: TypeEngine[Any] = LargeBinary()
+    return plain.with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
+
+
+_COUNTED_BY = ("flag_key", "variant", "reason", "environment")
+_COUNTED = ("events", "weight", "errors", "error_weight", "first_event", "last_event")
+
+
 @attrs.frozen(eq=False)
 class Tables:
     """The tables of one installation. Times are whole microseconds since the Unix epoch, UTC, on every database."""
@@ -134,6 +143,9 @@ class Tables:
     events: Table
     dead_letters: Table
     imports: Table
+    counts: Table
+    sketches: Table
+    rollup_state: Table
     version: Table
     metadata: MetaData
     name: str
@@ -242,13 +254,37 @@ def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partition
         Column("first_event", BigInteger),
         Column("last_event", BigInteger),
     )
+    counts = Table(
+        derived_name(name, "counts"),
+        metadata,
+        Column("hour", BigInteger, primary_key=True, autoincrement=False, nullable=False),
+        *(Column(text_, _text(190), primary_key=True, nullable=False) for text_ in _COUNTED_BY),
+        *(Column(figure, BigInteger, nullable=False) for figure in _COUNTED),
+        sqlite_with_rowid=False,
+    )
+    sketches = Table(
+        derived_name(name, "sketches"),
+        metadata,
+        Column("day", BigInteger, primary_key=True, autoincrement=False, nullable=False),
+        Column("flag_key", _text(190), primary_key=True, nullable=False),
+        Column("variant", _text(190), primary_key=True, nullable=False),
+        Column("events", BigInteger, nullable=False),
+        Column("users", _blob(), nullable=False),
+        Column("durations", _blob(), nullable=False),
+    )
+    rollup_state = Table(
+        derived_name(name, "rollup_state"),
+        metadata,
+        Column("name", _text(190), primary_key=True, nullable=False),
+        Column("value", BigInteger, nullable=False),
+    )
     version = Table(
         derived_name(name, "version"),
         metadata,
         # As Alembic makes it.
         Column("version_num", String(32), primary_key=True, nullable=False),
     )
-    return Tables(events, dead_letters, imports, version, metadata, name, schema)
+    return Tables(events, dead_letters, imports, counts, sketches, rollup_state, version, metadata, name, schema)
 
 
 def indexes_of(connection: Connection, table: Table) -> list[Index]:

@@ -16,6 +16,7 @@ from .adoption import looks_like_litestar_flags, move_next_page
 from .errors import SchemaOutdated
 from .online_indexes import build_online
 from .partitions import Period, create_partitions, is_partitioned
+from .rollup_state import keep_from_the_start
 from .schema import TYPED_ERROR, VERSIONED, Tables, indexes_of, tables_named
 from .view import create_view
 
@@ -32,7 +33,7 @@ __all__ = [
     "upgrade",
 ]
 
-VERSION = "0004"
+VERSION = "0005"
 """The newest schema; the head of the migrations."""
 
 _ADDED_COLUMNS = frozenset({"import_id"})
@@ -60,8 +61,11 @@ async def prepare(
     may_upgrade: bool,
     take_over: bool = True,
     partition_by: Period | None = None,
+    rollups: bool = False,
 ) -> State:
     """Make the tables usable, as far as that is allowed; return ``READY``, or ``ADOPTING`` while rows are to be moved.
+
+    With ``rollups`` counts are kept in tables that are made here.
 
     Raises:
         SchemaOutdated: they are not, and it is not; the message says what to do.
@@ -72,7 +76,7 @@ async def prepare(
     if state is State.OUTDATED:
         await _migrate_locked(connection, tables, family, partition_by)
     elif state in {State.MISSING, State.LITESTAR_FLAGS}:
-        await _create(connection, tables, family, partition_by)
+        await _create(connection, tables, family, partition_by, rollups=rollups)
     else:
         return state
     state = await connection.run_sync(state_of, tables)
@@ -164,14 +168,16 @@ async def adopt_page(connection: AsyncConnection, tables: Tables, family: str, m
         return await connection.run_sync(move_next_page, tables, family, most_rows)
 
 
-async def _create(connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None) -> None:
+async def _create(
+    connection: AsyncConnection, tables: Tables, family: str, partition_by: Period | None, *, rollups: bool = False
+) -> None:
     """Create the tables, once however many workers do; one made by litestar-flags is put aside first."""
     async with _locked(connection, tables, family):
         state = await connection.run_sync(state_of, tables)
         if state is State.LITESTAR_FLAGS:
             await _rename_adopted(connection, tables, family)
         if state in {State.MISSING, State.LITESTAR_FLAGS}:
-            await connection.run_sync(_create_and_stamp, tables)
+            await connection.run_sync(_create_and_stamp, tables, family, rollups)
             await _partition(connection, tables, family, partition_by)
 
 
@@ -245,8 +251,18 @@ def _create_missing_view(connection: Connection, tables: Tables) -> None:
         create_view(connection, tables)
 
 
-def _create_and_stamp(connection: Connection, tables: Tables) -> None:
-    create_missing(connection, tables.events, tables.dead_letters, tables.imports)
+def _create_and_stamp(connection: Connection, tables: Tables, family: str, rollups: bool) -> None:
+    create_missing(
+        connection,
+        tables.events,
+        tables.dead_letters,
+        tables.imports,
+        tables.counts,
+        tables.sketches,
+        tables.rollup_state,
+    )
+    if rollups and connection.execute(select(tables.events.c.event_id).limit(1)).first() is None:
+        keep_from_the_start(connection, tables, family)
     create_view(connection, tables)
     tables.version.create(connection, checkfirst=True)
     version = connection.execute(select(tables.version.c.version_num)).scalar()

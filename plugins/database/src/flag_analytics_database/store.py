@@ -34,6 +34,7 @@ from .fork_gate import ForkGate
 from .housekeeping import Housekeeping
 from .imports import Import, Page, Place, begin_import, imports_query, remove_page, store_import
 from .memory import MemoryAnchor
+from .once import store_counted
 from .options import DatabaseOptions
 from .people import forget_some, forgotten_letters
 from .questions import PATIENCE_SECONDS, Questions
@@ -141,10 +142,13 @@ class DatabaseStore:
             await self._keep_house(connection)
 
     async def _store(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
-        if self._import_id is None:
-            await self._writer.write(connection, events)
+        tables, writer, counted = self.tables, self._writer, self._setup.counted
+        if self._import_id is not None:
+            await store_import(connection, tables, self.family, writer, self._import_id, events, counted=counted)
+        elif counted:
+            await store_counted(connection, tables, self.family, writer, events)
         else:
-            await store_import(connection, self.tables, self.family, self._writer, self._import_id, events)
+            await writer.write(connection, events)
 
     async def _keep_house(self, connection: AsyncConnection) -> None:
         try:

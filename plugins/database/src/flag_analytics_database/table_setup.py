@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from .errors import SchemaOutdated
 from .options import DatabaseOptions
 from .partitions import Period
+from .rollup_state import follow
 from .schema import Tables, tables_named
 from .setup import State, adopt_page, as_they_are, incomplete, prepare, refuse_unusable, state_of
 
@@ -31,6 +32,7 @@ class TableSetup:
         tables: With the key that they have in the database.
         ready: Whether events can be stored.
         complete: Whether questions see every row; not while rows wait in a table made by litestar-flags.
+        counted: Whether writers keep counts.
     """
 
     def __init__(self, options: DatabaseOptions, family: str, changed: Callable[[Tables], None]) -> None:
@@ -49,6 +51,7 @@ class TableSetup:
         """Look at the tables anew before the next use."""
         self.ready = False
         self.complete = False
+        self.counted = False
         self._seen = False
         self._gone_since: float | None = None
 
@@ -76,8 +79,13 @@ class TableSetup:
         except SchemaOutdated as error:
             self.complain(error)
             raise
+        await self.follow_rollups(connection)
         self.ready = True
         return state
+
+    async def follow_rollups(self, connection: AsyncConnection) -> None:
+        """Find out whether counts are kept, or begin to keep them if the options say so."""
+        self.counted = await follow(connection, self.tables, self.family, switch_on=self._options.rollups)
 
     async def for_questions(self, connection: AsyncConnection) -> None:
         """Make sure that questions see every row.
@@ -92,7 +100,7 @@ class TableSetup:
                 raise incomplete(self.tables)
             if not await adopt_page(connection, self.tables, self.family):
                 break
-        self.ready = self.complete = True
+        self.complete = True
 
     async def check(self, connection: AsyncConnection) -> None:
         """Return if events can be stored, or the tables may be made ready for them; change nothing.
@@ -120,6 +128,7 @@ class TableSetup:
                 may_upgrade=self._options.upgrade,
                 take_over=take_over,
                 partition_by=self.partition_by,
+                rollups=self._options.rollups,
             )
         except SchemaOutdated:
             if self._seen and self._gone_since is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ..counting import Cell
 from ..schema import Tables
 
 __all__ = ["BatchWriter", "writer_for"]
@@ -19,8 +21,22 @@ class BatchWriter(Protocol):
         """Store all the events or none; an id that is there already stays as it is. Raises what the driver raises."""
         ...
 
-    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int) -> None:
-        """Add events with new ids, of an import, within the caller's transaction. Raises what the driver raises."""
+    async def write_new(
+        self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], cells: Sequence[Cell]
+    ) -> None:
+        """Store the events with their counts, in one transaction, or nothing if an id is there already.
+
+        Raises:
+            IdsKnown: an id is there already; or what the driver raises for it.
+        """
+        ...
+
+    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int | None) -> None:
+        """Add events with new ids, perhaps of an import, within the caller's transaction. Raises as the driver does."""
+        ...
+
+    async def add(self, connection: AsyncConnection, cells: Sequence[Cell]) -> None:
+        """Add to the counts, within the caller's transaction. Raises what the driver raises."""
         ...
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
+from flag_analytics.errors import SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ..counting import CELL_COLUMNS, KEY_COLUMNS, Cell
 from ..rows import ALL_COLUMNS, PLAIN_COLUMNS, as_rows
 from ..schema import Tables
 
@@ -38,6 +42,7 @@ class CopyWriter:
         self._schema = tables.schema
         # On a partitioned table the time is a part of the key. An id is made with its event: it has one time only.
         target = ", ".join(column.name for column in tables.events.primary_key)
+        self._add = _adding(tables)
         self._inserts = {columns: _insert(tables, columns, target) for columns in (PLAIN_COLUMNS, ALL_COLUMNS)}
 
     async def write(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
@@ -52,10 +57,37 @@ class CopyWriter:
             rows.sort(key=_by_id)
             await raw.execute(self._inserts[columns], *map(list, zip(*rows, strict=True)))
 
-    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int) -> None:
-        columns, rows = as_rows(events, str, import_id)
+    async def write_new(
+        self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], cells: Sequence[Cell]
+    ) -> None:
         raw: Any = (await connection.get_raw_connection()).driver_connection
-        await raw.copy_records_to_table(self._table, records=rows, columns=columns, schema_name=self._schema)
+        transaction = raw.transaction()
+        await transaction.start()
+        try:
+            await self.insert(connection, events, None)
+            await self.add(connection, cells)
+        except Exception:  # a cancelled one is not asked to roll back: a silent server would not answer
+            with contextlib.suppress(Exception):
+                await transaction.rollback()
+            raise
+        await transaction.commit()
+
+    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int | None) -> None:
+        columns, rows = as_rows(events, str, import_id)
+        # Two writers that insert the same ids in different orders would wait for each other.
+        rows.sort(key=_by_id)
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        try:
+            await raw.copy_records_to_table(self._table, records=rows, columns=columns, schema_name=self._schema)
+        except Exception as error:
+            if getattr(error, "sqlstate", None) in _TYPE_HAS_CHANGED:
+                raise SinkUnavailable("a column has changed: a new connection is needed", code="schema") from None
+            raise
+
+    async def add(self, connection: AsyncConnection, cells: Sequence[Cell]) -> None:
+        if cells:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            await raw.execute(self._add, *map(list, zip(*cells, strict=True)))
 
 
 def _by_id(row: tuple[Any, ...]) -> str:
@@ -70,4 +102,19 @@ def _insert(tables: Tables, columns: tuple[str, ...], target: str) -> str:
     return (
         f"INSERT INTO {table} ({names}) SELECT {values} "  # noqa: S608 - checked identifiers
         f"FROM unnest({arrays}) AS given ({names}) ON CONFLICT ({target}) DO NOTHING"
+    )
+
+
+def _adding(tables: Tables) -> str:
+    table = f'"{tables.schema}"."{tables.counts.name}"' if tables.schema else f'"{tables.counts.name}"'
+    names, keys = ", ".join(CELL_COLUMNS), ", ".join(KEY_COLUMNS)
+    arrays = ", ".join(
+        f"${number}::{'text' if name in KEY_COLUMNS[1:] else 'int8'}[]" for number, name in enumerate(CELL_COLUMNS, 1)
+    )
+    sums = ", ".join(f"{name} = counts.{name} + excluded.{name}" for name in CELL_COLUMNS[len(KEY_COLUMNS) : -2])
+    return (
+        f"INSERT INTO {table} AS counts ({names}) SELECT * FROM unnest({arrays}) "  # noqa: S608 - checked identifiers
+        f"ON CONFLICT ({keys}) DO UPDATE SET {sums}, "
+        "first_event = least(counts.first_event, excluded.first_event), "
+        "last_event = greatest(counts.last_event, excluded.last_event)"
     )

@@ -10,12 +10,15 @@ nothing; a table without any key or index would take 2.9 µs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ..counting import CELL_COLUMNS, KEY_COLUMNS, Cell
+from ..errors import IdsKnown
 from ..rows import ALL_COLUMNS, IMPORT_COLUMNS, PLAIN_COLUMNS, as_rows, id_bytes
 from ..schema import Tables
 
@@ -37,11 +40,13 @@ class OneStatementWriter:
     def __init__(self, tables: Tables) -> None:
         schema = f'"{tables.schema}".' if tables.schema else ""
         self._table = f'{schema}"{tables.name}"'
+        self._counts = f'{schema}"{tables.counts.name}"'
         self._statements = {
             (columns, 2**power): self._insert(columns, 2**power)
             for columns in (PLAIN_COLUMNS, ALL_COLUMNS, IMPORT_COLUMNS)
             for power in range(MOST_ROWS.bit_length())
         }
+        self._additions = {2**power: self._adding(2**power) for power in range(MOST_ROWS.bit_length())}
 
     def _insert(self, columns: tuple[str, ...], count: int) -> str:
         row = f"({', '.join('?' * len(columns))})"
@@ -65,20 +70,54 @@ class OneStatementWriter:
             await raw.rollback()
             raise
 
-    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int) -> None:
+    async def write_new(
+        self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], cells: Sequence[Cell]
+    ) -> None:
+        columns, rows = as_rows(events, id_bytes)
+        raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
+        try:
+            await raw.execute("BEGIN IMMEDIATE")
+            if await self._store_in_parts(raw, columns, rows) < len(rows):
+                raise IdsKnown
+            await self.add(connection, cells)
+            await raw.commit()
+        except BaseException:
+            await raw.rollback()
+            raise
+
+    async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int | None) -> None:
         columns, rows = as_rows(events, id_bytes, import_id)
         raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
         await self._store_in_parts(raw, columns, rows)
 
     async def _store_in_parts(
         self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]
-    ) -> None:
-        for start in range(0, len(rows), MOST_ROWS):
-            await self._store(raw, columns, rows[start : start + MOST_ROWS])
+    ) -> int:
+        parts = range(0, len(rows), MOST_ROWS)
+        return sum([await self._store(raw, columns, rows[start : start + MOST_ROWS]) for start in parts])
 
-    async def _store(self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    async def add(self, connection: AsyncConnection, cells: Sequence[Cell]) -> None:
+        raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
+        for start in range(0, len(cells), MOST_ROWS):
+            some = list(cells[start : start + MOST_ROWS])
+            size = 1 << (len(some) - 1).bit_length()
+            nothing = (*some[-1][: len(KEY_COLUMNS)], 0, 0, 0, 0, *some[-1][-2:])
+            some += [nothing] * (size - len(some))
+            await raw.execute(self._additions[size], list(chain.from_iterable(some)))
+
+    def _adding(self, count: int) -> str:
+        row = f"({', '.join('?' * len(CELL_COLUMNS))})"
+        sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in CELL_COLUMNS[len(KEY_COLUMNS) : -2])
+        return (
+            f"INSERT INTO {self._counts} ({', '.join(CELL_COLUMNS)}) "  # noqa: S608 - checked identifiers
+            f"VALUES {', '.join([row] * count)} ON CONFLICT ({', '.join(KEY_COLUMNS)}) DO UPDATE SET {sums}, "
+            "first_event = min(first_event, excluded.first_event), last_event = max(last_event, excluded.last_event)"
+        )
+
+    async def _store(self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> int:
+        """Store these rows; return how many were new."""
         # Statements of few sizes are prepared, and kept by the driver. The last row fills the gap: it conflicts with
         # itself.
         size = 1 << (len(rows) - 1).bit_length()
         rows = rows + rows[-1:] * (size - len(rows))
-        await raw.execute(self._statements[columns, size], list(chain.from_iterable(rows)))
+        return (await raw.execute(self._statements[columns, size], list(chain.from_iterable(rows)))).rowcount

@@ -1,0 +1,80 @@
+"""Counts of events by hour, flag, variant, reason and environment: what a batch adds to the table of counts.
+
+``count_statements.cells_query`` says the same in SQL, of events that are stored; the tests hold them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from flag_analytics.frozen import FrozenEvent
+from flag_analytics.metrics import MILLION, weight_of
+from flag_analytics.sources import NO_VALUE
+
+from .rows import micros
+
+__all__ = ["CELL_COLUMNS", "HOUR", "KEY_COLUMNS", "LONG_ENVIRONMENT", "MOST_ENVIRONMENT_BYTES", "Cell", "count"]
+
+HOUR = 3_600_000_000
+"""An hour in microseconds."""
+KEY_COLUMNS = ("hour", "flag_key", "variant", "reason", "environment")
+CELL_COLUMNS = (*KEY_COLUMNS, "events", "weight", "errors", "error_weight", "first_event", "last_event")
+LONG_ENVIRONMENT = "__long__"
+"""Where an environment takes more than ``MOST_ENVIRONMENT_BYTES``: only the events themselves tell which one it is."""
+MOST_ENVIRONMENT_BYTES = 190
+"""In UTF-8. With it, a key of the longest texts still fits a page of an index on every database."""
+
+Cell = tuple[Any, ...]
+"""A row of the table, with the columns of ``CELL_COLUMNS``."""
+
+
+def count(events: Iterable[FrozenEvent]) -> list[Cell]:
+    """Return what these events add to the table of counts, in the order of its key; outcomes are not counted.
+
+    All writers add in this order, so that none waits for another that waits for it.
+    """
+    cells: dict[tuple[int, str, str, str, str], list[int]] = {}
+    find = cells.get
+    for event in events:
+        if event.kind == "outcome":
+            continue
+        at, reason = micros(event.timestamp), event.reason
+        key = (at - at % HOUR, event.flag_key, event.variant or "", reason, _environment(event.context_json))
+        cell = find(key)
+        if cell is None:
+            cells[key] = cell = [0, 0, 0, 0, at, at]
+        weight = MILLION if event.sample_rate == 1.0 else weight_of(event.sample_rate)
+        cell[0] += 1
+        cell[1] += weight
+        if reason == "ERROR" or event.error_type:
+            cell[2] += 1
+            cell[3] += weight
+        if at < cell[4]:
+            cell[4] = at
+        elif at > cell[5]:
+            cell[5] = at
+    return sorted((*key, *figures) for key, figures in cells.items())
+
+
+class _Context(msgspec.Struct):
+    environment: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_context = msgspec.json.Decoder(_Context).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def _environment(context: bytes) -> str:
+    """Return the environment as groups name it: its text, or its JSON as it was recorded where it is not a text."""
+    if b'"environment"' not in context:
+        return NO_VALUE
+    try:
+        written = bytes(_decode_context(context).environment)
+    except msgspec.DecodeError:
+        return NO_VALUE  # it is no object
+    if written == b"null":
+        return NO_VALUE
+    text = _decode_text(written) if written[:1] == b'"' else written.decode()
+    return text if len(text.encode()) <= MOST_ENVIRONMENT_BYTES else LONG_ENVIRONMENT

@@ -1,0 +1,204 @@
+"""The table of counts says what the events say, whatever is written, repeated or removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flag_analytics.events import EvaluationReason
+from flag_analytics_database import DatabaseStore
+from flag_analytics_database.count_statements import cell_from, cells_query
+from flag_analytics_database.counting import CELL_COLUMNS, HOUR, count
+from flag_analytics_database.rollup_state import EVER, NEVER
+from sqlalchemy import select
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+ENVIRONMENTS: list[Any] = [
+    {}, {"environment": None}, {"environment": ""}, {"environment": "production"}, {"environment": "Production"},
+    {"environment": 5}, {"environment": 5.0}, {"environment": True}, {"environment": ["a", {"b": 1}]},
+    {"environment": "a\"b\\c'd é 🎏\n"}, {"environment": "x" * 190}, {"environment": "x" * 191},
+    {"environment": "é" * 96}, {"Environment": "other"}, {"nested": {"environment": "inner"}, "environment": "outer "},
+    {"environment": "__none__"}, {"environment": 1e300}, {"environment": 2**60}, {"environment": -0.5e-9},
+]  # fmt: skip
+
+
+async def cells(store: DatabaseStore) -> list[Any]:
+    """Return the table of counts."""
+    columns = [store.tables.counts.c[name] for name in CELL_COLUMNS]
+    return sorted(tuple(row) for row in await store._ask(select(*columns)))
+
+
+async def recounted(store: DatabaseStore) -> list[Any]:
+    """Return what the events themselves say."""
+    return sorted(map(cell_from, await store._ask(cells_query(store.tables, store.family))))
+
+
+def figures(found: Sequence[Any]) -> list[Any]:
+    """Return cells without the bounds of their times."""
+    return [cell[:9] for cell in found]
+
+
+async def balanced(store: DatabaseStore) -> bool:
+    return await cells(store) == await recounted(store)
+
+
+def hostile(make_event: Any) -> list[Any]:
+    """Return events of all sorts."""
+    events = [make_event(number, context_attributes=context) for number, context in enumerate(ENVIRONMENTS)]
+    times = [
+        datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), NOW,
+        NOW.replace(minute=0, second=0, microsecond=0), NOW.replace(minute=59, second=59, microsecond=999_999),
+    ]  # fmt: skip
+    events += [make_event(timestamp=at) for at in times]
+    events += [make_event(variant=variant) for variant in (None, "", "default", "a", "A", "a ", "é", "v" * 190)]
+    events += [make_event(flag_key=key) for key in ("checkout", "Checkout", "checkout ", "f" * 190, "", "🎏")]
+    events += [make_event(reason=reason) for reason in EvaluationReason]
+    events += [make_event(error_type=kind) for kind in (None, "", "GENERAL")]
+    events += [make_event(reason=EvaluationReason.ERROR, error_type=kind) for kind in (None, "GENERAL")]
+    events += [make_event(sample_rate=rate, error_type="X") for rate in (1.0, 0.5, 1 / 3, 0.07, 1e-6, 1e-9)]
+    events += [make_event(kind=kind) for kind in ("evaluation", "exposure", "outcome")]
+    return events
+
+
+async def test_every_event_counts_in_its_cell_and_sql_says_the_same(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = database.store(rollups=True)
+    batch = batch_of(*hostile(make_event))
+    await store.write(batch)
+    assert await cells(store) == count(batch.events)
+    assert await recounted(store) == count(batch.events)
+    assert sum(cell[5] for cell in await cells(store)) == len(batch.events) - 1
+    assert all(cell[0] % HOUR == 0 and 0 <= cell[9] - cell[0] < HOUR for cell in await cells(store))
+
+
+async def test_nothing_is_counted_where_it_was_not_asked_for(database: Any, make_event: Any, batch_of: Any) -> None:
+    store = database.store()
+    await store.write(batch_of(make_event()))
+    assert await cells(store) == []
+    assert await database.count("analytics_events_rollup_state") == 0
+
+
+async def test_a_table_that_was_made_for_it_is_counted_for_all_time(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    await (store := database.store(rollups=True)).write(batch_of(make_event()))
+    assert dict(await database.run("SELECT name, value FROM analytics_events_rollup_state"))["counted_since"] == EVER
+    assert await balanced(store)
+
+
+async def test_a_writer_counts_in_a_table_where_another_one_does(database: Any, make_event: Any, batch_of: Any) -> None:
+    running = database.store()
+    await running.write(batch_of(make_event(0)))
+    await (first := database.store(rollups=True)).write(batch_of(make_event(1)))
+    state = dict(await database.run("SELECT name, value FROM analytics_events_rollup_state"))
+    assert state["counted_since"] == NEVER
+    await database.store().write(batch_of(make_event(2)))
+    running._housekeeping._follow_at = 0.001
+    await running.write(batch_of(make_event(3)))
+    assert sum(cell[5] for cell in await cells(first)) in {2, 3}
+    await running.write(batch_of(make_event(4)))
+    assert sum(cell[5] for cell in await cells(first)) == 3
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+async def test_a_batch_that_is_repeated_in_other_company_counts_once(
+    database: Any, make_event: Any, batch_of: Any, partition_by: str | None
+) -> None:
+    store = database.store(rollups=True, partition_by=partition_by)
+    events = [make_event(number, variant="abc"[number % 3]) for number in range(60)]
+    for start, end in ((0, 20), (0, 20), (10, 30), (25, 26), (29, 60), (0, 60)):
+        await store.write(batch_of(*events[start:end]))
+    await store.write(batch_of(*events[:3], *events[:3], make_event(60), events[5]))
+    one = make_event(61)
+    await store.write(batch_of(one, one))
+    assert sum(cell[5] for cell in await cells(store)) == await database.count() == 62
+    assert await balanced(store)
+
+
+async def test_a_batch_of_many_rows_and_cells_counts_once(database: Any, make_event: Any, batch_of: Any) -> None:
+    store = database.store(rollups=True)
+    events = [make_event(number, flag_key=f"flag-{number}") for number in range(2_100)]
+    await store.write(batch_of(*events))
+    await store.write(batch_of(*events, make_event(5_000)))
+    assert await balanced(store)
+    assert len(await cells(store)) == 2_101
+
+
+async def test_an_import_counts_and_its_undoing_takes_its_part_out_again(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = database.store(rollups=True)
+    kept = [make_event(number) for number in range(10)]
+    await store.write(batch_of(*kept))
+    before = await cells(store)
+    importing = database.store(rollups=True)
+    await importing.start_import("a")
+    others = [make_event(timestamp=NOW - timedelta(hours=number), flag_key="old") for number in range(30)]
+    await importing.write(batch_of(*kept, *others))
+    await importing.write(batch_of(*others))
+    assert sum(cell[5] for cell in await cells(store)) == 40
+    assert await balanced(store)
+    assert await importing.undo_import("a") == 30
+    assert await cells(store) == before
+
+
+async def test_a_person_that_is_forgotten_is_taken_out_of_the_counts(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = database.store(rollups=True)
+    events = hostile(make_event)
+    await store.write(
+        batch_of(*events, *(make_event(targeting_key="they", context_attributes=c) for c in ENVIRONMENTS))
+    )
+    await store.write(batch_of(make_event(targeting_key="they", flag_key="theirs", sample_rate=0.25)))
+    assert await store.forget(["they"]) == len(ENVIRONMENTS) + 1
+    assert figures(await cells(store)) == figures(await recounted(store))
+    assert not any(cell[1] == "theirs" for cell in await cells(store))
+
+
+async def test_pruning_keeps_the_counts(database: Any, make_event: Any, batch_of: Any) -> None:
+    store = database.store(rollups=True)
+    await store.write(batch_of(*(make_event(timestamp=NOW - timedelta(days=number)) for number in range(10))))
+    before = await cells(store)
+    assert await store.prune(NOW - timedelta(days=4)) == 5
+    assert await cells(store) == before
+
+
+@pytest.mark.parametrize("writers", [8])
+async def test_writers_of_the_same_events_at_once_count_each_once(
+    database: Any, make_event: Any, batch_of: Any, writers: int
+) -> None:
+    events = [make_event(number, flag_key=f"flag-{number % 7}") for number in range(300)]
+    await database.store(rollups=True).open()
+
+    async def deliver(worker: int) -> None:
+        store = database.store(connect_timeout_seconds=30.0, statement_timeout_seconds=30.0)
+        for number in range(12):
+            start = (worker * 37 + number * 23) % 250
+            some = events[start : start + 50]
+            await store.write(batch_of(*(reversed(some) if worker % 2 else some)))
+
+    await asyncio.gather(*(deliver(worker) for worker in range(writers)))
+    store = database.store()
+    assert await balanced(store)
+    assert sum(cell[5] for cell in await cells(store)) == await database.count()
+
+
+async def test_a_constraint_of_the_users_own_is_no_reason_to_try_for_ever(
+    server_database: Any, make_event: Any, batch_of: Any
+) -> None:
+    from flag_analytics.errors import BadBatch
+
+    store = server_database.store(rollups=True)
+    await store.open()
+    await server_database.run("CREATE UNIQUE INDEX once ON analytics_events (targeting_key)")
+    await store.write(batch_of(make_event(1)))
+    with pytest.raises(BadBatch):
+        await store.write(batch_of(make_event(1), make_event(2)))
+    await store.write(batch_of(make_event(2)))
+    assert await balanced(store)
