@@ -77,6 +77,10 @@ class Engine:
         }
         return FlagEvaluationEvent(**{**given, **fields})
 
+    @staticmethod
+    def now() -> datetime:
+        return datetime.now(UTC)
+
     def events(self, count: int, start: int = 0, **fields: Any) -> tuple[FrozenEvent, ...]:
         """Return so many events, frozen."""
         return tuple(_freezer.freeze(self.event(number, **fields)) for number in range(start, start + count))

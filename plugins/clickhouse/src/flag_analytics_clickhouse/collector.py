@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import attrs
@@ -105,6 +106,18 @@ class ClickHouseAnalyticsCollector:
     async def get_buffer_size(self) -> int:
         """Return the number of events that are accepted and not stored yet."""
         return sum(sink.pending for sink in self._delivery.stats().sinks.values())
+
+    async def health_check(self) -> bool:
+        """Return whether events can be stored: the server answers, and has usable tables or may be given them."""
+        return await self.event_source.can_store()
+
+    async def forget(self, targeting_keys: Sequence[str]) -> int:
+        """Remove all events and dead letters of these targeting keys; see ``ClickHouseStore.forget``."""
+        return await self.event_source.forget(targeting_keys)
+
+    def health(self) -> dict[str, Any]:
+        """Return the state of delivery, without any I/O."""
+        return self._delivery.health()
 
     def stats(self) -> DeliveryStats:
         """Return the ledger of every event so far."""

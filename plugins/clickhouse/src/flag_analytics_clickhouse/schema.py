@@ -169,14 +169,15 @@ class Tables:
         """Return the statement that makes the database."""
         return f"CREATE DATABASE IF NOT EXISTS `{self.database}`{self.on_cluster}"
 
+    def create_state(self) -> Sequence[str]:
+        """Return the statements that make the table in which the version of the schema is."""
+        return [*self._create("_state", _columns(STATE_COLUMNS), order="name", engine="ReplacingMergeTree", by="at")]
+
     def migrations(self) -> Sequence[Sequence[str]]:
         """Return the statements of each version of the schema; each may be run again."""
         return [[*self._create_all()]]
 
     def _create_all(self) -> Iterator[str]:
-        yield from self._create(
-            "_state", _columns(STATE_COLUMNS), order="name", engine="ReplacingMergeTree", arguments="at"
-        )
         yield from self._create("_dead_letters", _columns(LETTER_COLUMNS), order="at, event_id", shard="at")
         indexes = [
             "INDEX by_batch batch_id TYPE bloom_filter(0.01) GRANULARITY 1",
@@ -237,7 +238,7 @@ class Tables:
         *,
         order: str,
         engine: str = "MergeTree",
-        arguments: str = "",
+        by: str = "",
         partition: str = "",
         primary: str = "",
         shard: str = "rand()",
@@ -249,7 +250,7 @@ class Tables:
         body = ",\n    ".join(columns)
         yield (
             f"CREATE TABLE IF NOT EXISTS {self._quoted(suffix, local=True)}{self.on_cluster} (\n    {body}\n) "
-            f"ENGINE = {engine}({arguments}){partitioned}{key}\nORDER BY ({order})\nSETTINGS {self._remember}"
+            f"ENGINE = {engine}({by}){partitioned}{key}\nORDER BY ({order})\nSETTINGS {self._remember}"
         )
         if self.cluster:
             local = f"{self.name}{suffix}_local"

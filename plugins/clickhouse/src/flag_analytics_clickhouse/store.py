@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
+from flag_analytics.canonical import canonical_key
+from flag_analytics.errors import DeliveryError
 from flag_analytics.processes import keep_inherited, renew_after_fork
 from flag_analytics.protocols import Batch
-from flag_analytics.reports import DeliveryOptions
+from flag_analytics.reports import DeadLetter, DeliveryOptions
 from flag_analytics.waiting import in_thread
 
+from .changing import count_older, forget_letters, forget_some, prune
 from .connecting import Asking, Writing, as_coroutines, open_asking, open_writing
+from .dead_letters import letter_columns, letter_from, newest_letters
 from .errors import delivery_error, is_missing_table, unavailable
 from .options import ClickHouseOptions
-from .schema import Tables
+from .schema import LETTER_COLUMNS, Tables
 from .setup import set_up
-from .writing import BatchWriter
+from .writing import BatchWriter, insert_settings
 
 __all__ = ["ClickHouseStore"]
 
@@ -102,6 +108,20 @@ class ClickHouseStore:
             await writing.close()
         await self.close_reading()
 
+    async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep refused events in a table of their own, as JSON in plain ASCII."""
+        connection = await self._connected()
+        columns = letter_columns(letters)
+        token = hashlib.sha256(repr(columns["event"]).encode()).hexdigest()
+        try:
+            async with asyncio.timeout(self.options.statement_timeout_seconds):
+                await connection.insert(
+                    self.tables.dead_letters, columns, [*LETTER_COLUMNS.values()], insert_settings(token)
+                )
+        except Exception as error:
+            raise delivery_error(error) from None
+        self._writer.given_up(letter.event.event_id for letter in letters)
+
     # --- questions: called from anywhere
 
     async def ask(
@@ -150,6 +170,54 @@ class ClickHouseStore:
                 asyncio.run(set_up(as_coroutines(self._asking), self.options))
                 self._settled = True
             return self._asking
+
+    async def read_dead_letters(self, limit: int = 1_000) -> list[DeadLetter]:
+        """Return the newest ``limit`` refused events that the table holds, oldest first.
+
+        Raises:
+            SinkUnavailable: the server does not answer.
+        """
+        return [letter_from(row) for row in reversed(await self.ask(newest_letters(self.tables), {"limit": limit}))]
+
+    # --- operating
+
+    async def can_store(self) -> bool:
+        """Return whether the server answers, with tables that are usable or may be made so; changes nothing."""
+        try:
+            await self.ask("SELECT 1", settle=False)
+            if not self.options.create_tables:
+                await self.ask(f"SELECT count() FROM {self.tables.state}", settle=False)
+        except DeliveryError:
+            return False
+        return True
+
+    async def count_older(self, before: datetime) -> int:
+        """Return the number of events and dead letters dated before ``before``."""
+        return await self._in_thread(lambda asking: count_older(asking, self.tables, before), settle=True)
+
+    async def prune(self, before: datetime) -> int:
+        """Remove every event and dead letter dated before ``before``; return the number of rows removed.
+
+        The rollups keep what they know of them.
+        """
+        return await self._in_thread(lambda asking: prune(asking, self.tables, before), settle=True)
+
+    async def forget(self, targeting_keys: Sequence[str]) -> int:
+        """Remove all events and dead letters of these targeting keys, and their part in the rollups.
+
+        It works in pages of 2,000 events, and can be interrupted and called again. What is recorded meanwhile may stay.
+        Return how many rows went.
+
+        Raises:
+            SinkUnavailable: the server does not answer.
+        """
+        keys = sorted({canonical_key(key) for key in targeting_keys} - {""})
+        if not keys:
+            return 0
+        removed = await self._in_thread(lambda asking: forget_letters(asking, self.tables, keys), settle=True)
+        while some := await self._in_thread(lambda asking: forget_some(asking, self.tables, keys), settle=True):
+            removed += some
+        return removed
 
     async def close_reading(self) -> None:
         """Release the connections for questions."""
