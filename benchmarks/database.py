@@ -430,7 +430,7 @@ async def _fill(store: DatabaseStore, flag_key: str, first: int, last: int) -> N
             f"WITH RECURSIVE s(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM s WHERE i < {last}) "
             f"SELECT randomblob(16), {at} + i * 500, {at} + i * 500, 0, '{flag_key}', "
             "CASE abs(random()) % 50 WHEN 0 THEN 'ERROR' ELSE 'SPLIT' END, "
-            "CASE abs(random()) % 3 WHEN 0 THEN 'a' WHEN 1 THEN 'b' END, 'user-' || abs(random()) % 300000, "
+            "CASE abs(random()) % 3 WHEN 0 THEN 'a' WHEN 1 THEN 'b' END, 'user-' || (abs(random()) % 300000), "
             f"abs(random() % 1000000) / 1e5 + 0.01, 'true', '{context}' FROM s"
         ),
         "postgresql": (

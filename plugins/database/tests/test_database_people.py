@@ -34,6 +34,21 @@ async def test_events_and_dead_letters_of_the_keys_go_in_pages(
     assert [letter.event.targeting_key for letter in await store.read_dead_letters()] == ["user-2"]
 
 
+async def test_what_is_erased_is_no_longer_counted_for_its_import(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "BATCH_ROWS", 2)
+    live, store = database.store(), database.store()
+    await live.write(batch_of(*(make_event(number, targeting_key="user-1") for number in range(3))))
+    for name, first in (("a", 10), ("b", 20)):
+        await store.start_import(name)
+        keys = ["user-1"] * 3 + ["user-2"]
+        await store.write(batch_of(*(make_event(first + place, targeting_key=key) for place, key in enumerate(keys))))
+    assert await store.forget(["user-1"]) == 9
+    assert [(each.name, each.events) for each in await store.list_imports()] == [("a", 1), ("b", 1)]
+    assert await store.undo_import("a") == 1
+
+
 async def test_without_a_key_nothing_goes(database: Any, make_event: Any, batch_of: Any) -> None:
     store = database.store()
     await store.write(batch_of(make_event(1, targeting_key=None)))

@@ -13,7 +13,7 @@ import msgspec
 from flag_analytics.canonical import canonical_key
 from flag_analytics.errors import BadBatch, SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
-from sqlalchemy import Executable, and_, case, delete, or_, select, update
+from sqlalchemy import ColumnElement, Executable, and_, case, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +26,17 @@ from .rows import ALL_COLUMNS, as_rows, from_micros, micros
 from .schema import Tables
 from .writers import BatchWriter
 
-__all__ = ["OTHER_CONTENT", "Import", "Page", "Place", "begin_import", "imports_query", "remove_page", "store_import"]
+__all__ = [
+    "OTHER_CONTENT",
+    "Import",
+    "Page",
+    "Place",
+    "begin_import",
+    "imports_query",
+    "remove_page",
+    "store_import",
+    "take_off",
+]
 
 OTHER_CONTENT = "other_content"
 """The reason why an event is refused whose id is stored with other content."""
@@ -50,7 +60,7 @@ class Import:
     Attributes:
         name: Its name.
         started_at: The time of its first start.
-        events: The number of events that it brought, and not those that were stored before.
+        events: The number of events that it brought, and not those that were stored before or were erased for a person.
         first_event: The time of the oldest of them; None without any.
         last_event: The time of the newest.
     """
@@ -219,3 +229,12 @@ async def remove_page(
         await connection.execute(delete(imports).where(imports.c.id == row.id))
     await connection.commit()
     return len(page), (page[-1].timestamp, page[-1].event_id) if len(page) == PAGE_ROWS else None
+
+
+async def take_off(connection: AsyncConnection, tables: Tables, events: ColumnElement[bool]) -> None:
+    """Take events that are about to be removed off the numbers of their imports, in the caller's transaction."""
+    import_id, imports = tables.events.c.import_id, tables.imports
+    counts = select(import_id, func.count().label("events")).where(events, import_id.is_not(None)).group_by(import_id)
+    for row in (await connection.execute(counts)).all():
+        left = {"events": imports.c.events - row.events}
+        await connection.execute(update(imports).where(imports.c.id == row.import_id).values(left))

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .conditions import at_any_time, one_of
 from .count_statements import take_out
+from .imports import take_off
 from .once import begin
 from .retention import BATCH_ROWS
 from .rollup_state import is_counted
@@ -49,6 +50,7 @@ async def _remove_events(connection: AsyncConnection, tables: Tables, family: st
     theirs = event_id.in_([row.event_id for row in await connection.execute(locked)])
     if await is_counted(connection, tables):
         await take_out(connection, tables, family, theirs)
+    await take_off(connection, tables, theirs)
     gone = (await connection.execute(delete(tables.events).where(theirs))).rowcount
     await connection.commit()
     return gone
