@@ -20,6 +20,7 @@ from flag_analytics.protocols import Batch
 from flag_analytics.testing import CollectorContract, EventSourceContract, plain_event, plain_events
 from flag_analytics.testing.subjects import Subject
 from flag_analytics_files import FilesOptions, FilesSink, FilesSource
+from flag_analytics_files.naming import FileName
 from flag_analytics_files.stores import open_store
 
 pytestmark = pytest.mark.server
@@ -110,6 +111,43 @@ async def test_a_name_is_given_once(s3, bucket):
     await store.delete("date=2026-01-31/a.jsonl")
     await store.delete("date=2026-01-31/a.jsonl")
     assert await store.paths("") == []
+
+
+async def test_an_object_that_has_changed_meanwhile_is_not_replaced(s3, bucket, monkeypatch):
+    store = open_store(options_of(s3, bucket))
+    await store.put("a.jsonl", b"1")
+    assert not await store.replace("a.jsonl", b"0", b"2")
+    assert not await store.replace("b.jsonl", b"0", b"2")
+    assert await store.replace("a.jsonl", b"1", b"2")
+    get, read = store._obstore.get_async, asyncio.Event()
+
+    async def slow(*arguments):
+        answer = await get(*arguments)
+        if not read.is_set():
+            read.set()
+            await store.replace("a.jsonl", b"2", b"3")
+        return answer
+
+    monkeypatch.setattr(store._obstore, "get_async", slow)
+    assert not await store.replace("a.jsonl", b"2", b"4")
+    assert (await store.paths(""), await store.get("a.jsonl")) == (["a.jsonl"], b"3")
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "parquet"}])
+async def test_a_person_is_erased_from_objects_and_from_the_copies_of_a_reader(s3, bucket, options):
+    sink = FilesSink(options_of(s3, bucket, **options))
+    source = FilesSource(sink.options)
+    users = ["user-1", "user-2"] * 2
+    batch = Subject(sink).batch(*(plain_event(n, targeting_key=user) for n, user in enumerate(users)))
+    await sink.write(batch)
+    assert len(await source.get_events()) == 4
+    assert await sink.forget(["user-1"]) == 2
+    assert [event.targeting_key for event in await source.get_events()] == ["user-2"] * 2
+    copies = [path for path in source._place.rglob("*") if path.is_file()]
+    assert len(copies) == 1
+    await sink._store.delete(FileName.of_batch(batch.id, batch.events, sink.options.suffix).path)
+    assert await source.get_events() == []
+    assert not copies[0].exists()
 
 
 async def test_recovered_events_are_looked_for_in_the_store(s3, bucket):

@@ -61,6 +61,26 @@ async def test_a_person_is_erased_from_every_store_and_others_stay(tmp_path):
     assert left == [["user-2"] * 5] * 2
 
 
+async def test_a_person_is_found_in_files_and_erased_from_them(tmp_path):
+    source = config(tmp_path)
+    source["collectors"]["files"] = {"location": str(tmp_path / "kept"), "format": "parquet"}
+    async with open_pipeline(source) as pipeline:
+        for user in ("user-1", "user-2"):
+            pipeline.record_nowait(event(user))
+        found = await person(pipeline, "user-1")
+        receipt = await forget(pipeline, "user-1")
+        left = await person(pipeline, "user-2")
+    assert {name: len(events) for name, events in found.items()} == {
+        "memory": 1, "database": 1, "files": 1, "dead letters": 0,
+    }  # fmt: skip
+    assert {place.name: place.erased for place in receipt.places} == {
+        "memory": 1, "database": 1, "files": 1, "dead letters": 0,
+    }  # fmt: skip
+    assert receipt.complete
+    assert len(left["files"]) == 1
+    assert not any(b"user-1" in path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file())
+
+
 async def test_pseudonyms_by_the_key_and_by_the_one_before_are_found(tmp_path):
     async with open_pipeline(config(tmp_path, processors=[hashed("1")])) as pipeline:
         pipeline.record_nowait(event("user-1"))

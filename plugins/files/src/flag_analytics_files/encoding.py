@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
 from flag_analytics.errors import PluginError
 from flag_analytics.frozen import FrozenEvent
 
-__all__ = ["COLUMNS", "check_format", "encode", "ids_of", "merge"]
+__all__ = ["COLUMNS", "check_format", "encode", "ids_of", "merge", "without"]
 
 COLUMNS = (
     "event_id",
@@ -40,7 +40,12 @@ class _Line(msgspec.Struct):
     event_id: str
 
 
+class _PersonsLine(msgspec.Struct):
+    targeting_key: str
+
+
 _decode_line = msgspec.json.Decoder(_Line).decode
+_decode_persons_line = msgspec.json.Decoder(_PersonsLine).decode
 
 
 def check_format(suffix: str) -> None:
@@ -67,6 +72,38 @@ def merge(bodies: Sequence[bytes], suffix: str) -> bytes:
         return b"".join(bodies)  # gzip too: a file may have several members
     pa, pq = _pyarrow()
     return _written(pa.concat_tables([pq.read_table(io.BytesIO(body)) for body in bodies]), pq)
+
+
+def without(body: bytes, targeting_keys: Collection[str], path: str) -> tuple[bytes, int]:
+    """Return a file without the events of these targeting keys, and how many they were; a file of none stays as it is.
+
+    Lines that are no events stay, and so do columns that are no fields.
+    """
+    if path.endswith(".parquet"):
+        return _parquet_without(body, targeting_keys)
+    lines = (gzip.decompress(body) if path.endswith(".gz") else body).splitlines(keepends=True)
+    left = [line for line in lines if _person_of(line) not in targeting_keys]
+    if len(left) == len(lines):
+        return body, 0
+    kept = b"".join(left)
+    return gzip.compress(kept, 6, mtime=0) if path.endswith(".gz") else kept, len(lines) - len(left)
+
+
+def _person_of(line: bytes) -> str | None:
+    try:
+        return _decode_persons_line(line).targeting_key
+    except msgspec.MsgspecError:
+        return None  # an event without a targeting key, or no event
+
+
+def _parquet_without(body: bytes, targeting_keys: Collection[str]) -> tuple[bytes, int]:
+    pa, pq = _pyarrow()
+    table = pq.read_table(io.BytesIO(body))
+    if "targeting_key" not in table.column_names:
+        return body, 0
+    kept = [key not in targeting_keys for key in table["targeting_key"].to_pylist()]
+    removed = len(kept) - sum(kept)
+    return (_written(table.filter(pa.array(kept, pa.bool_())), pq), removed) if removed else (body, 0)
 
 
 def ids_of(body: bytes, suffix: str) -> frozenset[str]:

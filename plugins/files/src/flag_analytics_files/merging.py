@@ -7,6 +7,7 @@ ends in between leaves the parts beside the whole, until the next start removes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import attrs
@@ -17,7 +18,7 @@ from .encoding import merge
 from .naming import MERGES, FileName
 from .stores import Store
 
-__all__ = ["Merger"]
+__all__ = ["Merger", "merges_since"]
 
 _MAX_PARTS = 100
 _STALE_SECONDS = 3_600.0
@@ -90,16 +91,19 @@ class Merger:
 
     async def _merge(self, names: list[FileName]) -> None:
         suffix = names[0].suffix
-        bodies = [await self._store.get(name.path) for name in names]
-        found = [body for body in bodies if body is not None]
-        if len(found) < len(names):
-            return  # another process has moved them
         first, last = min(name.first for name in names), max(name.last for name in names)
         count = sum(name.count for name in names)
         whole = FileName.of("+".join(name.path for name in names), first, last, count, suffix)
         intent = _Intent(whole.path, [name.path for name in names], time.time())
         known_as = f"{MERGES}{whole.path.rpartition('/')[2]}.json"
-        await self._store.put(known_as, msgspec.json.encode(intent))
+        begun = await self._store.put(known_as, msgspec.json.encode(intent))
+        # Read afterwards: who erases a person from these files sees that the whole may hold what they held.
+        bodies = [await self._store.get(name.path) for name in names]
+        found = [body for body in bodies if body is not None]
+        if len(found) < len(names):  # another process has moved them
+            if begun:
+                await self._store.delete(known_as)
+            return
         await self._store.put(whole.path, await asyncio.to_thread(merge, found, suffix))
         await self._finish(intent, known_as)
 
@@ -110,12 +114,22 @@ class Merger:
 
     async def recover(self) -> None:
         """Finish merges that were begun by processes that have ended; one of a living process is done twice as well."""
-        for known_as in await self._store.paths(MERGES):
-            try:
-                intent = msgspec.json.decode(await self._store.get(known_as) or b"", type=_Intent)
-            except msgspec.MsgspecError:
-                continue  # it is gone, or no intent
+        for known_as, intent in await _intents(self._store):
             if await self._store.get(intent.into) is not None:
                 await self._finish(intent, known_as)
             elif time.time() - intent.at > _STALE_SECONDS:
                 await self._store.delete(known_as)
+
+
+async def merges_since(store: Store, began: float) -> bool:
+    """Return whether merges that began after this time, in seconds since the Unix epoch, may not have ended."""
+    return any(intent.at > began for _, intent in await _intents(store))
+
+
+async def _intents(store: Store) -> list[tuple[str, _Intent]]:
+    """Return the merges that are known, by the path of the file that makes them known."""
+    found = []
+    for known_as in await store.paths(MERGES):
+        with contextlib.suppress(msgspec.MsgspecError):  # it is gone, or no intent
+            found.append((known_as, msgspec.json.decode(await store.get(known_as) or b"", type=_Intent)))
+    return found

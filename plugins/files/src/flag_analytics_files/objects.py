@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 from flag_analytics.errors import CommitUnknown, FatalConfiguration, PluginError, SinkUnavailable
@@ -68,14 +69,34 @@ class ObjectStore:
             problem = error
         raise self._described(problem, SinkUnavailable)
 
-    async def paths(self, prefix: str) -> list[str]:
+    async def replace(self, path: str, before: bytes, body: bytes) -> bool:
         self._check_process()
         try:
-            found = [item["path"] async for part in self._obstore.list(self._store, prefix or None) for item in part]
+            answer = await self._obstore.get_async(self._store, path)
+            if bytes(await answer.bytes_async()) != before:
+                return False
+            known: Any = {name: text for name in ("e_tag", "version") if (text := answer.meta[name]) is not None}
+            await self._obstore.put_async(self._store, path, body, mode=known)
+        except (FileNotFoundError, self._obstore.exceptions.PreconditionError):
+            return False
         except Exception as error:
             problem = error
         else:
-            return sorted(found)
+            return True
+        raise self._described(problem, CommitUnknown)
+
+    async def paths(self, prefix: str) -> list[str]:
+        return list(await self.versions(prefix))
+
+    async def versions(self, prefix: str) -> dict[str, str]:
+        """Return the paths that begin with a prefix, in order, each with a text that changes when its file does."""
+        self._check_process()
+        try:
+            listed = [item async for part in self._obstore.list(self._store, prefix or None) for item in part]
+        except Exception as error:
+            problem = error
+        else:
+            return {item["path"]: f"{item['e_tag']} {item['size']}" for item in sorted(listed, key=itemgetter("path"))}
         raise self._described(problem, SinkUnavailable)
 
     async def delete(self, path: str) -> None:

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flag_analytics.canonical import canonical_key
 from flag_analytics.errors import DeliveryError
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.protocols import Batch
 
 from .encoding import check_format, encode, ids_of
+from .forgetting import forget
 from .merging import Merger
 from .naming import FileName, days_between, micros
 from .options import FilesOptions
@@ -120,7 +123,7 @@ class FilesSink:
         return stored
 
     async def _ids_in(self, name: FileName) -> frozenset[str]:
-        """Return the ids of the events in a file, which never changes."""
+        """Return the ids of the events in a file, those that were erased since included."""
         if name.path not in self._ids:
             body = await self._store.get(name.path)
             self._ids[name.path] = frozenset() if body is None else await asyncio.to_thread(ids_of, body, name.suffix)
@@ -128,6 +131,19 @@ class FilesSink:
                 self._ids.popitem(last=False)
         self._ids.move_to_end(name.path)
         return self._ids[name.path]
+
+    async def forget(self, targeting_keys: Sequence[str]) -> int:
+        """Erase the events of these targeting keys from all files; return how many went.
+
+        It can be interrupted and called again. What is recorded meanwhile may stay. An object store that keeps former
+        versions of its objects keeps those.
+
+        Raises:
+            SinkUnavailable: the store fails, or files are damaged: all others were done.
+            FatalConfiguration: the store refuses access.
+        """
+        keys = {canonical_key(key) for key in targeting_keys} - {""}
+        return await forget(self._store, keys) if keys else 0
 
     async def ping(self) -> None:
         """Look whether the store answers.

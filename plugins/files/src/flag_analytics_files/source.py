@@ -21,8 +21,8 @@ from flag_analytics.sources import EventFilter, Exposures, FlagActivity, FlagSum
 
 from .encoding import COLUMNS
 from .naming import is_events
+from .objects import ObjectStore
 from .options import FilesOptions
-from .stores import Store, open_store
 
 __all__ = ["FilesSource", "FilesStream"]
 
@@ -54,7 +54,7 @@ class FilesSource:
     """An ``EventSource`` over every file of events in a place: a directory, one file, or an object store.
 
     An event that is in several files counts once. A line that is no event is left out. Files of an object store are
-    copied to a temporary directory first, each once: they never change. Every method may be called from any event loop.
+    copied to a temporary directory first, and anew where they changed. Every method may be called from any event loop.
 
     Args:
         location: The directory, file or URL, or the options of a collector.
@@ -69,10 +69,11 @@ class FilesSource:
     def __init__(self, location: FilesOptions | Path | str) -> None:
         self._duckdb = _imported()
         options = location if isinstance(location, FilesOptions) else FilesOptions(location=str(location))
-        self._store: Store | None = None
+        self._store: ObjectStore | None = None
+        self._copies: dict[str, str] = {}
         self._place = Path(options.location)
         if options.in_object_store:
-            self._store = open_store(options)
+            self._store = ObjectStore(options.location, options.storage)
             self._place = Path(tempfile.mkdtemp(prefix="flag-analytics-"))
             weakref.finalize(self, shutil.rmtree, self._place, ignore_errors=True)
         elif not isinstance(location, FilesOptions) and not self._place.exists():
@@ -142,14 +143,15 @@ class FilesSource:
     async def _files(self) -> list[str]:
         if self._store is None:
             return await asyncio.to_thread(_files_in, self._place)
-        found = [path for path in await self._store.paths("") if is_events(path)]
-        for path in found:
-            copy = self._place / path
-            if not copy.exists():
-                body = await self._store.get(path)
-                if body is not None:
-                    await asyncio.to_thread(_copy, copy, body)
-        return [str(self._place / path) for path in found if (self._place / path).exists()]
+        found = {path: version for path, version in (await self._store.versions("")).items() if is_events(path)}
+        for path in self._copies.keys() - found.keys():
+            self._copies.pop(path, None)
+            (self._place / path).unlink(missing_ok=True)
+        for path, version in found.items():
+            if self._copies.get(path) != version and (body := await self._store.get(path)) is not None:
+                await asyncio.to_thread(_copy, self._place / path, body)
+                self._copies[path] = version
+        return [str(self._place / path) for path in found if path in self._copies]
 
     async def pages(self, condition: str, values: list[Any], order: str) -> AsyncIterator[list[FlagEvaluationEvent]]:
         """Yield the events of a condition in an order, some at a time; DuckDB sorts, on disk where they are many."""

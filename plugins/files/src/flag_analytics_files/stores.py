@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -34,6 +34,10 @@ class Store(Protocol):
 
     async def get(self, path: str) -> bytes | None:
         """Return the bytes of a file; None if there is none."""
+        ...
+
+    async def replace(self, path: str, before: bytes, body: bytes) -> bool:
+        """Put other bytes in the place of ``before``; return False, with nothing changed, if it holds others by now."""
         ...
 
     async def paths(self, prefix: str) -> list[str]:
@@ -71,6 +75,9 @@ class Directory:
     async def get(self, path: str) -> bytes | None:
         return await _in_thread(lambda: _read(self.root / path))
 
+    async def replace(self, path: str, before: bytes, body: bytes) -> bool:
+        return await _in_thread(lambda: self._replace(self.root / path, before, body))
+
     async def paths(self, prefix: str) -> list[str]:
         return await _in_thread(lambda: self._paths(prefix))
 
@@ -81,6 +88,28 @@ class Directory:
         if path.exists():
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
+        with self._unfinished(path, body) as unfinished:
+            try:
+                if sys.platform == "win32":  # it refuses a name that is taken; elsewhere a rename would replace it
+                    unfinished.rename(path)
+                else:
+                    os.link(unfinished, path)
+            except FileExistsError:
+                return False
+            self._sync_directory(path)
+            return True
+
+    def _replace(self, path: Path, before: bytes, body: bytes) -> bool:
+        with self._unfinished(path, body) as unfinished:
+            if _read(path) != before:
+                return False
+            unfinished.replace(path)
+            self._sync_directory(path)
+            return True
+
+    @contextlib.contextmanager
+    def _unfinished(self, path: Path, body: bytes) -> Iterator[Path]:
+        """Write a file beside another, to be given its name."""
         unfinished = path.with_name(f".{uuid.uuid4().hex}{_UNFINISHED}")
         try:
             with unfinished.open("xb") as file:
@@ -88,26 +117,18 @@ class Directory:
                 file.flush()
                 if self._fsync:
                     os.fsync(file.fileno())
-            return self._give_name(unfinished, path)
+            yield unfinished
         finally:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
 
-    def _give_name(self, unfinished: Path, path: Path) -> bool:
-        try:
-            if sys.platform == "win32":  # it refuses a name that is taken; elsewhere a rename would replace it
-                unfinished.rename(path)
-            else:
-                os.link(unfinished, path)
-        except FileExistsError:
-            return False
+    def _sync_directory(self, path: Path) -> None:
         if self._fsync and sys.platform != "win32":
             descriptor = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        return True
 
     def _paths(self, prefix: str) -> list[str]:
         start = self.root / prefix

@@ -6,6 +6,7 @@ of today or the one before. All of them are looked for.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 import attrs
 from flag_analytics.canonical import canonical_key
 from flag_analytics.config.plan import Plan
+from flag_analytics.errors import PluginError
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.pipeline import Pipeline
 from flag_analytics.protocols import Processor
@@ -115,14 +117,21 @@ async def person(
         forms = forms_of(plan, name, targeting_key)
         everywhere |= forms
         where = EventFilter(targeting_key=forms, kinds=_EVERY_KIND)
-        read = getattr(collector, "get_events", None)
-        if read is None or "where" not in inspect.signature(read).parameters:
-            found[name] = None
-            continue
-        found[name] = [event.to_dict() for event in await read(where=where)]
+        read = _reader_of(collector)
+        found[name] = None if read is None else [event.to_dict() for event in await read(where=where)]
     letters = [letter.event for letter in pipeline.dead_letters() if letter.event.targeting_key in everywhere]
     found["dead letters"] = [event.to_dict() for event in letters]
     return found
+
+
+def _reader_of(collector: Any) -> Any:
+    """Return what reads the events of a collector through a filter; None if nothing does."""
+    with contextlib.suppress(PluginError):  # what reads is not installed
+        for source in (collector, getattr(collector, "event_source", None)):
+            read = getattr(source, "get_events", None)
+            if read is not None and "where" in inspect.signature(read).parameters:
+                return read
+    return None
 
 
 def forms_of(plan: Plan, sink: str, targeting_key: str) -> frozenset[str]:
