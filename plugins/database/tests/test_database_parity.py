@@ -2,270 +2,38 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
-import msgspec
 import pytest
-from flag_analytics import metrics
-from flag_analytics.events import FlagEvaluationEvent, new_event_id
-from flag_analytics.outcomes import exposure_filter
 from flag_analytics.protocols import Batch
-from flag_analytics.sources import PARTS, EventFilter, FlagSummary, Grouping, Window
+from flag_analytics.sources import Window
+from flag_analytics.testing.parity import FEW, SourceParityContract, check_every_answer, every_question
 from flag_analytics_database import DatabaseStore
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-BASE = datetime(2026, 3, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-
-# Few values of each kind, so that events meet: at a boundary, in a tie, under the same user.
-offsets = st.sampled_from([0, 1, 2, 3, 999_999, 1_000_000, 1_000_001, 1_500_000, 3_599_999_999, 3_600_000_000])
-times = offsets.map(lambda offset: BASE + offset * MICROSECOND)
-flag_keys = st.sampled_from(["a", "b", "A", "a ", "ä", "🎏"])
-attribute_names = st.sampled_from(["plan", "environment", 'q"u', "a.b", "é", "\t", "", "$[0]", "-a"])
-attribute_values = st.sampled_from(
-    [
-        None,
-        True,
-        False,
-        0,
-        1,
-        1.0,
-        -0.0,
-        1.5,
-        "1",
-        "",
-        "true",
-        "null",
-        "x ",
-        "x",
-        2**53 + 1,
-        float(2**53),
-        2**60,
-        float(2**60),
-        2**63 - 1,
-        float(2**63),
-        1e300,
-        1e16,
-        10**16,
-        [1],
-        [1, None],
-        {"a": 1, "b": [2, "x, y"]},
-        {},
-    ]
-)
-numbers = st.sampled_from([0, 1, 1.0, -0.0, 1.5, 2**53 + 1, float(2**53), 2**60, float(2**60), 1e300, 5e-324])
-leaves = st.sampled_from([None, True, False, "", "1", "é", "true", "a b", "\t\n'"]) | numbers
-nested = st.recursive(
-    leaves,
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(attribute_names, inner, max_size=2),
-    max_leaves=4,
-)
-contexts = st.dictionaries(attribute_names, attribute_values | nested, max_size=3)
-
-# A third and 0.7 have no exact weight; the last is below the least rate that counts.
-rates = st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.1, 1 / 3, 0.7, 0.999999, 1e-9])
-events = st.builds(
-    FlagEvaluationEvent,
-    times,
-    flag_keys,
-    st.sampled_from([None, None, True, 1, 2.5, -4, 1e300, "1", [1]]),
-    st.sampled_from(["SPLIT", "ERROR", "error", "custom"]),
-    st.sampled_from([None, "", "default", "on", "ON", "on "]),
-    st.sampled_from([None, "", " ", "u", "U", "u ", "ü"]),
-    contexts,
-    st.sampled_from([0.0, -1.0, 0.1, 0.2, 0.3, 1 / 3, 5e-324, 1e300]) | st.floats(1e-9, 1e9),
-    event_id=st.builds(new_event_id),
-    error_type=st.sampled_from([None, None, "", "GENERAL"]),
-    flag_version=st.sampled_from([None, "", "1", "2"]),
-    flag_set_id=st.sampled_from([None, "web"]),
-    sample_rate=rates,
-    kind=st.sampled_from(["evaluation", "evaluation", "exposure", "outcome"]),
-    provider_name=st.sampled_from([None, "flagd", "Flagd"]),
-)
-windows = st.builds(
-    lambda one, other, open_start: Window(None if open_start else min(one, other), max(one, other)),
-    times,
-    times,
-    st.booleans(),
-)
+from hypothesis import settings
 
 
-def wanted(*texts: str) -> st.SearchStrategy[Any]:
-    """Any, one of these texts, or a set of them."""
-    return st.none() | st.none() | st.sampled_from(texts) | st.sets(st.sampled_from(texts), max_size=2)
+class TestDatabaseParity(SourceParityContract):
+    @pytest.fixture
+    def source(self, store: DatabaseStore) -> DatabaseStore:
+        return store
 
-
-hashable = st.sampled_from([None, True, 1, 1.5, "x", "é", 2**60])
-filters = st.builds(
-    EventFilter,
-    environment=wanted("x", "1"),
-    provider_name=wanted("flagd", "Flagd"),
-    variant=wanted("on", "default", "", "ON"),
-    context=st.dictionaries(attribute_names, attribute_values | nested | st.sets(hashable, max_size=2), max_size=1),
-    kinds=st.sampled_from([("evaluation", "exposure"), ("outcome",), ("evaluation", "exposure", "outcome"), ()]),
-    reasons=wanted("SPLIT", "ERROR", "error"),
-    flag_version=wanted("1", "2", ""),
-    flag_set_id=wanted("web"),
-    targeting_key=wanted("u", "U", "", "ü"),
-)
-groupings = st.builds(
-    Grouping,
-    st.sampled_from(["variant", "reason", "flag_version", "environment"]) | attribute_names.map("context.{}".format),
-    st.sampled_from([1, 2, 50]),
-)
-percentiles = st.lists(st.sampled_from([0.0, 100.0, 50.0, 90.0, 99.0, 99.9]) | st.floats(0, 100), max_size=4)
-FEW = settings(
-    max_examples=70,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-
-
-QUESTIONS = given(
-    recorded=st.lists(events, max_size=25),
-    window=windows,
-    where=st.none() | filters,
-    percents=percentiles,
-    step_seconds=st.sampled_from([1e-6, 2e-6, 0.5, 1.0, 1.000001, 3_600.0, 10_000.0]),
-    parts=st.just(PARTS) | st.sets(st.sampled_from(sorted(PARTS))).map(frozenset),
-    group_by=groupings,
-)
-
-
-@QUESTIONS
-@FEW
-async def test_every_answer_is_that_of_events_in_memory(store: DatabaseStore, batch_of: Any, **asked: Any) -> None:
-    await _check_every_answer(store, batch_of, **asked)
+    async def replace_all(self, source: DatabaseStore, batch: Batch) -> None:
+        await _replace_all(source, batch)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(14_400)
-@QUESTIONS
+@every_question
 @settings(FEW, max_examples=3_400)
 async def test_every_answer_to_ten_thousand_questions_is_that_of_events_in_memory(
-    store: DatabaseStore, batch_of: Any, **asked: Any
+    store: DatabaseStore, **asked: Any
 ) -> None:
-    await _check_every_answer(store, batch_of, **asked)
+    async def replace_all(batch: Batch) -> None:
+        await _replace_all(store, batch)
 
-
-async def _check_every_answer(
-    store: DatabaseStore,
-    batch_of: Any,
-    recorded: list[FlagEvaluationEvent],
-    window: Window,
-    where: EventFilter | None,
-    percents: list[float],
-    step_seconds: float,
-    parts: frozenset[str],
-    group_by: Grouping,
-) -> None:
-    batch = _with_new_ids(batch_of(*recorded))
-    await _replace_all(store, batch)
-    selected = metrics.select(batch.events, window, metrics.canonical_filter(where))
-    by_flag: dict[str, list[Any]] = {}
-    for event in selected:
-        by_flag.setdefault(event.flag_key, []).append(event)
-
-    found = await store.summarise(
-        ["a", "b", "A", "a ", "ä", "🎏"], window, parts=parts, percentiles=percents, where=where
-    )
-    assert found.keys() == by_flag.keys()
-    for flag_key, summary in found.items():
-        assert _asked_for(summary, parts) == _asked_for(_tally(by_flag[flag_key], percents), parts)
-
-    assert await store.summarise(["a", "b"], window, percentiles=percents, where=where, group_by=group_by) == {
-        key: metrics.summarise(by_flag[key], percents, group_by) for key in ("a", "b") if key in by_flag
-    }
-    in_memory = metrics.EventsSource(lambda: batch.events)
-    for flag_key in ("a", "b"):
-        exposures = await in_memory.get_exposures(flag_key, window, where=where)
-        assert await store.get_exposures(flag_key, window, where=where) == exposures
-
-    exposed = exposure_filter(metrics.canonical_filter(where))
-    for flag_key, metric in (("a", "b"), ("a", "a"), ("b", "A")):
-        outcomes = await in_memory.get_outcomes(flag_key, metric, window, where=exposed)
-        assert await store.get_outcomes(flag_key, metric, window, where=exposed) == outcomes
-
-    for flag_key in ("a", "b"):
-        found = await store.summarise([flag_key], window, parts=parts, percentiles=percents, where=where)
-        assert found.keys() == {flag_key} & by_flag.keys()
-        for summary in found.values():
-            assert _asked_for(summary, parts) == _asked_for(_tally(by_flag[flag_key], percents), parts)
-
-    activity = [metrics.activity(flag_key, of_flag) for flag_key, of_flag in sorted(by_flag.items())]
-    assert await store.list_flags(window, where=where) == activity
-    if window.start is not None:
-        for flag_key in ("a", "b"):
-            steps = metrics.count_steps(by_flag.get(flag_key, []), window, step_seconds)
-            assert await store.count_steps(flag_key, window, step_seconds, where=where) == steps
-            grouped = await in_memory.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
-            found_steps = await store.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
-            assert found_steps == grouped
-    assert await store.count_future(window.end) == sum(event.timestamp > window.end for event in batch.events)
-
-    read = await store.get_events(window=window, where=where or EventFilter())
-    in_order = sorted(selected, key=lambda event: (event.timestamp, event.event_id))
-    assert [repr(event) for event in read] == [repr(event.thaw()) for event in in_order]
-
-
-def _with_new_ids(batch: Batch) -> Batch:
-    """Hypothesis repeats an example: other events then, though they look alike."""
-    return Batch(batch.id, tuple(msgspec.structs.replace(event, event_id=new_event_id()) for event in batch.events))
-
-
-def _tally(selected: list[Any], percents: list[float]) -> FlagSummary:
-    tally = metrics.Tally()
-    tally.add(selected)
-    return tally.summary(percents)
-
-
-def _asked_for(summary: FlagSummary, parts: frozenset[str]) -> FlagSummary:
-    """Leave out what was not asked for: a source may compute it or not."""
-    nothing = FlagSummary()
-    fields = {
-        "errors": ["errors"],
-        "users": ["unique_users"],
-        "variants": ["variants"],
-        "reasons": ["reasons"],
-        "latency": ["percentiles"],
-        "variant_users": ["variant_users", "crossover_users"],
-    }
-    left_out = {name: getattr(nothing, name) for part, names in fields.items() if part not in parts for name in names}
-    return attrs.evolve(summary, **left_out)
-
-
-@given(
-    seconds=st.lists(st.integers(0, 12), min_size=1, max_size=12),
-    start=st.integers(0, 6),
-    length=st.integers(0, 12),
-    step=st.integers(1, 5),
-)
-@FEW
-async def test_steps_are_counted_in_whole_microseconds(
-    store: DatabaseStore, make_event: Any, batch_of: Any, seconds: list[int], start: int, length: int, step: int
-) -> None:
-    recorded = [make_event(timestamp=BASE + offset * MICROSECOND, targeting_key=f"u{offset % 3}") for offset in seconds]
-    await _replace_all(store, batch_of(*recorded))
-    window = Window(BASE + start * MICROSECOND, BASE + (start + length) * MICROSECOND)
-    found = await store.count_steps("checkout", window, step / 1_000_000)
-    assert found == metrics.count_steps(metrics.select(recorded, window), window, step / 1_000_000)
-
-
-async def test_errors_of_one_step_are_counted_whatever_comes_before_them(
-    store: DatabaseStore, make_event: Any, batch_of: Any
-) -> None:
-    """MariaDB sorts such events by their user, and then reads a generated column as null."""
-    same: dict[str, Any] = {"timestamp": BASE, "targeting_key": None}
-    await store.write(batch_of(make_event(**same), make_event(1, **same, error_type="GENERAL")))
-    window = Window(BASE, BASE)
-    (step,) = (await store.count_steps("checkout", window, 1e-6)).values()
-    assert (step.count, step.errors) == (2, 1)
-    for by in ("variant", "context.plan"):
-        (step,) = (await store.count_steps("checkout", window, 1e-6, group_by=Grouping(by))).values()
-        assert sum(group.errors for group in step.groups.values()) == 1
+    await check_every_answer(store, replace_all, **asked)
 
 
 async def _replace_all(store: DatabaseStore, batch: Batch) -> None:
@@ -274,18 +42,6 @@ async def _replace_all(store: DatabaseStore, batch: Batch) -> None:
     await store._writing._connection.commit()  # type: ignore[union-attr]
     if batch.events:
         await store.write(batch)
-
-
-async def test_percentiles_are_those_of_memory_to_the_last_bit(
-    store: DatabaseStore, make_event: Any, batch_of: Any
-) -> None:
-    durations = [(number * 7919 % 1009) / 7 for number in range(1_009)]
-    await store.write(batch_of(*(make_event(evaluation_duration_ms=duration) for duration in durations)))
-    percents = [0.0, 0.1, 12.5, 33.3, 50.0, 66.6, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0]
-    found = await store.summarise(["checkout"], Window(None, datetime(2027, 1, 1, tzinfo=UTC)), percentiles=percents)
-    measured = sorted(duration for duration in durations if duration > 0)
-    wanted = {percent: metrics.percentile(measured, percent) for percent in percents}
-    assert found["checkout"].percentiles == wanted
 
 
 async def test_many_flags_are_one_statement_and_one_flag_is_one_round_trip(
@@ -310,11 +66,3 @@ def _counting(ask: Any, asked: list[Any]) -> Any:
         return await ask(query)
 
     return counted
-
-
-async def test_a_flag_without_events_is_missing_whatever_is_asked(store: DatabaseStore) -> None:
-    window = Window(None, datetime(2027, 1, 1, tzinfo=UTC))
-    for parts in (PARTS, frozenset({"count"}), frozenset({"users"}), frozenset({"latency"}), frozenset[str]()):
-        assert await store.summarise(["nobody"], window, parts=parts, percentiles=(50.0,)) == {}
-        assert await store.summarise(["nobody", "else"], window, parts=parts, percentiles=(50.0,)) == {}
-    assert await store.summarise([], window) == {}

@@ -68,8 +68,8 @@ except ImportError as error:
 
 # So that a failing assert in them shows its values as one in a test file does.
 _WITH_ASSERTIONS = (
-    "children", "collectors", "exporters", "life_cycle", "processors", "samples", "sources", "subjects", "threads",
-    "writing",
+    "children", "collectors", "exporters", "life_cycle", "parity", "processors", "samples", "sources", "subjects",
+    "threads", "writing",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _WITH_ASSERTIONS))
 
