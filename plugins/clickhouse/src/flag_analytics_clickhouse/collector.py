@@ -8,9 +8,11 @@ from typing import Any, Self
 import attrs
 from flag_analytics.protocols import RecordResult
 from flag_analytics.reports import DeliveryOptions, DeliveryReport, DeliveryStats
+from flag_analytics.sources import EventFilter, Window
 from flag_analytics_delivery import Delivery
 
 from .options import ClickHouseOptions
+from .reading import EventStream
 from .store import ClickHouseStore
 
 __all__ = ["ClickHouseAnalyticsCollector"]
@@ -118,6 +120,17 @@ class ClickHouseAnalyticsCollector:
     def health(self) -> dict[str, Any]:
         """Return the state of delivery, without any I/O."""
         return self._delivery.health()
+
+    def get_events(
+        self,
+        flag_key: str | None = None,
+        limit: int | None = None,
+        *,
+        window: Window | None = None,
+        where: EventFilter | None = None,
+    ) -> EventStream:
+        """Return stored events by time: await it for a list, or iterate over it; see ``ClickHouseStore.get_events``."""
+        return self.event_source.get_events(flag_key, limit, window=window, where=where)
 
     def stats(self) -> DeliveryStats:
         """Return the ledger of every event so far."""

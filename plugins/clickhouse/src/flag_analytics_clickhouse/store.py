@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 from flag_analytics.canonical import canonical_key
 from flag_analytics.errors import DeliveryError
+from flag_analytics.outcomes import Outcomes
 from flag_analytics.processes import keep_inherited, renew_after_fork
 from flag_analytics.protocols import Batch
 from flag_analytics.reports import DeadLetter, DeliveryOptions
+from flag_analytics.sources import EventFilter, Exposures, FlagActivity, FlagSummary, TimeStep, Window
 from flag_analytics.waiting import in_thread
 
 from .changing import count_older, forget_letters, forget_some, prune
@@ -22,8 +24,11 @@ from .connecting import Asking, Writing, as_coroutines, open_asking, open_writin
 from .dead_letters import letter_columns, letter_from, newest_letters
 from .errors import delivery_error, is_missing_table, unavailable
 from .options import ClickHouseOptions
+from .queries import Query
+from .reading import EventStream
 from .schema import LETTER_COLUMNS, Tables
 from .setup import set_up
+from .source import SETTINGS, ClickHouseSource
 from .writing import BatchWriter, insert_settings
 
 __all__ = ["ClickHouseStore"]
@@ -43,6 +48,7 @@ class ClickHouseStore:
         self.delivery: DeliveryOptions = options.delivery()
         self.tables = Tables.of(options)
         self._address = options.address
+        self.source = ClickHouseSource(self._ask, self.tables)
         self._begin()
         renew_after_fork(self._forget)
 
@@ -123,6 +129,52 @@ class ClickHouseStore:
         self._writer.given_up(letter.event.event_id for letter in letters)
 
     # --- questions: called from anywhere
+
+    async def summarise(self, flag_keys: Sequence[str], window: Window, **asked: Any) -> Mapping[str, FlagSummary]:
+        """Return a summary for each flag that has events in the window: one statement for all of them."""
+        return await self.source.summarise(flag_keys, window, **asked)
+
+    async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
+        """Return users by the variant that they saw first."""
+        return await self.source.get_exposures(flag_key, window, where=where)
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """Return what the flag's users did, by the variant that they saw first."""
+        return await self.source.get_outcomes(flag_key, metric, window, where=where)
+
+    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+        """Return every flag with events in the window, by key."""
+        return await self.source.list_flags(window, where=where)
+
+    async def count_steps(
+        self, flag_key: str, window: Window, step_seconds: float, **asked: Any
+    ) -> Mapping[int, TimeStep]:
+        """Return, by number, the steps of the window that have events."""
+        return await self.source.count_steps(flag_key, window, step_seconds, **asked)
+
+    async def count_future(self, now: datetime) -> int:
+        """Return the number of stored events dated after ``now``."""
+        return await self.source.count_future(now)
+
+    def get_events(
+        self,
+        flag_key: str | None = None,
+        limit: int | None = None,
+        *,
+        window: Window | None = None,
+        where: EventFilter | None = None,
+    ) -> EventStream:
+        """Return stored events by time: of one flag, the newest ``limit``, in a window, passing a filter.
+
+        Iterate over the result with ``async for`` in flat memory, or await it for a list. Without a filter events of
+        every kind are returned.
+        """
+        return self.source.get_events(flag_key, limit, window, where)
+
+    async def _ask(self, query: Query) -> Sequence[Any]:
+        return await self.ask(query.sql, query.values, settings=SETTINGS)
 
     async def ask(
         self,

@@ -1,0 +1,211 @@
+"""``ClickHouseSource``: answers the aggregator's questions by asking ClickHouse."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+from flag_analytics.canonical import canonical_key
+from flag_analytics.metrics import (
+    MILLION,
+    canonical_filter,
+    check_percentiles,
+    group_steps,
+    step_count,
+    step_length,
+    time_step,
+)
+from flag_analytics.outcomes import Outcomes
+from flag_analytics.sources import (
+    PARTS,
+    EventFilter,
+    Exposures,
+    FlagActivity,
+    FlagSummary,
+    Grouping,
+    TimeStep,
+    Window,
+)
+
+from .answers import Draft, exposures_of, outcomes_of
+from .queries import (
+    Query,
+    activity_query,
+    exposures_by_version_query,
+    exposures_query,
+    future_query,
+    outcomes_query,
+    steps_query,
+    summary_query,
+    weighted_steps_query,
+)
+from .reading import EventStream
+from .rows import from_micros, micros
+from .schema import Tables
+
+__all__ = ["SETTINGS", "Ask", "ClickHouseSource"]
+
+Ask = Callable[[Query], Awaitable[Sequence[Any]]]
+"""Runs one statement and returns its rows."""
+
+SETTINGS = {
+    # The regular expression that cuts an attribute out runs for the few rows that need it.
+    "short_circuit_function_evaluation": "force_enable",
+    "precise_float_parsing": "1",
+    "distributed_product_mode": "global",
+    # What a profile of the server may have set otherwise.
+    "join_use_nulls": "0",
+    "aggregate_functions_null_for_empty": "0",
+    "group_by_use_nulls": "0",
+    "prefer_column_name_to_alias": "0",
+}
+"""The settings that questions are asked with."""
+_SECOND = 1_000_000
+_FLAGS_PER_STATEMENT = 1_000
+
+
+@attrs.frozen(eq=False)
+class ClickHouseSource:
+    """An ``EventSource`` over one set of tables: ClickHouse computes, a few rows come back."""
+
+    ask: Ask = attrs.field(repr=False)
+    tables: Tables
+
+    async def summarise(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        *,
+        parts: frozenset[str] = PARTS,
+        percentiles: Sequence[float] = (),
+        where: EventFilter | None = None,
+        group_by: Grouping | None = None,
+    ) -> Mapping[str, FlagSummary]:
+        """Return a summary for each flag that has events in the window."""
+        asked = (window, parts, check_percentiles(percentiles), canonical_filter(where), group_by)
+        drafts: dict[tuple[str, str], Draft] = {}
+        for keys in _chunks(sorted(set(flag_keys)), _FLAGS_PER_STATEMENT):
+            found = await self._drafts(keys, *asked, weighted=False)
+            if any(draft.sampled for draft in found.values()):
+                found = await self._drafts(keys, *asked, weighted=True)
+            drafts |= found
+        summaries = {key: draft.summary() for key, draft in drafts.items() if draft.total}
+        if group_by is None:
+            return {flag_key: summary for (flag_key, _), summary in summaries.items()}
+        groups: defaultdict[str, dict[str, FlagSummary]] = defaultdict(dict)
+        for (flag_key, group), summary in summaries.items():
+            groups[flag_key][group] = summary
+        return {flag_key: FlagSummary(groups=named) for flag_key, named in groups.items()}
+
+    async def _drafts(
+        self,
+        keys: Sequence[str],
+        window: Window,
+        parts: frozenset[str],
+        percentiles: Sequence[float],
+        where: EventFilter,
+        group_by: Grouping | None,
+        *,
+        weighted: bool,
+    ) -> dict[tuple[str, str], Draft]:
+        query = summary_query(self.tables, keys, window, parts, percentiles, where, group_by, weighted=weighted)
+        drafts: dict[tuple[str, str], Draft] = {}
+        for kind, flag_key, group, *row in await self.ask(query):
+            if (flag_key, group) not in drafts:
+                drafts[flag_key, group] = Draft(percentiles, parts)
+            drafts[flag_key, group].add(kind, *row)
+        return drafts
+
+    async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
+        """Return users by the variant that they saw first; see ``EventSource.get_exposures``."""
+        asked = (self.tables, flag_key, window)
+        where = canonical_filter(where)
+        versions: set[str] = set()
+        rows = []
+        for *row, names in await self.ask(exposures_query(*asked, where)):
+            rows.append(row)
+            versions.update(names)
+        whole = exposures_of(rows)
+        if len(versions) < 2:
+            return attrs.evolve(whole, by_version=dict.fromkeys(versions, whole))
+        by_version: defaultdict[str, list[Sequence[Any]]] = defaultdict(list)
+        for version, *row in await self.ask(exposures_by_version_query(*asked, Grouping("flag_version").most, where)):
+            by_version[version].append(row)
+        return attrs.evolve(whole, by_version={name: exposures_of(some) for name, some in by_version.items()})
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """Return what the flag's users did, by the variant that they saw first; see ``OutcomeSource.get_outcomes``."""
+        asked = (self.tables, flag_key, metric, window, canonical_filter(where))
+        return outcomes_of(flag_key, metric, await self.ask(outcomes_query(*asked)))
+
+    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+        """Return every flag with events in the window, by key."""
+        rows = await self.ask(activity_query(self.tables, window, canonical_filter(where)))
+        return sorted(
+            (
+                FlagActivity(
+                    key, round(weight / MILLION), from_micros(first), from_micros(last), weight != count * MILLION
+                )
+                for key, count, weight, first, last in rows
+            ),
+            key=lambda flag: flag.flag_key,
+        )
+
+    async def count_steps(
+        self,
+        flag_key: str,
+        window: Window,
+        step_seconds: float,
+        *,
+        where: EventFilter | None = None,
+        group_by: Grouping | None = None,
+    ) -> Mapping[int, TimeStep]:
+        """Return, by number, the steps of the window that have events; see ``EventSource.count_steps``."""
+        step = step_length(step_seconds)
+        last = max(0, step_count(window, step) - 1)
+        length = (step.days * 86_400 + step.seconds) * _SECOND + step.microseconds
+        asked = (self.tables, flag_key, window, length, last, canonical_filter(where), group_by)
+        rows = await self.ask(steps_query(*asked))
+        users: Mapping[tuple[int, str], int] | None = None
+        if any(weight != count * MILLION for *_, count, _, _, weight in rows):
+            users = {(number, group): weight for number, group, weight in await self.ask(weighted_steps_query(*asked))}
+        steps: defaultdict[str, dict[int, TimeStep]] = defaultdict(dict)
+        for number, group, count, errors, people, weight in sorted(rows):
+            steps[group][number] = time_step(
+                window,
+                step,
+                number,
+                count=round(weight / MILLION),
+                errors=round(errors / MILLION),
+                unique_users=people if users is None else round(users.get((number, group), 0) / MILLION),
+                estimated=weight != count * MILLION,
+            )
+        return group_steps(window, step_seconds, steps) if group_by is not None else steps.get("", {})
+
+    async def count_future(self, now: datetime) -> int:
+        """Return how many stored events are dated after ``now``."""
+        ((count,),) = await self.ask(future_query(self.tables, micros(now)))
+        return int(count)
+
+    def get_events(
+        self, flag_key: str | None, limit: int | None, window: Window | None, where: EventFilter | None
+    ) -> EventStream:
+        """Return events by time; without a filter those of every kind."""
+        return EventStream(
+            self.ask,
+            self.tables,
+            flag_key=None if flag_key is None else canonical_key(flag_key),
+            window=window,
+            where=None if where is None else canonical_filter(where),
+            limit=limit,
+        )
+
+
+def _chunks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
