@@ -115,7 +115,7 @@ def _check(events: Sequence[Any], rows: int) -> None:
 
 
 async def test_every_row_is_kept_with_its_id_time_and_value(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adoption, "PAGE_ROWS", 7)
+    monkeypatch.setattr(adoption, "PAGE_40", 7)
     await _make_table(database, 50)
     store = database.store()
     assert await store.upgrade() is State.LITESTAR_FLAGS
@@ -129,7 +129,7 @@ async def test_every_row_is_kept_with_its_id_time_and_value(database: Any, monke
 async def test_the_first_event_takes_it_over_and_waits_for_no_row(
     database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adoption, "PAGE_ROWS", 7)
+    monkeypatch.setattr(adoption, "PAGE_40", 7)
     await _make_table(database, 50)
     store = database.store()
     moving = asyncio.Event()
@@ -281,7 +281,7 @@ async def test_a_table_that_litestar_flags_made_and_filled_is_taken_over(databas
 async def test_it_goes_on_from_wherever_it_was_interrupted(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from flag_analytics_database import setup
 
-    monkeypatch.setattr(adoption, "PAGE_ROWS", 10)
+    monkeypatch.setattr(adoption, "PAGE_40", 10)
     await _make_table(database, 45)
     calls = 0
     real = adoption.move_next_page
@@ -339,3 +339,12 @@ async def test_rows_are_stored_and_removed_in_one_transaction(database: Any, mon
     assert await store.upgrade() is State.ADOPTING
     _check(await store.get_events(), 5)
     await store.close()
+
+
+async def test_the_rows_are_counted_where_counts_are_kept(database: Any) -> None:
+    await _make_table(database, 40)
+    store = database.store(rollups=True)
+    await store.open()
+    assert await store.upgrade() in {State.ADOPTING, State.READY}
+    assert await database.run("SELECT sum(events) FROM analytics_events_counts") == [(40,)]
+    assert await store.rebuild_counts() == 0

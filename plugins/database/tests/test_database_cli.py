@@ -186,3 +186,39 @@ def test_adding_the_commands_imports_no_sqlalchemy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_rollups_are_rebuilt_and_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_event: Any, batch_of: Any
+) -> None:
+    import asyncio
+
+    from flag_analytics_database import DatabaseOptions
+
+    url = url_in(tmp_path)
+
+    async def fill() -> None:
+        store = DatabaseStore(DatabaseOptions(connection_string=url))
+        days = (datetime(2026, 3, day, 12, tzinfo=UTC) for day in (1, 2, 3))
+        await store.write(batch_of(*(make_event(timestamp=day) for day in days)))
+        await store.close()
+
+    asyncio.run(fill())
+    assert run("db", "rollup", "rebuild", "--url", url, "--since", "2026-03-02") == 0
+    said = capsys.readouterr()
+    assert said.out == "database: counted the events since 2026-03-02 00:00 UTC: 2 counts were wrong\n"
+    assert run("db", "rollup", "rebuild", "--url", url) == 0
+    assert capsys.readouterr().out == "database: counted the events: 1 count was wrong\n"
+    assert run("db", "rollup", "rebuild", "--url", url, "--format", "json") == 0
+    line = {"name": "database", "corrected": 0, "since": None, "problem": None}
+    assert json.loads(capsys.readouterr().out) == {"databases": [line]}
+    assert run("db", "rollup", "drop", "--url", url) == 0
+    assert capsys.readouterr().out == "database: removed the rollups\n"
+
+
+def test_the_rollups_of_a_file_that_does_not_exist_are_not_rebuilt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("db", "rollup", "rebuild", "--url", url_in(tmp_path)) == 1
+    assert "there is no database" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

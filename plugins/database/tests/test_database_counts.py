@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from flag_analytics.events import EvaluationReason
-from flag_analytics_database import DatabaseStore
+from flag_analytics_database import DatabaseStore, rebuilding, write_connection
 from flag_analytics_database.count_statements import cell_from, cells_query
 from flag_analytics_database.counting import CELL_COLUMNS, HOUR, count
 from flag_analytics_database.rollup_state import EVER, NEVER
@@ -98,10 +98,8 @@ async def test_a_writer_counts_in_a_table_where_another_one_does(database: Any, 
     state = dict(await database.run("SELECT name, value FROM analytics_events_rollup_state"))
     assert state["counted_since"] == NEVER
     await database.store().write(batch_of(make_event(2)))
-    running._housekeeping._follow_at = 0.001
+    running._setup.follow_at = 0.0
     await running.write(batch_of(make_event(3)))
-    assert sum(cell[5] for cell in await cells(first)) in {2, 3}
-    await running.write(batch_of(make_event(4)))
     assert sum(cell[5] for cell in await cells(first)) == 3
 
 
@@ -201,4 +199,161 @@ async def test_a_constraint_of_the_users_own_is_no_reason_to_try_for_ever(
     with pytest.raises(BadBatch):
         await store.write(batch_of(make_event(1), make_event(2)))
     await store.write(batch_of(make_event(2)))
+    assert await balanced(store)
+
+
+async def state(database: Any) -> dict[str, int]:
+    return dict(await database.run("SELECT name, value FROM analytics_events_rollup_state"))
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+async def test_events_that_were_stored_before_are_counted_by_a_rebuild_in_pages(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch, partition_by: str | None
+) -> None:
+    monkeypatch.setattr(rebuilding, "PAGE_ROWS", 7)
+    store = database.store(partition_by=partition_by)
+    await store.write(batch_of(*hostile(make_event)))
+    await store.write(batch_of(*(make_event(timestamp=NOW - timedelta(minutes=17 * number)) for number in range(90))))
+    told: list[Any] = []
+    corrected = await store.rebuild_counts(tell=told.append)
+    assert corrected == len(await cells(store)) == sum(page.corrected for page in told)
+    assert await balanced(store)
+    assert len(told) > 5
+    assert [page.since for page in told] == sorted({page.since for page in told}, reverse=True)
+    assert (await state(database))["counted_since"] == EVER
+    assert await store.rebuild_counts() == 0
+
+
+async def test_a_rebuild_since_a_time_leaves_the_hours_before_alone_and_makes_the_others_right(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = database.store(rollups=True)
+    await store.write(batch_of(*(make_event(timestamp=NOW - timedelta(hours=number)) for number in range(10))))
+    await database.run("UPDATE analytics_events_counts SET events = events + 5, weight = 3")
+    assert await store.rebuild_counts(NOW - timedelta(hours=4)) == 5
+    wrong = [cell[0] for cell in await cells(store) if cell[5] != 1]
+    assert len(wrong) == 5
+    assert max(wrong) < (NOW - timedelta(hours=4)).timestamp() * 1e6
+    assert await store.rebuild_counts() == 5
+    assert await balanced(store)
+
+
+async def test_a_rebuild_that_was_interrupted_goes_on_where_it_was(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "PAGE_ROWS", 3)
+    store = database.store()
+    await store.write(batch_of(*(make_event(timestamp=NOW - timedelta(hours=number)) for number in range(20))))
+    pages: list[Any] = []
+
+    def stop_soon(page: Any) -> None:
+        pages.append(page)
+        if len(pages) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await store.rebuild_counts(tell=stop_soon)
+    assert (await state(database))["counted_since"] == pages[-1].since
+    assert await store.rebuild_counts(tell=pages.append) == 20 - sum(page.corrected for page in pages[:3])
+    assert len({page.since for page in pages}) == len(pages)
+    assert await balanced(store)
+
+
+async def test_rebuilds_at_once_beside_writing_and_erasing_end_right(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "PAGE_ROWS", 20)
+
+    def some(kind: str, hours: int) -> Any:
+        return batch_of(
+            *(make_event(timestamp=NOW - timedelta(hours=n % hours), targeting_key=kind) for n in range(40))
+        )
+
+    patient = {"connect_timeout_seconds": 30.0, "statement_timeout_seconds": 30.0}
+    await database.store().write(some("before", 24))
+    await (counting := database.store(rollups=True, **patient)).write(some("kept", 12))
+
+    async def rebuild() -> None:
+        await database.store(**patient).rebuild_counts()
+
+    async def write(kind: str) -> None:
+        store = database.store(**patient)
+        for _ in range(5):
+            await store.write(some(kind, 24))
+
+    async def forget() -> None:
+        store = database.store(**patient)
+        for _ in range(3):
+            await store.forget(["before", "gone"])
+
+    await asyncio.gather(rebuild(), rebuild(), rebuild(), write("gone"), write("kept"), forget())
+    await counting.forget(["gone"])
+    assert figures(await cells(counting)) == figures(await recounted(counting))
+    assert (await state(database))["counted_since"] == EVER
+
+
+async def test_a_writer_completes_the_counts_of_a_table_with_events_by_itself(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_connection, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(rebuilding, "PAGE_ROWS", 10)
+    await database.store().write(batch_of(*(make_event(timestamp=NOW - timedelta(hours=n)) for n in range(50))))
+    store = database.store(rollups=True)
+    await store.write(batch_of(make_event()))
+    if (completing := store._writing._completing) is not None:
+        await completing
+    assert await state(database) == {"counted_since": EVER}
+    assert await balanced(store)
+
+
+async def test_nothing_is_pruned_that_is_not_counted_yet(database: Any, make_event: Any, batch_of: Any) -> None:
+    await database.store().write(batch_of(*(make_event(timestamp=NOW - timedelta(days=n)) for n in range(10))))
+    store = database.store(rollups=True, retention_days=1)
+    await store.write(batch_of(make_event(timestamp=datetime.now(UTC))))
+    assert await database.count() == 11
+    assert await store.prune(NOW - timedelta(days=4)) == 5
+    assert sum(cell[5] for cell in await cells(store)) == 11
+    assert (await state(database))["pruned_before"] == int((NOW - timedelta(days=4)).timestamp()) * 1_000_000 + 123_456
+
+
+async def test_a_rebuild_keeps_the_counts_of_what_was_pruned(database: Any, make_event: Any, batch_of: Any) -> None:
+    store = database.store(rollups=True)
+    await store.write(batch_of(*(make_event(timestamp=NOW - timedelta(hours=n / 2)) for n in range(40))))
+    before = await cells(store)
+    assert await store.prune(NOW - timedelta(hours=6)) > 0
+    assert await store.rebuild_counts() == 0
+    assert await cells(store) == before
+    late = make_event(timestamp=NOW - timedelta(hours=15))
+    await store.write(batch_of(late))
+    assert await store.rebuild_counts() == 0
+    assert sum(cell[5] for cell in await cells(store)) == 41
+
+
+async def test_old_counts_are_removed_by_whole_days_where_that_is_wanted(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = database.store(rollups=True, rollup_retention_days=5, prune_interval_seconds=0.0001)
+    now = datetime.now(UTC)
+    events = [make_event(timestamp=now - timedelta(days=number)) for number in range(10)]
+    await store.write(batch_of(*events))
+    for _ in range(10):
+        await store.write(batch_of(events[0]))
+    kept = await cells(store)
+    assert 5 <= len(kept) <= 6
+    assert kept[0][0] >= (now - timedelta(days=6)).timestamp() * 1e6
+    assert await database.count() == 10
+    assert await store.rebuild_counts() == 0
+    assert await cells(store) == kept
+
+
+async def test_rollups_are_dropped_and_made_again(database: Any, make_event: Any, batch_of: Any) -> None:
+    store = database.store(rollups=True)
+    await store.write(batch_of(*hostile(make_event)))
+    before = await cells(store)
+    await store.drop_rollups()
+    assert (await cells(store), await state(database)) == ([], {})
+    await database.store().write(batch_of(make_event(timestamp=NOW + timedelta(days=1))))
+    assert await cells(store) == []
+    await store.rebuild_counts()
+    assert set(before) < set(await cells(store))
     assert await balanced(store)

@@ -1,4 +1,4 @@
-"""``flag-analytics db upgrade`` and ``flag-analytics prune``: what operators do to the tables.
+"""``flag-analytics db …`` and ``flag-analytics prune``: what operators do to the tables.
 
 Imported by the command line only, which brings cyclopts. SQLAlchemy is imported when a command runs. What goes wrong is
 raised, for the command line to say it as it says everything, once every database was worked on.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,13 +24,16 @@ from .names import DEFAULT_TABLE
 from .options import DatabaseOptions
 
 if TYPE_CHECKING:
+    from .rebuilding import Rebuilt
     from .store import DatabaseStore
 
 __all__ = ["add_commands"]
 
 _FINE = 0
+_TELL_EVERY_SECONDS = 1.0
 _UPGRADE_FIGURES = ("version", "before")
 _PRUNE_FIGURES = ("removed", "older_than_days")
+_REBUILD_FIGURES = ("corrected", "since")
 _DRY_FIGURES = ("would_remove", "older_than_days")
 _DAY_SECONDS = 86_400.0
 _MOST_DAYS = 36_500.0
@@ -51,6 +55,10 @@ _Days = Annotated[
     Parameter(
         name="--days", help="Remove events older than this many days; by default each database's retention_days."
     ),
+]
+_Since = Annotated[
+    datetime | None,
+    Parameter(name="--since", help="Only the hours from this time on (UTC unless it says otherwise), as 2026-03-01."),
 ]
 _DryRun = Annotated[
     bool, Parameter(name="--dry-run", negative=(), help="Remove nothing: say how many rows it would be.")
@@ -116,8 +124,40 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
         figures = _DRY_FIGURES if dry_run else _PRUNE_FIGURES
         return _for_each(targets, lambda store, target: _prune(store, target, days, dry_run), figures, format)
 
+    def rebuild(
+        *,
+        since: _Since = None,
+        connection_string: _Url = None,
+        config: _Config = None,
+        table: _Table = DEFAULT_TABLE,
+        schema: _Schema = None,
+        format: _Format = "table",  # noqa: A002 - it is the option's name
+    ) -> int:
+        """Count the stored events anew, beside the writing; counts are kept from now on if they were not.
+
+        It can be interrupted, and goes on from there when it is run again.
+        """
+        targets = _chosen(read_plan, connection_string, config, table, schema)
+        return _for_each(targets, lambda store, target: _rebuild(store, target, since), _REBUILD_FIGURES, format)
+
+    def drop(
+        *,
+        connection_string: _Url = None,
+        config: _Config = None,
+        table: _Table = DEFAULT_TABLE,
+        schema: _Schema = None,
+        format: _Format = "table",  # noqa: A002 - it is the option's name
+    ) -> int:
+        """Remove the rollups, and keep none any more; take the option rollups out of the configuration first."""
+        targets = _chosen(read_plan, connection_string, config, table, schema)
+        return _for_each(targets, _drop, ("dropped",), format)
+
     db = App(name="db", help="Look after the tables of the database collector.")
     db.command(upgrade)
+    rollup = App(name="rollup", help="Look after the rollups: counts and sketches of events.")
+    rollup.command(rebuild)
+    rollup.command(drop)
+    db.command(rollup)
     app.command(db)
     app.command(prune)
 
@@ -132,15 +172,46 @@ async def _upgrade(store: DatabaseStore, _: _Target) -> _Done:
     return _Done(f"brought to version {VERSION} (was: {found.value})", figures)
 
 
+async def _rebuild(store: DatabaseStore, target: _Target, since: datetime | None) -> _Done:
+    from .rollup_state import NEVER
+    from .rows import from_micros
+
+    _refuse_missing_file(store)
+    told = time.monotonic()
+
+    def tell(rebuilt: Rebuilt) -> None:
+        nonlocal told
+        if not rebuilt.done and rebuilt.since < NEVER and time.monotonic() >= told + _TELL_EVERY_SECONDS:
+            told = time.monotonic()
+            sys.stderr.write(f"{target.name}: counted back to {from_micros(rebuilt.since):%Y-%m-%d %H:%M} UTC\n")
+
+    first = since.replace(tzinfo=UTC) if since is not None and since.tzinfo is None else since
+    corrected = await store.rebuild_counts(first, tell)
+    cells = "count was wrong" if corrected == 1 else "counts were wrong"
+    words = f"counted the events{'' if first is None else f' since {first:%Y-%m-%d %H:%M %Z}'}: {corrected:,} {cells}"
+    return _Done(words, {"corrected": corrected, "since": None if first is None else first.isoformat()})
+
+
+async def _drop(store: DatabaseStore, _: _Target) -> _Done:
+    _refuse_missing_file(store)
+    await store.drop_rollups()
+    return _Done("removed the rollups", {"dropped": True})
+
+
+def _refuse_missing_file(store: DatabaseStore) -> None:
+    if store.is_missing_file():
+        raise FlagAnalyticsError(
+            f"there is no database {store.engines.url.database}: expected the file that an application or "
+            "`flag-analytics import` has made; is the path in its connection_string right?"
+        )
+
+
 async def _prune(store: DatabaseStore, target: _Target, days: float | None, dry_run: bool) -> _Done:
     figure = (_DRY_FIGURES if dry_run else _PRUNE_FIGURES)[0]
     kept = days if days is not None else target.options.retention_days
     if store.is_missing_file():
         if target.named:
-            raise FlagAnalyticsError(
-                f"there is no database {store.engines.url.database}: expected the file that an application or "
-                "`flag-analytics import` has made; is the path in its connection_string right?"
-            )
+            _refuse_missing_file(store)
         return _Done("nothing is stored here yet", {figure: 0, "older_than_days": kept})
     if kept is None:
         return _Done("kept everything: give --days, or set retention_days", {figure: 0, "older_than_days": None})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from flag_analytics.metrics import MILLION
@@ -119,8 +119,12 @@ async def take_out(connection: AsyncConnection, tables: Tables, family: str, *co
     rows = await connection.execute(cells_query(tables, family, *conditions))
     cells = less(map(cell_from, rows))
     await add_cells(connection, tables, family, cells)
-    counts = tables.counts.c
-    hours = sorted({cell[0] for cell in cells})
+    await drop_empty(connection, tables, {cell[0] for cell in cells})
+
+
+async def drop_empty(connection: AsyncConnection, tables: Tables, hours: Collection[int]) -> None:
+    """Remove the cells of these hours that count nothing, in the caller's transaction."""
     if hours:
-        nothing = and_(counts.hour.in_(hours), *(counts[name] == 0 for name in _FIGURES))
+        counts = tables.counts.c
+        nothing = and_(counts.hour.in_(sorted(hours)), *(counts[name] == 0 for name in _FIGURES))
         await connection.execute(delete(tables.counts).where(nothing))

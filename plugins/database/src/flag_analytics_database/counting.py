@@ -15,10 +15,11 @@ from flag_analytics.sources import NO_VALUE
 
 from .rows import micros
 
-__all__ = ["CELL_COLUMNS", "HOUR", "KEY_COLUMNS", "LONG_ENVIRONMENT", "MOST_ENVIRONMENT_BYTES", "Cell", "count"]
+__all__ = ["CELL_COLUMNS", "DAY", "HOUR", "KEY_COLUMNS", "LONG_ENVIRONMENT", "MOST_ENVIRONMENT_BYTES", "Cell", "count"]
 
 HOUR = 3_600_000_000
-"""An hour in microseconds."""
+DAY = 24 * HOUR
+"""An hour and a day in microseconds."""
 KEY_COLUMNS = ("hour", "flag_key", "variant", "reason", "environment")
 CELL_COLUMNS = (*KEY_COLUMNS, "events", "weight", "errors", "error_weight", "first_event", "last_event")
 LONG_ENVIRONMENT = "__long__"

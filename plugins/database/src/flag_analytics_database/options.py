@@ -64,6 +64,7 @@ class DatabaseOptions:
         table: The table's name.
         schema: The schema (PostgreSQL) or database (MySQL) of the tables; the connection's default without it.
         retention_days: Events older than this many days are removed; None keeps all.
+        rollup_retention_days: Rollups older than this many days are removed; None keeps all.
         prune_interval_seconds: The pause between searches for old events while events are written.
         partition_by: On PostgreSQL, new tables are partitioned by ``month`` or ``day`` and pruned by partitions.
         rollups: Keep counts by the hour beside the events. Once a table has them, every process that writes to it keeps
@@ -93,6 +94,9 @@ class DatabaseOptions:
     table: str = attrs.field(default=DEFAULT_TABLE, validator=_identifier)
     schema: str | None = attrs.field(default=None, validator=attrs.validators.optional(_identifier))
     retention_days: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.and_(_positive, attrs.validators.le(36_500)))
+    )
+    rollup_retention_days: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.and_(_positive, attrs.validators.le(36_500)))
     )
     prune_interval_seconds: float = attrs.field(default=3_600.0, validator=_positive)

@@ -7,11 +7,13 @@ writer, whatever its own option ``rollups`` says, since counts that some of the 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Executable, select
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from .counting import HOUR
 from .schema import Tables
 from .writers.any_driver import insert_once
 
@@ -19,60 +21,109 @@ __all__ = [
     "COUNTED_SINCE",
     "EVER",
     "NEVER",
+    "PRUNED_BEFORE",
+    "REBUILT_AT",
+    "ROLLUPS_PRUNED_BEFORE",
     "SWITCHED_ON_AT",
+    "change_state",
     "counted_now",
+    "drop_state",
     "follow",
+    "is_complete",
     "is_counted",
     "keep_from_the_start",
+    "least_hour",
     "read_state",
+    "set_state",
 ]
 
 COUNTED_SINCE = "counted_since"
 """The counts are complete from this hour on: ``EVER`` for all time, ``NEVER`` before any was completed."""
 SWITCHED_ON_AT = "switched_on_at"
-"""When counts began to be kept in a table that held events, or could have held some."""
+"""When counts began to be kept in a table that may have held events; until a writer has made them complete."""
+REBUILT_AT = "rebuilt_at"
+"""The hours from here on are done in the rebuild that is under way, or was interrupted."""
+PRUNED_BEFORE = "pruned_before"
+"""Events before this time have been removed, or are about to be; their counts are kept."""
+ROLLUPS_PRUNED_BEFORE = "rollups_pruned_before"
+"""Counts and sketches before this hour have been removed."""
 
 EVER = -(2**62)
 NEVER = 2**62
 
 
-def _state_query(tables: Tables) -> Executable:
-    return select(tables.rollup_state.c.name, tables.rollup_state.c.value)
-
-
 async def read_state(connection: AsyncConnection, tables: Tables) -> dict[str, int]:
     """Return the values by name, read in the caller's transaction; empty where no rollups are kept."""
-    return {row.name: int(row.value) for row in await connection.execute(_state_query(tables))}
+    return await connection.run_sync(_state, tables)
+
+
+def _state(connection: Connection, tables: Tables) -> dict[str, int]:
+    columns = tables.rollup_state.c
+    return {row.name: int(row.value) for row in connection.execute(select(columns.name, columns.value))}
 
 
 def counted_now(connection: Connection, tables: Tables) -> bool:
     """``is_counted`` over a synchronous connection."""
-    return COUNTED_SINCE in {row.name for row in connection.execute(_state_query(tables))}
+    return COUNTED_SINCE in _state(connection, tables)
 
 
 async def is_counted(connection: AsyncConnection, tables: Tables) -> bool:
     """Return whether counts are kept, in the caller's transaction."""
-    return await connection.run_sync(counted_now, tables)
+    return COUNTED_SINCE in await read_state(connection, tables)
 
 
-async def follow(connection: AsyncConnection, tables: Tables, family: str, *, switch_on: bool) -> bool:
-    """Return whether counts are to be kept; with ``switch_on`` they are from now on. Ends the transaction."""
-    kept = await is_counted(connection, tables)
-    if not kept and switch_on:
-        await connection.execute(_switching_on(tables, family, NEVER))
+def least_hour(state: Mapping[str, int]) -> int:
+    """Return the first hour whose events are all there: counts of those before it cannot be made anew."""
+    pruned = state.get(PRUNED_BEFORE, EVER)
+    return max(-(-pruned // HOUR) * HOUR if pruned > EVER else EVER, state.get(ROLLUPS_PRUNED_BEFORE, EVER))
+
+
+def is_complete(state: Mapping[str, int]) -> bool:
+    """Return whether the counts know every event that is stored, but for those that rollups are not kept of."""
+    return state.get(COUNTED_SINCE, NEVER) <= least_hour(state)
+
+
+async def follow(connection: AsyncConnection, tables: Tables, family: str, *, switch_on: bool) -> dict[str, int]:
+    """Return the state, which is empty if no counts are to be kept; ``switch_on`` lets them be. Ends the transaction.
+
+    The connection commits its statements itself, or begins a transaction here.
+    """
+    state = await read_state(connection, tables)
+    if COUNTED_SINCE not in state and switch_on:
+        state |= {COUNTED_SINCE: NEVER, SWITCHED_ON_AT: _now()}
+        await connection.execute(insert_once(tables.rollup_state, family).values(_rows(state)))
         await connection.commit()
     await connection.rollback()
-    return kept or switch_on
+    return state if COUNTED_SINCE in state else {}
 
 
 def keep_from_the_start(connection: Connection, tables: Tables, family: str) -> None:
     """Let counts be kept in tables that are just being made, within the caller's transaction."""
-    connection.execute(_switching_on(tables, family, EVER))
+    connection.execute(insert_once(tables.rollup_state, family).values(_rows({COUNTED_SINCE: EVER})))
 
 
-def _switching_on(tables: Tables, family: str, counted_since: int) -> Any:
-    now = int(time.time() * 1_000_000)
-    values = {COUNTED_SINCE: counted_since, SWITCHED_ON_AT: now}
-    return insert_once(tables.rollup_state, family).values(
-        [{"name": name, "value": value} for name, value in values.items()]
-    )
+async def set_state(connection: AsyncConnection, tables: Tables, family: str, name: str, value: int) -> None:
+    """Set a value, in the caller's transaction."""
+    state = tables.rollup_state
+    await connection.execute(insert_once(state, family).values(_rows({name: value})))
+    await connection.execute(update(state).where(state.c.name == name).values(value=value))
+
+
+async def change_state(connection: AsyncConnection, tables: Tables, name: str, before: int, after: int) -> bool:
+    """Change a value, in the caller's transaction, and return True if it is still what it was ``before``."""
+    columns = tables.rollup_state.c
+    is_it = (columns.name == name, columns.value == before)
+    return bool((await connection.execute(update(tables.rollup_state).where(*is_it).values(value=after))).rowcount)
+
+
+async def drop_state(connection: AsyncConnection, tables: Tables, *names: str) -> None:
+    """Remove values, in the caller's transaction."""
+    await connection.execute(delete(tables.rollup_state).where(tables.rollup_state.c.name.in_(names)))
+
+
+def _rows(state: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in state.items()]
+
+
+def _now() -> int:
+    return int(time.time() * 1_000_000)

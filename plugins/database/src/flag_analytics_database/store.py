@@ -7,7 +7,7 @@ import concurrent.futures
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
@@ -27,6 +27,7 @@ from flag_analytics.waiting import in_thread, is_trio
 from sqlalchemy import Executable, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from .counting import HOUR
 from .dead_letters import letter_from, letter_row
 from .engine import EngineMaker, from_options
 from .errors import CannotConnect, SchemaOutdated, code_of, delivery_error, is_statement_timeout, unavailable
@@ -39,8 +40,10 @@ from .options import DatabaseOptions
 from .people import forget_some, forgotten_letters
 from .questions import PATIENCE_SECONDS, Questions
 from .reading import EventStream
+from .rebuilding import Rebuilt, drop_rollups, rebuild_page
 from .retention import count_old, prune
-from .rows import unfit
+from .rollup_state import EVER, follow
+from .rows import micros, unfit
 from .schema import Tables
 from .setup import State, upgrade
 from .source import DatabaseSource
@@ -446,6 +449,38 @@ class DatabaseStore:
     async def count_older(self, before: datetime) -> int:
         """Return the number of events and dead letters dated before ``before``."""
         return await self._questions.run(lambda connection: count_old(connection, self.tables, before))
+
+    async def rebuild_counts(self, since: datetime | None = None, tell: Callable[[Rebuilt], None] | None = None) -> int:
+        """Count the stored events anew, of all time or of the hours from ``since`` on; return how many cells changed.
+
+        Counts are kept from now on if they were not. It goes back in time, in pages; an interrupted call is continued
+        by the next one. Writers need not stop. Hours of which events were pruned keep the counts that they have.
+
+        Args:
+            since: The first time that is wanted.
+            tell: Called after each page.
+
+        Raises:
+            SinkUnavailable: the database does not answer.
+        """
+        first = EVER if since is None else micros(since) // HOUR * HOUR
+        await self._questions.run(partial(follow, tables=self.tables, family=self.family, switch_on=True), settle=True)
+        corrected, done = 0, False
+        while not done:
+            page = partial(rebuild_page, tables=self.tables, family=self.family, since=first)
+            rebuilt = await self._questions.run(page, settle=True)
+            corrected, done = corrected + rebuilt.corrected, rebuilt.done
+            if tell is not None:
+                tell(rebuilt)
+        return corrected
+
+    async def drop_rollups(self) -> None:
+        """Remove counts and sketches, and keep none until an option or ``rebuild_counts`` asks for them again.
+
+        Raises:
+            SinkUnavailable: the database does not answer.
+        """
+        await self._questions.run(partial(drop_rollups, tables=self.tables, family=self.family), settle=True)
 
     async def prune(self, before: datetime) -> int:
         """Remove every event and dead letter dated before ``before``; return the number of rows removed."""

@@ -12,13 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from .errors import SchemaOutdated
 from .options import DatabaseOptions
 from .partitions import Period
-from .rollup_state import follow
+from .rollup_state import SWITCHED_ON_AT, follow
 from .schema import Tables, tables_named
 from .setup import State, adopt_page, as_they_are, incomplete, prepare, refuse_unusable, state_of
 
-__all__ = ["GONE_SECONDS", "LOG_PAUSE_SECONDS", "TableSetup"]
+__all__ = ["FOLLOW_EVERY_SECONDS", "GONE_SECONDS", "LOG_PAUSE_SECONDS", "TableSetup"]
 
 LOG_PAUSE_SECONDS = 60.0
+FOLLOW_EVERY_SECONDS = 20.0
+"""The longest time a writer goes on without counts after another process has begun to keep them."""
 GONE_SECONDS = 30.0
 """How long tables that vanished during use may come back (a rename, a restore) before they are created again."""
 
@@ -33,6 +35,8 @@ class TableSetup:
         ready: Whether events can be stored.
         complete: Whether questions see every row; not while rows wait in a table made by litestar-flags.
         counted: Whether writers keep counts.
+        follow_at: When to find out again whether counts are kept, by the monotonic clock.
+        incomplete: Whether the counts do not know the events yet that were stored before they were kept.
     """
 
     def __init__(self, options: DatabaseOptions, family: str, changed: Callable[[Tables], None]) -> None:
@@ -51,7 +55,8 @@ class TableSetup:
         """Look at the tables anew before the next use."""
         self.ready = False
         self.complete = False
-        self.counted = False
+        self.counted = self.incomplete = False
+        self.follow_at = 0.0
         self._seen = False
         self._gone_since: float | None = None
 
@@ -84,8 +89,10 @@ class TableSetup:
         return state
 
     async def follow_rollups(self, connection: AsyncConnection) -> None:
-        """Find out whether counts are kept, or begin to keep them if the options say so."""
-        self.counted = await follow(connection, self.tables, self.family, switch_on=self._options.rollups)
+        """Find out whether counts are kept, also if another process began it; begin it if the options say so."""
+        state = await follow(connection, self.tables, self.family, switch_on=self._options.rollups)
+        self.follow_at = time.monotonic() + FOLLOW_EVERY_SECONDS
+        self.counted, self.incomplete = bool(state), SWITCHED_ON_AT in state
 
     async def for_questions(self, connection: AsyncConnection) -> None:
         """Make sure that questions see every row.

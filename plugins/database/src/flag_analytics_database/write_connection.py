@@ -18,12 +18,15 @@ from .engine import EngineMaker
 from .errors import CannotConnect, code_of, unavailable
 from .memory import MemoryAnchor
 from .options import DatabaseOptions
+from .rebuilding import rebuild_page
 from .setup import State, adopt_page
-from .table_setup import LOG_PAUSE_SECONDS, TableSetup
+from .table_setup import FOLLOW_EVERY_SECONDS, LOG_PAUSE_SECONDS, TableSetup
 
 __all__ = ["WriteConnection"]
 
 _CLOSE_SECONDS = 1.0
+SETTLE_SECONDS = 3 * FOLLOW_EVERY_SECONDS
+"""How long another process may go on writing without counts after they have begun to be kept."""
 
 logger = logging.getLogger("flag_analytics.database")
 
@@ -53,9 +56,10 @@ class WriteConnection:
         self._connection: AsyncConnection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._adopting: asyncio.Task[None] | None = None
+        self._completing: asyncio.Task[None] | None = None
 
     def _forget(self) -> None:
-        keep_inherited(self._engine, self._connection, self._loop, self._adopting)
+        keep_inherited(self._engine, self._connection, self._loop, self._adopting, self._completing)
         self._begin()
 
     @property
@@ -84,7 +88,19 @@ class WriteConnection:
                 raise failure from None
         if not self._setup.ready:
             await self._set_up(self._connection)
+        elif time.monotonic() >= self._setup.follow_at:
+            await self._follow(self._connection)
+        if self._setup.incomplete and self._completing is None:
+            self._completing = asyncio.ensure_future(self._complete_counts())
         return self._connection
+
+    async def _follow(self, connection: AsyncConnection) -> None:
+        try:
+            async with asyncio.timeout(self._options.statement_timeout_seconds):
+                await self._setup.follow_rollups(connection)
+        except Exception as error:
+            await self.drop(broken=True)
+            raise unavailable(error) from None
 
     def _complain(self, error: CannotConnect) -> None:
         if str(error) != self._complaint:
@@ -121,6 +137,24 @@ class WriteConnection:
                 return
             await asyncio.sleep(time.monotonic() - started)
 
+    async def _complete_counts(self) -> None:
+        """Count the events that were stored before counts were kept, beside the writing and half of the time."""
+        await asyncio.sleep(SETTLE_SECONDS)
+        done = False
+        while not done:
+            started = time.monotonic()
+            try:
+                async with self._gate, self.engine.connect() as connection:
+                    page = rebuild_page(connection, self._setup.tables, self._setup.family, settles=True)
+                    done = (await asyncio.wait_for(page, self._options.query_timeout_seconds)).done
+            except Exception as error:
+                logger.warning("stored events were not counted: %s", code_of(error))
+                await asyncio.sleep(LOG_PAUSE_SECONDS)
+            else:
+                await asyncio.sleep(time.monotonic() - started)
+        self._setup.incomplete = False
+        self._completing = None
+
     async def reset(self) -> None:
         """Make the connection ready again after a statement that the database refused for its content."""
         if self._connection is not None:
@@ -145,10 +179,12 @@ class WriteConnection:
 
     async def close(self) -> None:
         """Close everything; a later use opens anew."""
-        adopting, self._adopting = self._adopting, None
-        if adopting is not None:
-            adopting.cancel()
-            await asyncio.wait({adopting}, timeout=_CLOSE_SECONDS)
+        beside = {task for task in (self._adopting, self._completing) if task is not None}
+        self._adopting = self._completing = None
+        for task in beside:
+            task.cancel()
+        if beside:
+            await asyncio.wait(beside, timeout=_CLOSE_SECONDS)
         async with self._gate:
             await self.drop(broken=False)
         self._setup.forget()
