@@ -22,6 +22,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from flag_analytics.errors import FatalConfiguration, PluginError, SinkUnavailable
 
 from .options import ClickHouseOptions
+from .urls import MEMORY
 
 __all__ = ["Asking", "Running", "Writing", "as_coroutines", "open_asking", "open_writing"]
 
@@ -31,6 +32,8 @@ Settings = Mapping[str, Any] | None
 _ours: contextvars.ContextVar[bool] = contextvars.ContextVar("flag_analytics_clickhouse", default=False)
 _engine_process = 0
 """The process whose embedded engine was started; a forked child has its memory, but none of its threads."""
+_engine_folder = ""
+"""The folder that was opened last."""
 
 
 class Running(Protocol):
@@ -195,28 +198,28 @@ def _open_engine(path: str) -> Asking:
         FatalConfiguration: this is a child of the process in which the engine runs.
         SinkUnavailable: another process has the folder open, or this process another folder.
     """
-    global _engine_process  # noqa: PLW0603 - an engine is one for each process, as this is
+    global _engine_process, _engine_folder  # noqa: PLW0603 - an engine is one for each process, as these are
     _refuse_after_fork()
     if find_spec("chdb") is None:
         raise PluginError("chdb:// needs chDB: run `pip install 'flag-analytics-clickhouse[chdb]'`")
     _engine_process = os.getpid()
+    folder = path if path == MEMORY else os.path.realpath(path)
     try:
         with _quiet():
             client = create_client(interface="chdb", path=path, show_clickhouse_errors=False)
-    except ClickHouseError as error:
-        raise _cannot_open(str(error)) from None
+    except ClickHouseError:
+        if folder != _engine_folder and _engine_folder:
+            raise SinkUnavailable(
+                "this process has another folder of chdb:// open, and can open one only: use that, or a server",
+                code="chdb_folder",
+            ) from None
+        raise SinkUnavailable(
+            "chDB cannot open the folder of chdb://: another process has it open, and only one can, or it is not "
+            "writable; use a ClickHouse server for several processes",
+            code="chdb_locked",
+        ) from None
+    _engine_folder = folder
     return Asking(client, embedded=True)
-
-
-def _cannot_open(message: str) -> SinkUnavailable:
-    if "lock" in message.lower():
-        return SinkUnavailable(
-            "another process has the folder of chdb:// open, and only one can: use a ClickHouse server", code="locked"
-        )
-    return SinkUnavailable(
-        "chDB cannot open the folder of chdb://: a process has one such folder only, which must be writable",
-        code="chdb",
-    )
 
 
 def _refuse_after_fork() -> None:
@@ -290,5 +293,5 @@ _not_ours = _NotOurs()
 
 def _silence_client() -> None:
     for name in [*logging.root.manager.loggerDict]:
-        if name.startswith("clickhouse_connect"):
+        if name.startswith(("clickhouse_connect", "urllib3")):
             logging.getLogger(name).addFilter(_not_ours)

@@ -139,8 +139,11 @@ def _number_of(error: BaseException) -> int | None:
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """Return what a transport's exception was raised from."""
-    if isinstance(error, ClickHouseError) and error.__cause__ is not None:
-        error = error.__cause__
-    reason = getattr(error, "reason", None)  # urllib3's, of its last attempt
-    return reason if isinstance(reason, BaseException) else error
+    """Return what a transport's exception was raised from: an exception of aiohttp or of the system."""
+    for _ in range(5):
+        reason = getattr(error, "reason", None)  # urllib3's, of its last attempt
+        inner = reason if isinstance(reason, BaseException) else error.__cause__
+        if inner is None or isinstance(error, aiohttp.ClientError) or (isinstance(error, OSError) and error.errno):
+            break
+        error = inner
+    return error

@@ -115,9 +115,10 @@ def as_columns(events: Sequence[FrozenEvent], batch_id: str) -> dict[str, list[A
             "environment": [environment_of(event.context_json) for event in events],
         }
         for name in _NUMBERS:
-            columns[name] = [float(getattr(event, name)) for event in events]
+            columns[name] = [getattr(event, name) for event in events]
         for name in _AS_THEY_ARE:
             columns[name] = [getattr(event, name) for event in events]
+        for name in (*_NUMBERS, *_AS_THEY_ARE):
             if not _FITTING[name].issuperset(set(map(type, columns[name]))):
                 raise unfit(events) or BadBatch(_UNFIT, code=name)
     except BadBatch:
@@ -152,6 +153,7 @@ def _unfit_field(event: FrozenEvent) -> str:
         micros(event.timestamp)
         int(event.received_at * 1_000_000)
         event.value_json.decode()
+        event.context_json.decode()
         environment_of(event.context_json)
         for name in _AS_THEY_ARE:
             (getattr(event, name) or "").encode()

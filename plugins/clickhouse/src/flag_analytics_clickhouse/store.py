@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from flag_analytics.canonical import canonical_key
-from flag_analytics.errors import DeliveryError
+from flag_analytics.errors import BadBatch, DeliveryError
 from flag_analytics.outcomes import Outcomes
 from flag_analytics.processes import keep_inherited, renew_after_fork
 from flag_analytics.protocols import Batch
@@ -26,6 +26,7 @@ from .errors import delivery_error, is_missing_table, unavailable
 from .options import ClickHouseOptions
 from .queries import Query
 from .reading import EventStream
+from .rows import unfit
 from .schema import LETTER_COLUMNS, Tables
 from .setup import set_up
 from .source import SETTINGS, ClickHouseSource
@@ -97,7 +98,8 @@ class ClickHouseStore:
         except Exception as error:
             if is_missing_table(error):
                 self._settled = False
-            raise delivery_error(error) from None
+            failure = delivery_error(error)
+            raise (unfit(batch) if isinstance(failure, BadBatch) else None) or failure from None
 
     async def ping(self) -> None:
         """Raise unless the server answers on a fresh connection."""
