@@ -35,7 +35,7 @@ __all__ = ["BatchWriter", "insert_settings"]
 _CLOCK_SECONDS = 1.0
 _IDS_AT_ONCE = 500
 _MOST_KEY_CHARACTERS = 16_000
-_BATCHES_IN_MIND = 1_000
+_EVENTS_IN_MIND = 50_000
 _SURE_SECONDS = 60.0
 """How long after an insert a cluster's tables remember its token, however many others write."""
 _PART = re.compile(r"_(\d+)_\d+_\d+(?:_\d+)?$")
@@ -82,9 +82,7 @@ class BatchWriter:
         blocks = self._blocks.get(batch.id)
         if blocks is None:
             blocks = [*await self._divide(connection, batch.id, [*events.values()])]
-            self._blocks[batch.id] = blocks
-            while len(self._blocks) > _BATCHES_IN_MIND:
-                self._blocks.popitem(last=False)
+            self._keep_in_mind(batch.id, blocks)
         try:
             while blocks:
                 await self._insert(connection, blocks[0], batch.id)
@@ -92,8 +90,16 @@ class BatchWriter:
         except BaseException:
             self._doubtful.update(events)
             raise
-        del self._blocks[batch.id]
+        self._blocks.pop(batch.id, None)
         self._doubtful.difference_update(events)
+
+    def _keep_in_mind(self, batch_id: str, blocks: list[_Block]) -> None:
+        """Remember what is left of a batch; those that were cut into others, and do not come again, go in time."""
+        self._blocks[batch_id] = blocks
+        kept = sum(len(block.events) for left in self._blocks.values() for block in left)
+        while kept > _EVENTS_IN_MIND and len(self._blocks) > 1:
+            _, left = self._blocks.popitem(last=False)
+            kept -= sum(len(block.events) for block in left)
 
     def given_up(self, event_ids: Iterable[str]) -> None:
         """Forget events that will not come again."""
