@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flag_analytics import metrics
 from flag_analytics.protocols import Batch
-from flag_analytics.sources import EventFilter, Window
+from flag_analytics.sources import EventFilter, Grouping, Window
 from flag_analytics_database import DatabaseStore
 
 ALWAYS = Window(None, datetime(2100, 1, 1, tzinfo=UTC))
@@ -100,6 +100,19 @@ async def test_any_float_is_found_by_itself(store: DatabaseStore, make_event: An
     contexts = [{"n": number} for number in floats]
     events = [make_event(flag_key=str(number), context_attributes=each) for number, each in enumerate(contexts)]
     await _assert_found_as_in_memory(store, batch_of(*events), contexts)
+
+
+@pytest.mark.parametrize("name", ["plan", 'q"u', '"', '\\"', 'é"', '\t"', "a.b", "$[0]", "-a", ""])
+async def test_a_group_of_any_name_is_the_number_as_it_was_written(
+    store: DatabaseStore, make_event: Any, batch_of: Any, name: str
+) -> None:
+    numbers = [float(2**53), 0.1, 1e16, 1e300, 5e-324, 1 / 3, -0.0, 2**53 + 1, "1", True]
+    contexts = [{"z": {name: 7}, name: number, "y": f'{name}":'} for number in numbers]
+    batch = batch_of(*(make_event(flag_key="f", context_attributes=each) for each in contexts))
+    await store.write(batch)
+    grouping = Grouping(f"context.{name}")
+    found = await store.summarise(["f"], ALWAYS, group_by=grouping)
+    assert found["f"].groups == metrics.summarise(batch.events, [], grouping).groups
 
 
 @pytest.mark.parametrize("value", [None, True, "text", "-", "é\t🎏", '"', "", 1, 1.5, -0.0, 1e300])
