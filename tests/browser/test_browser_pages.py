@@ -20,6 +20,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 SCREENS = {
     "/": "pricing-page",
     "/flag?key=pricing-page": "Users by variant",
+    "/flag?key=pricing-page&outcome=purchase": "Less a, points",
     "/events": "pricing-page",
     "/delivery": "13 accepted",
     "/configuration": "InMemoryAnalyticsCollector",
@@ -144,6 +145,26 @@ def test_a_flag_is_found_from_the_list_and_shown_by_any_dimension(view, shown, e
     expect(view).to_have_url(re.compile(r"by=environment"))
     expect(view.locator(".legend")).to_contain_text("staging")
     expect(view.locator(".legend")).to_contain_text("(none)")
+
+
+def test_outcomes_are_asked_for_by_name_and_compared(view, shown, expect):
+    some_events(shown)
+    for number in range(200):
+        variant = "treatment" if number % 2 else "control"
+        shown.record("checkout", age=30, variant=variant, targeting_key=f"u{number}")
+        if number % 2 and number < 120:
+            shown.record("purchase", age=20, variant=None, kind="outcome", targeting_key=f"u{number}", value=9.5)
+    view.goto(f"{shown.url}/flag?key=checkout")
+    view.get_by_label("Outcome").fill("purchase")
+    view.get_by_label("Outcome").press("Enter")
+    expect(view).to_have_url(re.compile(r"outcome=purchase"))
+    treatment = view.locator("tr", has_text="treatment").filter(has_text="60.0 %")
+    expect(treatment).to_contain_text("+60.0 (+49.7 to +69.1)")
+    view.goto(f"{shown.url}/flag?key=pricing-page&outcome=purchase")
+    expect(view.get_by_label("Outcome")).to_have_value("purchase")
+    expect(view.locator("main")).to_contain_text("0.0 %")
+    view.goto(f"{shown.url}/flag?key=failing&outcome=purchase")
+    expect(view.locator("main")).to_contain_text("No user saw this flag in the window")
 
 
 def test_an_unfinished_step_is_drawn_as_unfinished_and_not_as_a_fall(view, shown, expect):

@@ -18,6 +18,7 @@ __all__ = ["OUTCOMES", "Difference", "OutcomeSource", "OutcomeTally", "Outcomes"
 
 OUTCOMES = EventFilter(kinds=("outcome",))
 """The events that are outcomes."""
+_CONTROLS = ("control", "off", "default")
 _LOSSES = ("overflow", "error")
 
 
@@ -88,6 +89,11 @@ class Outcomes:
     sampled: bool = False
     window_start: datetime | None = None
     window_end: datetime | None = None
+
+    def usual_control(self) -> str | None:
+        """Return ``control``, ``off`` or ``default``, if users saw it, else the first by name; None without users."""
+        usual = [name for name in _CONTROLS if name in self.variants]
+        return next(iter(usual or sorted(self.variants)), None)
 
     def differences(self, control: str) -> dict[str, Difference]:
         """Return the difference of each other variant to the control.

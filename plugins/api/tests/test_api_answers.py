@@ -72,6 +72,76 @@ async def test_intervals_of_users_by_variant_are_wilsons(client, record):
     assert (on["share"], round(on["low"], 4), round(on["high"], 4)) == (30.0, 10.7791, 60.3222)
 
 
+def record_purchases(record, *, of_control=20, of_treatment=60, **fields):
+    for number in range(200):
+        variant = "treatment" if number % 2 else "control"
+        record(targeting_key=f"user-{number}", variant=variant, age=10, **fields)
+        if number // 2 < (of_treatment if number % 2 else of_control):
+            record("purchase", targeting_key=f"user-{number}", kind="outcome", variant=None, value=9.5, age=5)
+
+
+async def test_outcomes_are_those_of_the_aggregator(client, record, pipeline):
+    record_purchases(record)
+    async with client() as local:
+        answer = (await local.get("/flags/checkout/outcomes?outcome=purchase")).json()
+        listed = (await local.get("/flags")).json()
+    found = await pipeline.aggregator.get_outcomes("checkout", "purchase", 3600)
+    assert (answer["key"], answer["outcome"], answer["control"]) == ("checkout", "purchase", "control")
+    assert (answer["doubts"], answer["crossover_users"]) == ([], 0)
+    control, treatment = answer["variants"]
+    assert (control["variant"], treatment["variant"]) == ("control", "treatment")
+    assert (control["users"], control["converted_users"], control["difference"]) == (100, 20, None)
+    assert (treatment["rate"], treatment["value_sum"], treatment["value_mean"]) == (60.0, 570.0, 9.5)
+    assert [treatment["low"], treatment["high"]] == [end * 100 for end in found.variants["treatment"].rate_interval]
+    difference = found.differences("control")["treatment"]
+    assert treatment["difference"] == {
+        "points": difference.difference * 100, "low": difference.low * 100, "high": difference.high * 100,
+        "significant": True,
+    }  # fmt: skip
+    assert [one["key"] for one in listed["flags"]] == ["checkout"]
+
+
+async def test_a_verdict_is_refused_where_arms_do_not_match_the_plan(client, record):
+    record_purchases(record)
+    path = "/flags/checkout/outcomes?outcome=purchase"
+    async with client() as local:
+        planned = (await local.get(f"{path}&expect=control=5&expect=treatment=5.0&control=treatment")).json()
+        other = (await local.get(f"{path}&expect=control=90&expect=treatment=10")).json()
+    assert (planned["control"], planned["doubts"]) == ("treatment", [])
+    assert planned["variants"][1]["difference"]["points"] == -40.0
+    (doubt,) = other["doubts"]
+    assert "do not match the plan" in doubt
+    assert [one["difference"] for one in other["variants"]] == [None, None]
+
+
+async def test_a_filter_of_outcomes_is_about_exposures(client, record):
+    record_purchases(record, reason="SPLIT")
+    async with client() as local:
+        some = (await local.get("/flags/checkout/outcomes?outcome=purchase&variant=treatment")).json()
+        none = (await local.get("/flags/checkout/outcomes?outcome=purchase&reason=ERROR")).json()
+    assert [(one["variant"], one["converted_users"]) for one in some["variants"]] == [("treatment", 60)]
+    assert "fewer than two variants" in some["doubts"][0]
+    assert (none["variants"], none["control"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [("", "outcome"), ("outcome=purchase&expect=control", "expect"), ("outcome=purchase&expect=control=0", "expect")],
+)
+async def test_a_question_about_outcomes_that_is_incomplete_is_a_problem(client, query, parameter):
+    async with client() as local:
+        answer = await local.get(f"/flags/checkout/outcomes?{query}")
+    assert (answer.status_code, answer.json()["parameter"]) == (400, parameter)
+
+
+async def test_a_control_that_no_user_saw_is_a_problem(client, record):
+    record_purchases(record)
+    async with client() as local:
+        answer = await local.get("/flags/checkout/outcomes?outcome=purchase&control=elsewhere")
+    assert answer.status_code == 400
+    assert "expected a control of control, treatment" in answer.json()["detail"]
+
+
 async def test_sampled_events_are_counted_back_and_called_estimated(client, record):
     for number in range(10):
         record(sample_rate=0.1, targeting_key=f"user-{number}")

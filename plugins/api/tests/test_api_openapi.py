@@ -22,7 +22,15 @@ async def test_every_question_is_described_with_bounds_for_each_parameter(docume
             assert any(bound in text for bound in bounded), parameter
 
 
-@pytest.mark.parametrize("path", ["/flags?detail=full", "/flags/checkout?group_by=variant", "/flags/checkout/series"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/flags?detail=full",
+        "/flags/checkout?group_by=variant",
+        "/flags/checkout/series",
+        "/flags/checkout/outcomes?outcome=purchase",
+    ],
+)
 @pytest.mark.parametrize("recorded", [0, 3])
 async def test_answers_are_as_described(client, record, document, path, recorded):
     for _ in range(recorded):
@@ -60,3 +68,8 @@ async def test_the_document_names_where_it_is_mounted(pipeline):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as local:
         assert (await local.get("/inner/openapi.json")).json()["servers"] == [{"url": "/inner"}]
         assert (await local.get("/inner/flags")).status_code == 200
+
+
+async def test_a_parameter_without_a_default_is_required(document):
+    parameters = document["paths"]["/flags/{key}/outcomes"]["get"]["parameters"]
+    assert [one["name"] for one in parameters if one["required"]] == ["key", "outcome"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
-from flag_analytics import FlagEvaluationEvent
-from flag_analytics.testing import CollectorContract, EventSourceContract
+from flag_analytics import AnalyticsAggregator, FlagEvaluationEvent
+from flag_analytics.metrics import EventsSource
+from flag_analytics.sources import Window
+from flag_analytics.testing import CollectorContract, EventSourceContract, plain_event
 from flag_analytics.testing.subjects import Subject
 from flag_analytics_files import FilesOptions, FilesSink, FilesSource
 
@@ -99,3 +101,25 @@ class TestSourceOfJsonLines(OverFiles):
 
 class TestSourceOfParquet(OverFiles):
     options: ClassVar = {"format": "parquet"}
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "parquet"}])
+async def test_outcomes_are_those_of_the_events(tmp_path, options):
+    sink = FilesSink(FilesOptions(location=tmp_path / "events", **options))
+    events = [
+        plain_event(
+            number,
+            flag_key=("a", "b")[number % 3 == 2],
+            variant=("x", "y", None)[number % 4 % 3],
+            targeting_key=f"user-{number % 11}",
+            kind="outcome" if number % 3 == 2 else "exposure",
+            value=(number, 0.25, True, "text")[number % 4],
+        )
+        for number in range(300)
+    ]
+    await Subject(sink).store(*events)
+    source, window = FilesSource(sink.options), Window(None, datetime.now(UTC))
+    for flag_key, metric in (("a", "b"), ("b", "a"), ("c", "b")):
+        found = await source.get_outcomes(flag_key, metric, window)
+        assert found == await EventsSource(lambda: events).get_outcomes(flag_key, metric, window)
+    assert (await AnalyticsAggregator(source).get_outcomes("a", "b")).variants["x"].converted_users > 0

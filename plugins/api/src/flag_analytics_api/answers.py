@@ -22,6 +22,8 @@ __all__ = [
     "Ledger",
     "Live",
     "Loss",
+    "OutcomeDifference",
+    "Outcomes",
     "Panel",
     "Plugin",
     "Plugins",
@@ -30,6 +32,7 @@ __all__ = [
     "SinkHealth",
     "Step",
     "TimeWindow",
+    "VariantOutcome",
     "VariantUsers",
 ]
 
@@ -181,6 +184,48 @@ class Series(Envelope, kw_only=True):
     step_seconds: float
     group_by: str | None
     lines: list[SeriesLine]
+
+
+class OutcomeDifference(msgspec.Struct):
+    """The rate of a variant less that of the control, in percentage points, and its 95 % interval (Newcombe's)."""
+
+    points: float
+    low: float
+    high: float
+    significant: bool
+
+
+class VariantOutcome(msgspec.Struct, kw_only=True):
+    """Users who saw a variant first, and those of them with the outcome afterwards.
+
+    The rate is in percent, with its 95 % interval (Wilson's). Outcomes with a number as their value have a sum and a
+    mean; without any, the mean is null. ``difference`` is null for the control, and where there are doubts.
+    """
+
+    variant: str
+    users: int
+    converted_users: int
+    rate: Percent
+    low: Percent
+    high: Percent
+    values: int
+    value_sum: float
+    value_mean: float | None
+    difference: OutcomeDifference | None
+
+
+class Outcomes(Envelope, kw_only=True):
+    """What the users of a flag did, by the variant that they saw first.
+
+    ``doubts`` say why the variants must not be compared. ``control`` is null where no user saw the flag.
+    """
+
+    key: str
+    outcome: str
+    control: str | None
+    variants: list[VariantOutcome]
+    crossover_users: int
+    doubts: list[str]
 
 
 class EventItem(msgspec.Struct, kw_only=True):

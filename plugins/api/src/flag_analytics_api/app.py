@@ -26,6 +26,7 @@ from .headers import SafeHeaders
 from .live import LiveHub
 from .openapi import document
 from .options import ApiOptions
+from .outcomes import outcomes
 from .parameters import NoQuery, read_query
 from .problems import ProblemError, answer_problem, problem_response
 from .series import series
@@ -62,6 +63,7 @@ def create_api(
         "/flags": flags,
         "/flags/{key}": flag,
         "/flags/{key}/series": series,
+        "/flags/{key}/outcomes": outcomes,
         "/events": events,
         "/health": health,
         "/delivery": delivery,

@@ -9,9 +9,9 @@ import attrs
 import msgspec
 from flag_analytics.pipeline import Pipeline
 
-from .answers import Delivery, Events, FlagDetail, Flags, Health, Plugins, Series
+from .answers import Delivery, Events, FlagDetail, Flags, Health, Outcomes, Plugins, Series
 from .live import LiveMessage
-from .parameters import EventsQuery, FlagQuery, FlagsQuery, NoQuery, SeriesQuery
+from .parameters import EventsQuery, FlagQuery, FlagsQuery, NoQuery, OutcomesQuery, SeriesQuery
 from .problems import PROBLEM_JSON, Problem
 
 __all__ = ["OPERATIONS", "Operation", "document"]
@@ -64,6 +64,9 @@ OPERATIONS = (
     Operation("/flags", "flags", "The flags that were evaluated, a page at a time", FlagsQuery, Flags),
     Operation("/flags/{key}", "flag", "All figures of one flag", FlagQuery, FlagDetail),
     Operation("/flags/{key}/series", "series", "One flag over time", SeriesQuery, Series),
+    Operation(
+        "/flags/{key}/outcomes", "outcomes", "What users did after they met a flag, by variant", OutcomesQuery, Outcomes
+    ),
     Operation("/events", "events", "Single events, the newest first", EventsQuery, Events),
     Operation("/health", "health", "Whether the pipeline and its backends are well", NoQuery, Health),
     Operation("/delivery", "delivery", "What became of every event, by backend", NoQuery, Delivery),
@@ -117,7 +120,7 @@ def _described(
         {
             "name": name,
             "in": "query",
-            "required": False,
+            "required": name in query.get("required", ()),
             **({"description": description} if (description := schema.get("description")) else {}),
             "schema": {field: value for field, value in schema.items() if field != "description"},
         }

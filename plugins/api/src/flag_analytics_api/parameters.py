@@ -21,6 +21,7 @@ __all__ = [
     "FlagQuery",
     "FlagsQuery",
     "NoQuery",
+    "OutcomesQuery",
     "SeriesQuery",
     "WhereQuery",
     "read_query",
@@ -112,6 +113,23 @@ class SeriesQuery(FlagQuery, kw_only=True, forbid_unknown_fields=True):
     format: Literal["json", "csv"] = "json"
 
 
+class OutcomesQuery(WhereQuery, kw_only=True, forbid_unknown_fields=True):
+    """What users did after they had met a flag; the filter is about their exposures alone."""
+
+    outcome: Annotated[Text, Meta(description="The name of the outcome, as it was recorded", examples=["purchase"])]
+    control: Annotated[
+        Text, Meta(description="The variant that others are compared with; by default control, off or default")
+    ] = ""
+    expect: Annotated[
+        list[Annotated[str, Meta(max_length=512, pattern=r"^.+=[0-9]{1,9}(\.[0-9]{1,9})?$")]],
+        Meta(
+            max_length=50,
+            description="The planned share of each variant, as NAME=NUMBER; by default equal ones",
+            examples=[["control=90", "treatment=10"]],
+        ),
+    ] = []
+
+
 class EventsQuery(WhereQuery, kw_only=True, forbid_unknown_fields=True):
     """Single events, the newest first."""
 
@@ -148,6 +166,9 @@ def read_query(kind: type[Q], given: QueryParams) -> Q:
         except msgspec.ValidationError:
             expected = expectation(fields[name].type)
             raise ProblemError(400, f"{name} is not usable", parameter=name, expected=expected) from None
+    for name, field in fields.items():
+        if field.required and name not in raw:
+            raise ProblemError(400, f"{name} is missing", parameter=name, expected=expectation(field.type))
     return kind(**raw)
 
 

@@ -19,8 +19,6 @@ from .visible import visible
 
 __all__ = ["OutcomeFigures", "gather_outcomes", "write_outcomes"]
 
-_USUAL_CONTROLS = ("control", "off", "default")
-
 
 @attrs.frozen
 class OutcomeFigures:
@@ -88,19 +86,12 @@ async def gather_outcomes(
         found = await aggregator.get_outcomes(
             key, metric, selection.window_seconds, where=selection.where, until=selection.until
         )
-        chosen = _control(found, control)
+        chosen = control if control is not None and found.variants else found.usual_control()
         doubts = found.doubts(expect=expected)
         if chosen is not None and chosen not in found.variants:
             found.differences(chosen)
         figures.append(OutcomeFigures(found, chosen, doubts))
     return figures
-
-
-def _control(found: Outcomes, wanted: str | None) -> str | None:
-    if wanted is not None and found.variants:
-        return wanted
-    usual = [name for name in _USUAL_CONTROLS if name in found.variants]
-    return next(iter(usual or sorted(found.variants)), None)
 
 
 def write_outcomes(figures: Sequence[OutcomeFigures], *, as_json: bool) -> None:

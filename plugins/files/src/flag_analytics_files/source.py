@@ -17,6 +17,7 @@ import msgspec
 from flag_analytics.errors import PluginError, SourceError
 from flag_analytics.events import FlagEvaluationEvent
 from flag_analytics.metrics import EventsSource, canonical_filter, select
+from flag_analytics.outcomes import Outcomes
 from flag_analytics.sources import EventFilter, Exposures, FlagActivity, FlagSummary, TimeStep, Window
 
 from .encoding import COLUMNS
@@ -86,6 +87,13 @@ class FilesSource:
     async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
         """See ``EventSource.get_exposures``."""
         return await (await self._events(window, [flag_key])).get_exposures(flag_key, window, where=where)
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """See ``OutcomeSource.get_outcomes``."""
+        source = await self._events(window, [flag_key, metric])
+        return await source.get_outcomes(flag_key, metric, window, where=where)
 
     async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
         """See ``EventSource.list_flags``."""

@@ -5,6 +5,7 @@ import { address, ask, keyPath } from "./client.js";
 import { accuracyChoice, choice, nothing, windowChoice } from "./controls.js";
 import { download, fill, h } from "./dom.js";
 import { compact, count, groupName, milliseconds, percent, rate, span, visible } from "./format.js";
+import { outcomesCard } from "./outcomes.js";
 import { WINDOWS, chosenAccuracy, chosenWindow, get, link, set } from "./state.js";
 
 const DIMENSIONS = { variant: "By variant", reason: "By reason", environment: "By environment", flag_version: "By version", none: "All together" };
@@ -26,6 +27,7 @@ export function flag(place) {
   const chartFiles = h("span", { class: "right" });
   const stepNote = h("span", { class: "dim" });
   const parts = h("div", {});
+  const outcomes = outcomesCard(key);
   const attribute = h("input", { type: "text", placeholder: "an attribute", "aria-label": "Group by a context attribute", size: 14, maxlength: 200, value: get("by").startsWith("context.") ? get("by").slice(8) : "" });
   attribute.addEventListener("change", () => set({ by: attribute.value ? `context.${attribute.value}` : "" }));
   const chart = new TimeChart(chartPlace);
@@ -34,7 +36,7 @@ export function flag(place) {
     h("section", { class: "card" },
       h("header", {}, h("h2", {}, "Over time"), choice("show", "Measure", MEASURES, "count"), choice("by", "Group by", { ...DIMENSIONS, ...own }, "variant"), attribute, stepNote, chartFiles),
       chartPlace, legend, asTable),
-    parts);
+    parts, outcomes.place);
   const empty = h("div", { class: "card", hidden: true });
   fill(place,
     h("div", { class: "title" }, h("a", { href: link("") }, "Flags"), h("span", { class: "dim" }, "/"), h("h1", {}, visible(key)), h("a", { class: "button right", href: link("events", { flag: key }) }, "Its events")),
@@ -49,6 +51,7 @@ export function flag(place) {
     const [detail, series] = await Promise.all([
       ask(keyPath(key), { ...asked, group_by: by === "none" ? "environment" : by }, signal),
       ask(`${keyPath(key)}/series`, seriesQuery, signal),
+      outcomes.load(signal),
     ]);
     const none = detail.figures.evaluations === 0;
     empty.hidden = !none;
