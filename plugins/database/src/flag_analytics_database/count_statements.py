@@ -11,8 +11,9 @@ from sqlalchemy import BigInteger, Double, LargeBinary, Text, and_, case, cast, 
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .counting import CELL_COLUMNS, HOUR, KEY_COLUMNS, LONG_ENVIRONMENT, MOST_ENVIRONMENT_BYTES, Cell
+from .counting import CELL_COLUMNS, HOUR, KEY_COLUMNS, LONG_ENVIRONMENT, MOST_ENVIRONMENT_BYTES, Cell, with_day_totals
 from .json_values import attribute_text
+from .rollups.touched import remove_summaries
 from .schema import KIND_CODES, Tables
 
 __all__ = ["add_cells", "adding", "as_parameters", "cell_from", "cells_query", "less", "take_out"]
@@ -78,8 +79,8 @@ def cell_from(row: Iterable[Any]) -> Cell:
 
 
 def less(cells: Iterable[Cell]) -> list[Cell]:
-    """Return what takes these cells out of the counts again, in the order of the key; their times stay."""
-    return sorted((*cell[:5], *(-figure for figure in cell[5:9]), *cell[9:]) for cell in cells)
+    """Return what takes these cells, and their part of the totals of days, out of the counts again; times stay."""
+    return with_day_totals((*cell[:5], *(-figure for figure in cell[5:9]), *cell[9:]) for cell in cells)
 
 
 def as_parameters(cells: Iterable[Cell]) -> list[dict[str, Any]]:
@@ -114,10 +115,12 @@ async def take_out(connection: AsyncConnection, tables: Tables, family: str, *co
     """Take the events that meet these conditions, and are about to be removed, out of the counts.
 
     It belongs to the transaction that removes them. The first and last time of a cell stay: they are bounds within the
-    hour, since only the events of the whole cell would tell the next ones. A cell without events is removed.
+    hour, since only the events of the whole cell would tell the next ones. A cell without events is removed, and so are
+    the summaries of the days.
     """
-    rows = await connection.execute(cells_query(tables, family, *conditions))
-    cells = less(map(cell_from, rows))
+    found = list(map(cell_from, await connection.execute(cells_query(tables, family, *conditions))))
+    await remove_summaries(connection, tables, family, found)
+    cells = less(found)
     await add_cells(connection, tables, family, cells)
     await drop_empty(connection, tables, {cell[0] for cell in cells})
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,11 +16,24 @@ from flag_analytics.sources import NO_VALUE
 
 from .rows import micros
 
-__all__ = ["CELL_COLUMNS", "DAY", "HOUR", "KEY_COLUMNS", "LONG_ENVIRONMENT", "MOST_ENVIRONMENT_BYTES", "Cell", "count"]
+__all__ = [
+    "CELL_COLUMNS",
+    "DAY",
+    "DAY_TOTALS",
+    "HOUR",
+    "KEY_COLUMNS",
+    "LONG_ENVIRONMENT",
+    "MOST_ENVIRONMENT_BYTES",
+    "Cell",
+    "count",
+    "with_day_totals",
+]
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
 """An hour and a day in microseconds."""
+DAY_TOTALS = 2**60
+"""Added to the start of a day it is the ``hour`` of the row that sums up a flag's day: beyond any time there is."""
 KEY_COLUMNS = ("hour", "flag_key", "variant", "reason", "environment")
 CELL_COLUMNS = (*KEY_COLUMNS, "events", "weight", "errors", "error_weight", "first_event", "last_event")
 LONG_ENVIRONMENT = "__long__"
@@ -33,6 +47,8 @@ Cell = tuple[Any, ...]
 
 def count(events: Iterable[FrozenEvent]) -> list[Cell]:
     """Return what these events add to the table of counts, in the order of its key; outcomes are not counted.
+
+    The totals of days are among it: see ``with_day_totals``.
 
     All writers add in this order, so that none waits for another that waits for it.
     """
@@ -56,7 +72,23 @@ def count(events: Iterable[FrozenEvent]) -> list[Cell]:
             cell[4] = at
         elif at > cell[5]:
             cell[5] = at
-    return sorted((*key, *figures) for key, figures in cells.items())
+    return with_day_totals((*key, *figures) for key, figures in cells.items())
+
+
+def with_day_totals(cells: Iterable[Cell]) -> list[Cell]:
+    """Return cells with the totals of their days by flag, in the order of the key.
+
+    A total is a row without variant, reason and environment. Summaries of days are fresh as long as they have as many
+    events, which only a number that is kept in the events' own transaction can tell.
+    """
+    found = list(cells)
+    totals: defaultdict[tuple[int, str], list[Cell]] = defaultdict(list)
+    for cell in found:
+        totals[cell[0] // DAY * DAY + DAY_TOTALS, cell[1]].append(cell)
+    for (day, flag_key), some in totals.items():
+        sums = [sum(figures) for figures in list(zip(*some, strict=True))[5:9]]
+        found.append((day, flag_key, "", "", "", *sums, min(cell[9] for cell in some), max(cell[10] for cell in some)))
+    return sorted(found)
 
 
 class _Context(msgspec.Struct):

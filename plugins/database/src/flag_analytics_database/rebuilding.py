@@ -9,11 +9,11 @@ where it was during the look: whoever comes second adds nothing.
 from __future__ import annotations
 
 import attrs
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .count_statements import add_cells, cell_from, cells_query, drop_empty
-from .counting import CELL_COLUMNS, HOUR, KEY_COLUMNS, Cell
+from .counting import CELL_COLUMNS, DAY, DAY_TOTALS, HOUR, KEY_COLUMNS, Cell, with_day_totals
 from .once import begin
 from .rollup_state import (
     COUNTED_SINCE,
@@ -80,7 +80,8 @@ async def rebuild_page(
         return Rebuilt(state.get(COUNTED_SINCE, NEVER), 0, done=True)
     place, floor = state.get(REBUILT_AT, NEVER), max(since, least_hour(state))
     start = await _start_of_page(connection, tables, floor, place, most_rows or PAGE_ROWS)
-    wrong = await _difference(connection, tables, family, start, place) if start < place else []
+    end = min(place, DAY_TOTALS // 2)
+    wrong, totals = await _difference(connection, tables, family, start, end) if start < end else ([], [])
     await connection.rollback()
     done, complete = start <= floor, state[COUNTED_SINCE]
     await begin(connection, family)
@@ -90,8 +91,8 @@ async def rebuild_page(
     if not (moved and await change_state(connection, tables, COUNTED_SINCE, complete, min(complete, start))):
         await connection.rollback()
         return Rebuilt(place, 0, done=False)  # another process was faster
-    await add_cells(connection, tables, family, wrong)
-    await drop_empty(connection, tables, {cell[0] for cell in wrong})
+    await add_cells(connection, tables, family, sorted(wrong + totals))
+    await drop_empty(connection, tables, {cell[0] for cell in wrong + totals})
     if done:
         await drop_state(connection, tables, REBUILT_AT, *([SWITCHED_ON_AT] if settles and since == EVER else []))
     await connection.commit()
@@ -136,15 +137,26 @@ async def _start_of_page(connection: AsyncConnection, tables: Tables, floor: int
     return hour + HOUR if hour + HOUR < place else hour
 
 
-async def _difference(connection: AsyncConnection, tables: Tables, family: str, start: int, end: int) -> list[Cell]:
-    """Return what has to be added to the counts of these hours, in the order of the key."""
+async def _difference(
+    connection: AsyncConnection, tables: Tables, family: str, start: int, end: int
+) -> tuple[list[Cell], list[Cell]]:
+    """Return what has to be added to the counts of these hours, and to the totals of their days."""
     at, counts = tables.events.c.timestamp, tables.counts.c
     stored = await connection.execute(cells_query(tables, family, at >= start, at < end))
-    counted = await connection.execute(
-        select(*(counts[name] for name in CELL_COLUMNS)).where(counts.hour >= start, counts.hour < end)
-    )
+    first, last = max(start, -DAY_TOTALS // 4) // DAY * DAY, -(-end // DAY) * DAY
+    days = or_(*(counts.hour.between(offset + first, offset + last - 1) for offset in (0, DAY_TOTALS)))
+    counted = await connection.execute(select(*(counts[name] for name in CELL_COLUMNS)).where(days))
     right = {cell[:_KEY]: cell for cell in map(cell_from, stored)}
-    kept = {cell[:_KEY]: cell for cell in map(cell_from, counted)}
+    known = list(map(cell_from, counted))
+    kept = {cell[:_KEY]: cell for cell in known if start <= cell[0] < end}
+    wrong = _differing(right, kept)
+    hours = [cell for cell in known if cell[0] < DAY_TOTALS // 2]
+    totals = {cell[:_KEY]: cell for cell in with_day_totals(hours + wrong) if cell[0] >= DAY_TOTALS // 2}
+    return wrong, _differing(totals, {cell[:_KEY]: cell for cell in known if cell[0] >= DAY_TOTALS // 2})
+
+
+def _differing(right: dict[Cell, Cell], kept: dict[Cell, Cell]) -> list[Cell]:
+    """Return what has to be added to the cells that are kept, by their key, so that they are right."""
     wrong = []
     for key in right.keys() | kept.keys():
         should, does = right.get(key), kept.get(key)
@@ -152,7 +164,7 @@ async def _difference(connection: AsyncConnection, tables: Tables, family: str, 
         difference = [one - other for one, other in zip(_figures(should), _figures(does), strict=True)]
         if any(difference):
             wrong.append((*key, *difference, *times))
-    return sorted(wrong)
+    return wrong
 
 
 def _figures(cell: Cell | None) -> Cell:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Delete, Table, delete, func, select
+import attrs
+from sqlalchemy import Delete, Table, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .counting import DAY
+from .counting import DAY, DAY_TOTALS
 from .once import begin
 from .partitions import drop_partitions, is_partitioned
 from .rebuilding import complete_counts
 from .rollup_state import COUNTED_SINCE, EVER, PRUNED_BEFORE, ROLLUPS_PRUNED_BEFORE, is_complete, read_state, set_state
-from .rows import micros
+from .rollups.compaction import compact_all
+from .rollups.spans import floor
+from .rollups.stored import stale_query
+from .rollups.users import can_sketch
+from .rows import from_micros, micros
 from .schema import Tables
 
 __all__ = ["BATCH_ROWS", "count_old", "cutoff", "prune", "prune_rollups", "prune_some"]
@@ -30,9 +35,8 @@ def cutoff(retention_days: float, now: datetime | None = None) -> datetime:
 
 async def prune_rollups(connection: AsyncConnection, tables: Tables, family: str, before: datetime) -> bool:
     """Remove the oldest day of counts and sketches if it ended before ``before``; return whether there was one."""
-    hour = await connection.scalar(select(func.min(tables.counts.c.hour)))
-    day = await connection.scalar(select(func.min(tables.sketches.c.day)))
-    oldest = min((int(time) for time in (hour, day) if time is not None), default=None)
+    hour = tables.counts.c.hour
+    oldest = await connection.scalar(select(func.min(hour)))
     await connection.rollback()
     if oldest is None or (end := oldest // DAY * DAY + DAY) > micros(before):
         return False
@@ -41,8 +45,10 @@ async def prune_rollups(connection: AsyncConnection, tables: Tables, family: str
     for name in (ROLLUPS_PRUNED_BEFORE, COUNTED_SINCE):
         if name in state or name == ROLLUPS_PRUNED_BEFORE:
             await set_state(connection, tables, family, name, max(state.get(name, end), end))
-    await connection.execute(delete(tables.counts).where(tables.counts.c.hour < end))
-    await connection.execute(delete(tables.sketches).where(tables.sketches.c.day < end))
+    total = hour.between(DAY_TOTALS // 2, DAY_TOTALS + end - DAY)
+    await connection.execute(delete(tables.counts).where(or_(hour < end, total)))
+    # Longer spans that reach beyond are made anew.
+    await connection.execute(delete(tables.sketches).where(tables.sketches.c.start < end))
     await connection.commit()
     return True
 
@@ -50,6 +56,7 @@ async def prune_rollups(connection: AsyncConnection, tables: Tables, family: str
 async def prune(connection: AsyncConnection, tables: Tables, family: str, before: datetime) -> int:
     """Remove every event and dead letter dated before ``before``; return how many rows went."""
     await complete_counts(connection, tables, family)  # what is removed could not be counted afterwards
+    await compact_all(connection, tables, family)
     gone = await drop_old_partitions(connection, tables, family, before)
     while True:
         some = await prune_some(connection, tables, family, before)
@@ -71,34 +78,80 @@ async def drop_old_partitions(connection: AsyncConnection, tables: Tables, famil
     """Drop partitions that hold older events only; return how many rows went with them."""
     if family != "postgresql" or not await connection.run_sync(is_partitioned, tables):
         return 0
-    if not await _may_remove(connection, tables, family, before):
-        return 0
-    gone = await connection.run_sync(drop_partitions, tables, before)
+    days = await _removable(connection, tables, micros(before))
+    gone = 0
+    if days is not None:
+        gone = await connection.run_sync(drop_partitions, tables, from_micros(days.end))
+    return await _commit_removal(connection, tables, family, days, gone)
+
+
+async def prune_some(connection: AsyncConnection, tables: Tables, family: str, before: datetime) -> int:
+    """Remove at most ``BATCH_ROWS`` old events, then as many dead letters, and commit; return how many rows went.
+
+    Where rollups are kept, events are removed by whole days, and only after their summaries were made.
+    """
+    await begin(connection, family)
+    days = await _removable(connection, tables, micros(before), most_days=1)
+    gone = 0
+    if days is not None:
+        gone = (await connection.execute(_delete_some(tables.events, "timestamp", family, days.end))).rowcount
+    gone = await _commit_removal(connection, tables, family, days, gone)
+    await begin(connection, family)
+    gone += (await connection.execute(_delete_some(tables.dead_letters, "at", family, micros(before)))).rowcount
     await connection.commit()
     return gone
 
 
-async def prune_some(connection: AsyncConnection, tables: Tables, family: str, before: datetime) -> int:
-    """Remove at most ``BATCH_ROWS`` old events, then as many dead letters, and commit; return how many rows went."""
-    gone = 0
-    for table, time in ((tables.events, "timestamp"), (tables.dead_letters, "at")):
-        await begin(connection, family)
-        if table is tables.dead_letters or await _may_remove(connection, tables, family, before):
-            gone += (await connection.execute(_delete_some(table, time, family, micros(before)))).rowcount
-        await connection.commit()
+@attrs.frozen
+class _Days:
+    """The days whose events may be removed; without rollups, any time before ``end``."""
+
+    start: int
+    end: int
+    is_counted: bool
+
+
+async def _removable(
+    connection: AsyncConnection, tables: Tables, before: int, *, most_days: int | None = None
+) -> _Days | None:
+    """Return the oldest days with events that may be removed; None without any."""
+    state = await read_state(connection, tables)
+    if COUNTED_SINCE not in state:
+        return _Days(EVER, before, is_counted=False)
+    oldest = await connection.scalar(select(func.min(tables.events.c.timestamp)))
+    if oldest is None or not is_complete(state):
+        return None
+    start, end = floor(int(oldest), DAY), floor(before, DAY)
+    if most_days is not None:
+        end = min(end, start + most_days * DAY)
+    end = min(end, await _first_stale_day(connection, tables, start, end))
+    return _Days(start, end, is_counted=True) if start < end else None
+
+
+async def _commit_removal(
+    connection: AsyncConnection, tables: Tables, family: str, days: _Days | None, gone: int
+) -> int:
+    """Note and commit the removal of events, unless some of them came after the summaries were made.
+
+    Returns:
+        How many went.
+    """
+    if gone and days is not None and days.is_counted:
+        if await _first_stale_day(connection, tables, days.start, days.end) < days.end:
+            await connection.rollback()
+            return 0
+        pruned_before = (await read_state(connection, tables)).get(PRUNED_BEFORE, EVER)
+        await set_state(connection, tables, family, PRUNED_BEFORE, max(pruned_before, days.end))
+    await connection.commit()
     return gone
 
 
-async def _may_remove(connection: AsyncConnection, tables: Tables, family: str, before: datetime) -> bool:
-    """Return whether the counts, if any are kept, know every event; note in the transaction what is being removed."""
-    state = await read_state(connection, tables)
-    if COUNTED_SINCE not in state:
-        return True
-    if not is_complete(state):
-        return False
-    if state.get(PRUNED_BEFORE, EVER) < micros(before):
-        await set_state(connection, tables, family, PRUNED_BEFORE, micros(before))
-    return True
+async def _first_stale_day(connection: AsyncConnection, tables: Tables, start: int, end: int) -> int:
+    """Return the first of these days with events that no summary has, if summaries are made at all; else the end."""
+    if not can_sketch():
+        return end
+    found = (await connection.execute(stale_query(tables, 1, start, end, 1))).first()
+    return end if found is None else int(found.start)
 
 
 def _delete_some(table: Table, time: str, family: str, before: int) -> Delete:

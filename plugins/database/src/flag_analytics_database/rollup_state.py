@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Executable, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .counting import HOUR
@@ -35,6 +35,7 @@ __all__ = [
     "least_hour",
     "read_state",
     "set_state",
+    "state_query",
 ]
 
 COUNTED_SINCE = "counted_since"
@@ -52,14 +53,19 @@ EVER = -(2**62)
 NEVER = 2**62
 
 
+def state_query(tables: Tables) -> Executable:
+    """Return the statement for (name, value) of each; no row where no rollups are kept."""
+    columns = tables.rollup_state.c
+    return select(columns.name, columns.value)
+
+
 async def read_state(connection: AsyncConnection, tables: Tables) -> dict[str, int]:
     """Return the values by name, read in the caller's transaction; empty where no rollups are kept."""
     return await connection.run_sync(_state, tables)
 
 
 def _state(connection: Connection, tables: Tables) -> dict[str, int]:
-    columns = tables.rollup_state.c
-    return {row.name: int(row.value) for row in connection.execute(select(columns.name, columns.value))}
+    return {row.name: int(row.value) for row in connection.execute(state_query(tables))}
 
 
 def counted_now(connection: Connection, tables: Tables) -> bool:

@@ -265,12 +265,14 @@ def tables_named(name: str = DEFAULT_TABLE, schema: str | None = None, partition
     sketches = Table(
         derived_name(name, "sketches"),
         metadata,
-        Column("day", BigInteger, primary_key=True, autoincrement=False, nullable=False),
+        Column("start", BigInteger, primary_key=True, autoincrement=False, nullable=False),
+        Column("days", Integer, primary_key=True, autoincrement=False, nullable=False),
         Column("flag_key", _text(190), primary_key=True, nullable=False),
-        Column("variant", _text(190), primary_key=True, nullable=False),
         Column("events", BigInteger, nullable=False),
-        Column("users", _blob(), nullable=False),
-        Column("durations", _blob(), nullable=False),
+        Column("cells", _blob(), nullable=False),
+        Column("users", _blob()),
+        Column("durations", _blob()),
+        Column("variant_users", _blob()),
     )
     rollup_state = Table(
         derived_name(name, "rollup_state"),

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
@@ -43,6 +44,8 @@ from .reading import EventStream
 from .rebuilding import Rebuilt, drop_rollups, rebuild_page
 from .retention import count_old, prune
 from .rollup_state import EVER, follow
+from .rollups.answers import RolledUpSource
+from .rollups.compaction import compact_some
 from .rows import micros, unfit
 from .schema import Tables
 from .setup import State, upgrade
@@ -66,6 +69,7 @@ class DatabaseStore:
     """
 
     any_loop = True
+    rolls_up = True
 
     def __init__(self, options: DatabaseOptions, engines: EngineMaker | None = None) -> None:
         self.options = options
@@ -92,7 +96,7 @@ class DatabaseStore:
         self._begun: Future[None] | None = None
 
     def _use(self, tables: Tables) -> None:
-        self.source = DatabaseSource(self._ask, self.family, tables)
+        self.source = RolledUpSource(DatabaseSource(self._ask, self.family, tables))
         self._writer = writer_for(self.family, self.engines.url.get_driver_name(), tables)
 
     def _closers(self) -> Any:
@@ -206,9 +210,9 @@ class DatabaseStore:
         """Return what the flag's users did, by the variant that they saw first."""
         return await self.source.get_outcomes(flag_key, metric, window, where=where)
 
-    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+    async def list_flags(self, window: Window, **asked: Any) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""
-        return await self.source.list_flags(window, where=where)
+        return await self.source.list_flags(window, **asked)
 
     async def count_steps(
         self, flag_key: str, window: Window, step_seconds: float, **asked: Any
@@ -445,6 +449,19 @@ class DatabaseStore:
         if self.family != "sqlite" or database.startswith("file:"):
             return False
         return not Path(database).exists()
+
+    async def compact(self, most: int = 200) -> int:
+        """Make at most ``most`` summaries of finished days that are missing or stale; return how many there were.
+
+        Fewer than ``most`` means that there is nothing more to do.
+
+        Raises:
+            SinkUnavailable: the database does not answer.
+        """
+        now = int(time.time() * 1_000_000)
+        return await self._questions.run(
+            lambda connection: compact_some(connection, self.tables, self.family, now, most), settle=True
+        )
 
     async def count_older(self, before: datetime) -> int:
         """Return the number of events and dead letters dated before ``before``."""

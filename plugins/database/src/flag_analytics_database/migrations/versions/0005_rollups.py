@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alembic import context, op
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 
@@ -38,12 +38,14 @@ def _tables(given: Tables, dialect: Dialect) -> tuple[Table, ...]:
     sketches = Table(
         derived_name(name, "sketches"),
         metadata,
-        Column("day", BigInteger, primary_key=True, autoincrement=False, nullable=False),
+        Column("start", BigInteger, primary_key=True, autoincrement=False, nullable=False),
+        Column("days", Integer, primary_key=True, autoincrement=False, nullable=False),
         Column("flag_key", key, primary_key=True, nullable=False),
-        Column("variant", key, primary_key=True, nullable=False),
         Column("events", BigInteger, nullable=False),
-        Column("users", blob, nullable=False),
-        Column("durations", blob, nullable=False),
+        Column("cells", blob, nullable=False),
+        Column("users", blob),
+        Column("durations", blob),
+        Column("variant_users", blob),
     )
     rollup_state = Table(
         derived_name(name, "rollup_state"),

@@ -1,0 +1,479 @@
+"""``RolledUpSource``: answers from counts and summaries where that was asked for, or where the events are gone.
+
+The time of a question falls into pieces. Whole days come from summaries, as few as possible; a day without a fresh one,
+and the hours at both ends, from the counts of hours; what is less than an hour from the events. Users and durations of
+what no summary covers come from the events as well, unless these were removed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, TypeVar
+
+import attrs
+from flag_analytics.errors import SourceError
+from flag_analytics.metrics import canonical_filter, check_percentiles, group_steps, step_count, step_length, time_step
+from flag_analytics.outcomes import Outcomes
+from flag_analytics.sources import (
+    EXACT,
+    PARTS,
+    Accuracy,
+    EventFilter,
+    Exposures,
+    FlagActivity,
+    FlagSummary,
+    Grouping,
+    TimeStep,
+    Window,
+)
+
+from ..counting import DAY, HOUR
+from ..rollup_state import COUNTED_SINCE, EVER, NEVER, PRUNED_BEFORE, ROLLUPS_PRUNED_BEFORE, state_query
+from ..rows import from_micros, micros
+from ..source import DatabaseSource
+from .measured import cells_of_rows, count_events, measure
+from .questions import can_count, cell_filter, has_long_environment
+from .spans import Span, ceil, cover, floor
+from .stored import (
+    DURATIONS,
+    USERS,
+    VARIANT_USERS,
+    counted_query,
+    earliest_query,
+    hourly_query,
+    spans_query,
+    steps_of_counts_query,
+    summary_of,
+)
+from .summary import Cell, Figures, WindowSummary
+from .users import can_sketch
+
+__all__ = ["RolledUpSource"]
+
+_MEASURED = frozenset({"users", "variant_users", "latency"})
+_MOST_READ = 20_000
+"""The most events of all such flags together."""
+_NOTHING = WindowSummary({}, None, None, None)
+T = TypeVar("T")
+
+
+@attrs.frozen
+class _Time:
+    """The time of a question, as far as it can be answered: from ``start`` to ``end``, excluded."""
+
+    start: int
+    end: int
+    pruned_before: int
+
+    @property
+    def has_whole_day(self) -> bool:
+        """Whether any summary can be of use."""
+        return self.days[0] < self.days[1]
+
+    @property
+    def days(self) -> tuple[int, int]:
+        """The start of its first whole day, and the end of its last."""
+        first = ceil(self.start, DAY)
+        return first, max(first, floor(self.end, DAY))
+
+
+@attrs.frozen
+class _Plan:
+    """How a question is answered.
+
+    Attributes:
+        time: Its time, where it is answered from rollups; None for one that is answered from the events.
+        complete: From when on the answer is complete.
+        is_whole: Whether no event of the window was removed.
+    """
+
+    time: _Time | None
+    complete: Accuracy = EXACT
+    is_whole: bool = True
+
+
+class _Parts(defaultdict[str, list[WindowSummary]]):
+    """The pieces of the answer by flag."""
+
+    def __init__(self) -> None:
+        super().__init__(list)
+
+    def merged(self) -> dict[str, WindowSummary]:
+        whole = {key: WindowSummary.merged(some) for key, some in self.items()}
+        return {key: summary for key, summary in sorted(whole.items()) if summary.cells}
+
+
+@attrs.frozen(eq=False)
+class RolledUpSource:
+    """An ``EventSource`` that takes ``accuracy="fast"``; see ``EventSource``.
+
+    Attributes:
+        raw: Answers from the events.
+        few_events: A flag with fewer events is answered from these, which is exact.
+    """
+
+    any_loop: ClassVar[bool] = True
+    rolls_up: ClassVar[bool] = True
+
+    raw: DatabaseSource
+    few_events: int = 2_000
+
+    # --- the questions
+
+    async def summarise(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        *,
+        parts: frozenset[str] = PARTS,
+        percentiles: Sequence[float] = (),
+        where: EventFilter | None = None,
+        group_by: Grouping | None = None,
+        accuracy: str = "exact",
+    ) -> Mapping[str, FlagSummary]:
+        """Return a summary for each flag that has events in the window."""
+        asked: dict[str, Any] = {
+            "parts": parts,
+            "percentiles": check_percentiles(percentiles),
+            "where": where,
+            "group_by": group_by,
+        }
+        where = canonical_filter(where)
+        plain = cell_filter(where) is None and group_by is None
+        measured = parts & _MEASURED if plain and can_sketch() else frozenset[str]()
+        plan = await self._plan(window, accuracy, where, group_by, unit=DAY if measured else HOUR)
+        time = plan.time
+        # Only the events tell these parts, or tell them as fast.
+        if time is not None and plan.is_whole and parts & _MEASURED and (not measured or not time.has_whole_day):
+            time = None
+        found: Mapping[str, WindowSummary] | None = None
+        few: list[str] = []
+        if time is not None:
+            few = await self._flags_with_few_events(flag_keys, time) if plan.is_whole else []
+            others = sorted(set(flag_keys) - set(few))
+            found = _passing(await self._collect(others, time, measured), where, group_by)
+        if found is None:
+            few = list(flag_keys)
+        exact = await self.raw.summarise(few, window, **asked) if few else {}
+        answers = {key: _answer(one, parts, percentiles, group_by, plan.complete) for key, one in (found or {}).items()}
+        if plan.complete == EXACT:
+            return {**answers, **exact}
+        nothing = dict.fromkeys(flag_keys, FlagSummary(accuracy=plan.complete))
+        return {**nothing, **answers, **{key: _saying(one, plan.complete) for key, one in exact.items()}}
+
+    async def list_flags(
+        self, window: Window, *, where: EventFilter | None = None, accuracy: str = "exact"
+    ) -> Sequence[FlagActivity]:
+        """Return every flag with events in the window, by key."""
+        where = canonical_filter(where)
+        plan = await self._plan(window, accuracy, where)
+        found = None
+        if plan.time is not None:
+            found = _passing(await self._collect(None, plan.time, frozenset()), where)
+        if found is None:
+            exact = await self.raw.list_flags(window, where=where)
+            return exact if plan.complete == EXACT else [_saying(one, plan.complete) for one in exact]
+        return [one.activity(key, plan.complete) for key, one in found.items()]
+
+    async def count_steps(
+        self,
+        flag_key: str,
+        window: Window,
+        step_seconds: float,
+        *,
+        where: EventFilter | None = None,
+        group_by: Grouping | None = None,
+        accuracy: str = "exact",
+    ) -> Mapping[int, TimeStep]:
+        """Return, by number, the steps of the window that have events; from counts without their users.
+
+        Raises:
+            SourceError: events in the window were removed, and the steps are not whole hours.
+        """
+        where = canonical_filter(where)
+        plan = await self._plan(window, accuracy, where, group_by)
+        length = step_length(step_seconds)
+        step = length // timedelta(microseconds=1)
+        assert window.start is not None
+        start = micros(window.start)
+        by_hour = step % HOUR == 0 and start % HOUR == 0
+        if plan.time is not None and not by_hour and not plan.is_whole:
+            raise _by_the_hour(plan.time.pruned_before, "steps of whole hours, from the start of an hour")
+        found = None
+        if plan.time is not None and by_hour:
+            last = max(0, step_count(window, length) - 1)
+            cells = await self._cells_by_step(flag_key, plan.time, start, step, last)
+            whole = {number: attrs.evolve(_NOTHING, cells=some) for number, some in cells.items()}
+            found = _passing(whole, where, group_by)
+        if found is None:
+            exact = await self.raw.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
+            if plan.complete == EXACT:
+                return exact
+            return {number: _saying(one, plan.complete) for number, one in exact.items()}
+        said = attrs.evolve(plan.complete, missing=frozenset({"users"}))
+
+        def steps(by_number: Mapping[int, WindowSummary]) -> dict[int, TimeStep]:
+            answers = {}
+            for number, summary in sorted(by_number.items()):
+                one = summary.summary({"errors"}, ())
+                figures = {"count": round(one.total), "errors": round(one.errors), "estimated": one.estimated}
+                answers[number] = time_step(window, length, number, **figures, accuracy=said)
+            return answers
+
+        if group_by is None:
+            return steps(found)
+        groups = {name: steps(some) for name, some in _grouped(found, group_by).items()}
+        return group_steps(window, step_seconds, groups)
+
+    async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
+        """Return users by the variant that they saw first, always from the events."""
+        return await self.raw.get_exposures(flag_key, window, where=where)
+
+    async def get_outcomes(
+        self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
+    ) -> Outcomes:
+        """Return what the flag's users did, always from the events."""
+        return await self.raw.get_outcomes(flag_key, metric, window, where=where)
+
+    async def count_future(self, now: datetime) -> int:
+        """Return how many stored events are dated after ``now``."""
+        return await self.raw.count_future(now)
+
+    # --- what to answer from
+
+    async def _plan(
+        self,
+        window: Window,
+        accuracy: str,
+        where: EventFilter,
+        group_by: Grouping | None = None,
+        *,
+        unit: int = HOUR,
+    ) -> _Plan:
+        """Return how to answer a question.
+
+        Where events were removed, a window that begins within a unit begins with the next one, and says so: with the
+        next day where users or durations are asked for, with the next hour otherwise.
+        """
+        state = {name: int(value) for name, value in await self.raw.ask(state_query(self.raw.tables))}
+        pruned_before = state.get(PRUNED_BEFORE, EVER)
+        start = EVER if window.start is None else micros(window.start)
+        end = micros(window.end) + 1  # the end belongs to the window
+        is_whole = start >= pruned_before
+        if is_whole and accuracy != "fast":
+            return _Plan(None)
+        # Of what was removed, and then left the rollups too, nothing tells any more.
+        begin = start if is_whole else max(start, state.get(ROLLUPS_PRUNED_BEFORE, EVER))
+        if state.get(COUNTED_SINCE, NEVER) > begin or not can_count(where, group_by):
+            return _Plan(None, EXACT if is_whole else Accuracy(complete_since=from_micros(pruned_before)), is_whole)
+        if begin == start:
+            ((earliest,),) = await self.raw.ask(earliest_query(self.raw.tables))
+            start = begin = max(start, floor(end if earliest is None else int(earliest), DAY))
+        first = begin
+        if start < pruned_before:
+            if end < pruned_before and (end - 1) % HOUR == 0:
+                end -= 1
+            if end < pruned_before and end % HOUR:
+                raise _by_the_hour(pruned_before, "a window that ends with an hour")
+            first = ceil(begin, unit if ceil(begin, unit) < floor(end, unit) else HOUR)
+        complete = EXACT if first == start else Accuracy(complete_since=from_micros(first))
+        return _Plan(_Time(first, max(first, end), pruned_before), complete, is_whole)
+
+    async def _flags_with_few_events(self, flag_keys: Sequence[str], time: _Time) -> list[str]:
+        days = range(floor(time.start, DAY), time.end, DAY)
+        rows = await self.raw.ask(counted_query(self.raw.tables, self.raw.family, days, flag_keys))
+        few: list[str] = []
+        read = 0
+        for key, events in sorted(rows, key=lambda row: (int(row[1]), row[0])):
+            read += int(events)
+            if events >= self.few_events or read > _MOST_READ:
+                break
+            few.append(key)
+        return few
+
+    async def _collect(
+        self, flag_keys: Collection[str] | None, time: _Time, measured: frozenset[str]
+    ) -> dict[str, WindowSummary]:
+        """Return the summaries of flags, by default of all, with the parts of ``measured``, which the others lack."""
+        parts = _Parts()
+        first, last = time.days
+        gaps, late, experiments = await self._add_spans(parts, cover(first, last), flag_keys, time, measured)
+        edges = [(time.start, time.end)] if first == last else [(time.start, first), (last, time.end)]
+        pieces = [(start, end, flag_keys) for start, end in edges]
+        pieces += [(day, day + DAY, keys) for day, keys in sorted(gaps.items())]
+        for start, end, keys in pieces:
+            is_there = start >= time.pruned_before
+            await self._add_piece(parts, start, end, keys, measured if is_there else frozenset(), experiments)
+        for day, keys in sorted(late.items()):
+            await self._add_piece(parts, day, day + DAY, keys, measured, experiments)
+        return parts.merged()
+
+    async def _add_spans(
+        self,
+        parts: _Parts,
+        spans: Sequence[Span],
+        flag_keys: Collection[str] | None,
+        time: _Time,
+        measured: frozenset[str],
+    ) -> tuple[dict[int, set[str]], dict[int, set[str]], set[str]]:
+        """Add the summaries of these spans.
+
+        Returns:
+            The flags without a summary by day; those with one that late events are not in yet, whose counts are left
+            out; and those with users by variant.
+        """
+        blobs = {part for part in (USERS, VARIANT_USERS) if part in measured}
+        blobs |= {DURATIONS} if "latency" in measured else set()
+        gaps: defaultdict[int, set[str]] = defaultdict(set)
+        late: defaultdict[int, set[str]] = defaultdict(set)
+        experiments: set[str] = set()
+        pending: dict[Span, Collection[str] | None] = dict.fromkeys(spans, flag_keys)
+        while pending:
+            by_start = {span.start: span for span in pending}
+            rows: list[Any] = []
+            for keys, some in _by_keys(pending):
+                query = spans_query(self.raw.tables, self.raw.family, some, keys, blobs, time.pruned_before)
+                rows += await self.raw.ask(query)
+            halves: defaultdict[Span, set[str]] = defaultdict(set)
+            for start, key, events, of_summary, *packed in rows:
+                span = by_start[int(start)]
+                if of_summary is None:
+                    for half in span.halves:
+                        halves[half].add(key)
+                    if not span.halves:
+                        gaps[span.start].add(key)
+                    continue
+                summary = summary_of(*packed)
+                if int(of_summary) != int(events):
+                    late[span.start].add(key)
+                    summary = attrs.evolve(summary, cells={})
+                parts[key].append(summary)
+                if summary.variant_users is not None:
+                    experiments.add(key)
+            pending = dict(halves)
+        return gaps, late, experiments
+
+    async def _add_piece(
+        self,
+        parts: _Parts,
+        start: int,
+        end: int,
+        flag_keys: Collection[str] | None,
+        measured: frozenset[str],
+        experiments: Collection[str],
+    ) -> None:
+        """Add what no summary covers: counts, and the parts that are measured from the events."""
+        if start >= end:
+            return
+        cells = await self._cells(start, end, flag_keys)
+        seen: dict[str, WindowSummary] = {}
+        if measured:
+            found = await measure(self.raw.ask, self.raw.tables, self.raw.family, start, end, flag_keys, experiments)
+            seen = {key: summary for key, (_, summary) in found.items()}
+        otherwise = WindowSummary() if measured else _NOTHING
+        for key, of_flag in cells.items():
+            parts[key].append(attrs.evolve(seen.get(key, otherwise), cells=of_flag))
+
+    async def _cells(self, start: int, end: int, flag_keys: Collection[str] | None) -> dict[str, dict[Cell, Figures]]:
+        """Return counts by flag: of whole hours as they were counted, of less from the events."""
+        tables, family = self.raw.tables, self.raw.family
+        first, last = ceil(start, HOUR), floor(end, HOUR)
+        found = []
+        if first < last:
+            found.append(
+                cells_of_rows(await self.raw.ask(hourly_query(tables, family, range(first, last, HOUR), flag_keys)))
+            )
+        pieces = [(start, first), (last, end)] if first <= last else [(start, end)]
+        for begin, stop in pieces:
+            if begin < stop:
+                found.append(await count_events(self.raw.ask, tables, family, begin, stop, flag_keys))
+        whole = _Parts()
+        for piece in found:
+            for key, cells in piece.items():
+                whole[key].append(attrs.evolve(_NOTHING, cells=cells))
+        return {key: dict(summary.cells) for key, summary in whole.merged().items()}
+
+    async def _cells_by_step(
+        self, flag_key: str, time: _Time, start: int, step: int, last: int
+    ) -> dict[int, dict[Cell, Figures]]:
+        tables, family = self.raw.tables, self.raw.family
+        begin = max(start, time.start)
+        hours = range(begin, max(begin, floor(time.end, HOUR)), HOUR)
+        steps: defaultdict[int, dict[Cell, Figures]] = defaultdict(dict)
+        for number, *row in await self.raw.ask(steps_of_counts_query(tables, family, flag_key, hours, start, step)):
+            steps[min(int(number), last)] |= _added(steps[min(int(number), last)], cells_of_rows([(flag_key, *row)]))
+        if hours.stop < time.end:  # the last hour, as far as the window goes
+            found = await count_events(self.raw.ask, tables, family, hours.stop, time.end, [flag_key])
+            number = min((hours.stop - start) // step, last)
+            steps[number] |= _added(steps[number], found)
+        return steps
+
+
+def _passing(
+    found: Mapping[T, WindowSummary], where: EventFilter, group_by: Grouping | None = None
+) -> Mapping[T, WindowSummary] | None:
+    """Return the counts that pass a filter; None if only the events tell which do, or which group they are in."""
+    by_environment = bool(where.required_context()) or (group_by is not None and group_by.by == "environment")
+    if by_environment and any(has_long_environment(one.cells) for one in found.values()):
+        return None
+    wanted = cell_filter(where)
+    passing = found if wanted is None else {key: one.only(wanted) for key, one in found.items()}
+    return {key: one for key, one in passing.items() if one.cells}
+
+
+def _answer(
+    whole: WindowSummary,
+    parts: frozenset[str],
+    percentiles: Sequence[float],
+    group_by: Grouping | None,
+    complete: Accuracy,
+) -> FlagSummary:
+    if group_by is None:
+        return whole.summary(parts, percentiles, complete)
+    groups = whole.grouped(group_by)
+    return FlagSummary(groups={name: one.summary(parts, percentiles, complete) for name, one in groups.items()})
+
+
+def _saying(answer: Any, complete: Accuracy) -> Any:
+    """Return an answer from the events, and its groups, with the time from when on there are events."""
+    said = attrs.evolve(answer, accuracy=complete)
+    groups = {name: _saying(group, complete) for name, group in getattr(answer, "groups", {}).items()}
+    return attrs.evolve(said, groups=groups) if groups else said
+
+
+def _by_the_hour(pruned_before: int, expected: str) -> SourceError:
+    since = from_micros(pruned_before).isoformat()
+    return SourceError(f"events before {since} were removed and are counted by the hour: ask for {expected}")
+
+
+def _added(cells: Mapping[Cell, Figures], found: Mapping[str, Mapping[Cell, Figures]]) -> dict[Cell, Figures]:
+    """Return the cells that were found, each with what was known of it before."""
+    return {
+        cell: figures if cell not in cells else cells[cell].plus(figures)
+        for some in found.values()
+        for cell, figures in some.items()
+    }
+
+
+def _by_keys(pending: Mapping[Span, Collection[str] | None]) -> Iterable[tuple[Collection[str] | None, list[Span]]]:
+    """Return the spans by the flags that they are looked up for."""
+    together: defaultdict[Any, list[Span]] = defaultdict(list)
+    for span, keys in pending.items():
+        together[None if keys is None else frozenset(keys)].append(span)
+    yield from together.items()
+
+
+def _grouped(whole: Mapping[int, WindowSummary], group_by: Grouping) -> dict[str, dict[int, WindowSummary]]:
+    """Return the steps by group; which groups are the largest is decided over all steps together."""
+    names = WindowSummary.merged(whole.values()).grouped(group_by)
+    of_cell = {cell: name for name, group in names.items() for cell in group.cells}
+    groups: defaultdict[str, defaultdict[int, dict[Cell, Figures]]] = defaultdict(lambda: defaultdict(dict))
+    for number, summary in whole.items():
+        for cell, figures in summary.cells.items():
+            groups[of_cell[cell]][number][cell] = figures
+    return {
+        name: {number: WindowSummary(cells, None, None, None) for number, cells in steps.items()}
+        for name, steps in groups.items()
+    }

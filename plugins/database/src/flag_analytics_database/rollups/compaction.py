@@ -1,0 +1,187 @@
+"""Making summaries of finished days out of the events, a flag and a day at a time, and of longer spans out of those.
+
+Each summary is written in a transaction of its own, beside the writing of events. That it is right does not hang on
+what happens in between: it says how many events it was made of, and is used only while its days have just as many.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import Any
+
+import attrs
+from sqlalchemy import Executable, delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..counting import DAY, HOUR
+from ..once import begin
+from ..rollup_state import COUNTED_SINCE, PRUNED_BEFORE, read_state
+from ..schema import KIND_CODES, Tables
+from .measured import cells_of_rows, measure
+from .spans import DAYS_OF_SPANS, Span, floor
+from .stored import DURATIONS, USERS, VARIANT_USERS, hourly_query, keeping, spans_query, stale_query, summary_of
+from .summary import WindowSummary, pack_cells
+from .users import Users, can_sketch
+
+__all__ = ["GRACE", "compact_all", "compact_some", "finished_before"]
+
+GRACE = 15 * 60 * 1_000_000
+"""Microseconds after its end when a day is taken for finished; events that come later make it be done again."""
+_PARTS = (USERS, DURATIONS, VARIANT_USERS)
+_ROWS_AT_ONCE = 50_000
+_MOST = 200
+
+
+def finished_before(now: int) -> int:
+    """Return the start of the first day that is not finished."""
+    return floor(now - GRACE, DAY)
+
+
+@attrs.frozen
+class Compaction:
+    """Makes summaries over one connection."""
+
+    connection: AsyncConnection
+    tables: Tables
+    family: str
+    experiments: Collection[str] = ()
+
+    async def some(self, now: int, most: int) -> int:
+        """Make at most ``most`` summaries that are missing or stale, those of days first; return how many there were.
+
+        Fewer than ``most`` means that there is nothing more to do.
+        """
+        state = await read_state(self.connection, self.tables)
+        found = 0
+        for days in DAYS_OF_SPANS:
+            query = stale_query(self.tables, days, -(2**59), finished_before(now), most - found)
+            for start, flag_key, events in await self._ask(query):
+                found += 1
+                span = Span(int(start), days)
+                if days == 1:
+                    await self._make_day(span, flag_key, int(events), state.get(PRUNED_BEFORE))
+                else:
+                    await self._make_longer(span, flag_key, int(events))
+            if found >= most:
+                break
+        return found
+
+    async def _ask(self, query: Executable) -> Sequence[Any]:
+        rows = (await self.connection.execute(query)).all()
+        await self.connection.rollback()  # no transaction stays open while the rows are worked on
+        return rows
+
+    async def _make_day(self, span: Span, flag_key: str, events: int, pruned_before: int | None) -> None:
+        if pruned_before is not None and span.end <= pruned_before:
+            await self._add_late(span, flag_key)
+            return
+        hours = range(span.start, span.end, HOUR)
+        cells = cells_of_rows(await self._ask(hourly_query(self.tables, self.family, hours, [flag_key])))[flag_key]
+        parts = [WindowSummary(cells, variant_users={} if flag_key in self.experiments else None)]
+        seen = 0
+        for start, end in _pages(span, events):
+            found = await measure(self._ask, self.tables, self.family, start, end, [flag_key], self.experiments)
+            for count, summary in found.values():
+                seen += count
+                parts.append(summary)
+        whole = WindowSummary.merged(parts)
+        if whole.events == seen == events:  # or else events came or went meanwhile: it is stale still
+            await self._keep(span, flag_key, whole)
+
+    async def _make_longer(self, span: Span, flag_key: str, events: int) -> None:
+        rows = await self._ask(spans_query(self.tables, self.family, span.halves, [flag_key], _PARTS, 0))
+        if any(of_half is None for _, _, _, of_half, *_ in rows):
+            return
+        whole = WindowSummary.merged(
+            summary_of(cells, users, durations, variants) for *_, cells, users, durations, variants in rows
+        )
+        if whole.events == events:
+            await self._keep(span, flag_key, whole)
+
+    async def _add_late(self, span: Span, flag_key: str) -> None:
+        """Add events of a day whose own events were removed to its summary, and remove them, in one transaction."""
+        columns = self.tables.events.c
+        theirs = [
+            columns.flag_key == flag_key,
+            columns.timestamp >= span.start,
+            columns.timestamp < span.end,
+            columns.kind != KIND_CODES["outcome"],
+        ]
+        await begin(self.connection, self.family)
+
+        async def ask(query: Executable) -> Sequence[Any]:
+            return (await self.connection.execute(query)).all()
+
+        # Counts first: what is stored after them leaves the summary stale, and is added the next time.
+        hours = range(span.start, span.end, HOUR)
+        cells = cells_of_rows(await ask(hourly_query(self.tables, self.family, hours, [flag_key])))[flag_key]
+        ids = [row.event_id for row in await ask(select(columns.event_id).where(*theirs).with_for_update())]
+        late = await measure(ask, self.tables, self.family, span.start, span.end, [flag_key], self.experiments)
+        before = await ask(spans_query(self.tables, self.family, [span], [flag_key], _PARTS, span.end))
+        # Without a summary, nothing tells of the users and durations of those that were removed.
+        parts = [WindowSummary({}, None, None, None)]
+        if before and before[0][3] is not None:
+            parts = [attrs.evolve(summary_of(*before[0][4:]), cells={})]
+        parts += [summary for _, summary in late.values()]
+        whole = attrs.evolve(WindowSummary.merged(parts), cells=cells)
+        if sum(count for count, _ in late.values()) != len(ids):
+            await self.connection.rollback()
+            return
+        await self._write(span, flag_key, whole)
+        for first in range(0, len(ids), 1_000):
+            some = ids[first : first + 1_000]
+            await self.connection.execute(delete(self.tables.events).where(columns.event_id.in_(some)))
+        await self.connection.commit()
+
+    async def _keep(self, span: Span, flag_key: str, whole: WindowSummary) -> None:
+        await begin(self.connection, self.family)
+        await self._write(span, flag_key, whole)
+        await self.connection.commit()
+
+    async def _write(self, span: Span, flag_key: str, whole: WindowSummary) -> None:
+        row = {
+            "start": span.start,
+            "days": span.days,
+            "flag_key": flag_key,
+            "events": whole.events,
+            "cells": pack_cells(whole.cells),
+            "users": None if whole.users is None else whole.users.pack(),
+            "durations": None if whole.durations is None else whole.durations.pack(),
+            "variant_users": None if whole.variant_users is None else Users.pack_each(whole.variant_users),
+        }
+        await self.connection.execute(keeping(self.tables, self.family), row)
+
+
+def _pages(span: Span, events: int) -> list[tuple[int, int]]:
+    """Return a day in as many equal parts as have about ``_ROWS_AT_ONCE`` events each, at most one for each minute."""
+    parts = min(max(1, events // _ROWS_AT_ONCE), 1_440)
+    edges = [span.start + DAY * part // parts for part in range(parts + 1)]
+    return list(pairwise(edges))
+
+
+async def compact_some(
+    connection: AsyncConnection,
+    tables: Tables,
+    family: str,
+    now: int,
+    most: int = _MOST,
+    experiments: Collection[str] = (),
+) -> int:
+    """Make at most ``most`` summaries of finished days; return how many were to be made, fewer at the end.
+
+    Without the extra ``sketches`` there is nothing to make.
+    """
+    if not can_sketch():
+        return 0
+    return await Compaction(connection, tables, family, experiments).some(now, most)
+
+
+async def compact_all(connection: AsyncConnection, tables: Tables, family: str) -> None:
+    """Make all summaries of finished days that are missing or stale, where rollups are kept."""
+    if COUNTED_SINCE not in await read_state(connection, tables):
+        return
+    now = int(time.time() * 1_000_000)
+    while await compact_some(connection, tables, family, now, _MOST) == _MOST:
+        pass
