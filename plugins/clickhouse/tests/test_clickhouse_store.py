@@ -151,3 +151,21 @@ async def test_a_middle_of_a_bucket_is_at_most_one_percent_off(engine):
     for bucket, wanted in zip(found, sorted(durations), strict=True):
         middle = 2 * math.exp(bucket * math.log(BUCKET_RATIO)) / (BUCKET_RATIO + 1)
         assert middle == pytest.approx(wanted, rel=0.0101)
+
+
+@pytest.mark.parametrize("days", [1, 30])
+async def test_users_are_within_one_percent_at_two_sigma_however_many_days_are_merged(engine, days):
+    store = engine.store()
+    errors = []
+    for users in (1_000, 20_000, 150_000, 1_000_000):
+        for salt in range(8):
+            # As the view does it: a state for each day, merged; each user is seen on some of the days.
+            ((found,),) = await store.ask(
+                "SELECT uniqCombined64Merge(17)(users) FROM (SELECT uniqCombined64StateIf(17)("
+                "concat({salt:String}, toString(intDiv(number, 2))), 1) AS users FROM numbers({seen:UInt64}) "
+                "GROUP BY number * 7 % {days:UInt64})",
+                {"salt": f"{salt}-", "seen": 2 * users, "days": days},
+            )
+            errors.append(found / users - 1)
+    assert math.sqrt(sum(error**2 for error in errors) / len(errors)) <= 0.005
+    assert max(map(abs, errors)) <= 0.015

@@ -71,8 +71,8 @@ class ClickHouseOptions:
         flush_interval_seconds: The longest an event waits for its batch to fill.
         look_up_ids: Look for each event's id before it is stored, so that one that was recorded twice, by a repeated
             import for example, is stored once. Without it only events that may have been written before are looked for.
-        deduplication_window: The latest inserts that tables recognise when they come again, whoever made them. More is
-            needed only where many processes write: the inserts of some minutes.
+        deduplication_window: The latest inserts, of all processes, that tables recognise when they come again. More is
+            needed only where many processes write: it holds the inserts of some minutes.
         connect_timeout_seconds: The longest a connection attempt may take.
         statement_timeout_seconds: The longest a write may take.
         query_timeout_seconds: The longest a question may take.

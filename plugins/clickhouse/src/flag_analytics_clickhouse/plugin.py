@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from flag_analytics.config.plan import Plan
 from flag_analytics.hookspecs import hookimpl
 from flag_analytics.protocols import Backend
 
@@ -22,3 +24,10 @@ def _create(options: ClickHouseOptions) -> Any:
 @hookimpl
 def flag_analytics_register_collectors() -> Sequence[Backend[ClickHouseOptions]]:
     return [Backend("clickhouse", ClickHouseOptions, _create)]
+
+
+@hookimpl
+def flag_analytics_cli(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
+    from .cli import add_commands
+
+    add_commands(app, read_plan)
