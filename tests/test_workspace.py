@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 DISTRIBUTIONS = [CORE, *PLUGINS]
-MAX_LINES = {"core": 5_450, "delivery": 3_100}
+MAX_LINES = {"core": 5_500, "delivery": 3_100}
 """Lines of code, without the conformance kit; a higher limit needs a decision record that names what came in."""
 
 MAY_IMPORT = {

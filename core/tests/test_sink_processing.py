@@ -8,11 +8,14 @@ import pytest
 from flag_analytics import FlagEvaluationEvent, open_pipeline
 from flag_analytics.config.reading import read_config
 from flag_analytics.errors import BadBatch, ConfigError
+from flag_analytics.fanout import Fanout
 from flag_analytics.freezer import Freezer
+from flag_analytics.inline import InlineSinks
 from flag_analytics.protocols import Batch, RecordResult
-from flag_analytics.reports import DeadLetter
+from flag_analytics.reports import DeadLetter, DeliveryOptions
 from flag_analytics.sink_processing import processed
 from flag_analytics.testing.doubles import RecordingCollector, RecordingSink
+from flag_analytics_delivery import Delivery
 
 
 def event(number=0, **fields):
@@ -163,3 +166,40 @@ def test_a_mistake_is_reported_with_its_path(processors, path, words):
     (problem,) = raised.value.problems
     assert problem.path == path
     assert words in problem.message
+
+
+class FailingAtFirst(RecordingSink):
+    failures = 1
+
+    async def write(self, batch):
+        if self.failures:
+            self.failures -= 1
+            raise OSError
+        return await super().write(batch)
+
+
+async def test_what_a_sinks_processors_drop_is_in_its_ledger_once_however_often_a_batch_comes():
+    sink = processed(FailingAtFirst(), [odd_only])
+    engine = Delivery({"ours": sink}, DeliveryOptions(retry_initial_seconds=0.001))
+    fanout = Fanout(["ours"], InlineSinks({}), engine, close_timeout_seconds=1.0, filtering={"ours": sink})
+    for number in range(5):
+        fanout.record_nowait(event(number))
+    report, stats = await fanout.flush(), fanout.stats()
+    ledger = stats.sinks["ours"]
+    assert (ledger.accepted, ledger.delivered, dict(ledger.dropped)) == (5, 2, {"filtered": 3})
+    assert (ledger.filtered, ledger.lost, ledger.retries) == (3, 0, 1)
+    assert (report.complete, report.stored, report.dropped) == (True, 2, {"filtered": 3})
+    assert stats.balanced()
+    assert stats.health(closed=False)["sinks"]["ours"]["filtered"] == 3
+    await fanout.close()
+
+
+async def test_the_ledger_of_a_configured_sink_has_what_its_processors_drop(tmp_path):
+    database = {"connection_string": f"sqlite+aiosqlite:///{(tmp_path / 'flags.db').as_posix()}"}
+    source = {"collectors": {"database": {**database, "processors": [{"type": "sample", "rate": 1e-9}]}, "memory": {}}}
+    async with open_pipeline(source) as pipeline:
+        pipeline.record_nowait(event())
+        assert await pipeline.flush()
+        sinks = pipeline.stats().sinks
+    assert (sinks["database"].delivered, sinks["database"].filtered) == (0, 1)
+    assert (sinks["memory"].delivered, sinks["memory"].filtered) == (1, 0)

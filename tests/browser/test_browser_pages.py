@@ -159,7 +159,7 @@ def test_outcomes_are_asked_for_by_name_and_compared(view, shown, expect):
     view.get_by_label("Outcome").press("Enter")
     expect(view).to_have_url(re.compile(r"outcome=purchase"))
     treatment = view.locator("tr", has_text="treatment").filter(has_text="60.0 %")
-    expect(treatment).to_contain_text("+60.0 (+49.7 to +69.1)")
+    expect(treatment).to_contain_text("+60.0 (+49.5 to +69.1)")
     view.goto(f"{shown.url}/flag?key=pricing-page&outcome=purchase")
     expect(view.get_by_label("Outcome")).to_have_value("purchase")
     expect(view.locator("main")).to_contain_text("0.0 %")

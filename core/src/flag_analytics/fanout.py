@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Fanout", "Record"]
 
 
+class Filtering(Protocol):
+    """A sink whose own processors may drop events, and count those."""
+
+    filtered: int
+
+
 class Record(Protocol):
     """Takes one event; says whether it was accepted, or why not."""
 
@@ -61,6 +67,7 @@ class Fanout:
         inline: Those that take each event at once.
         engine: The delivery engine with all others; None if there are none.
         close_timeout_seconds: How long a close takes unless told otherwise.
+        filtering: Those of the engine's sinks that may drop events themselves.
 
     Attributes:
         record_nowait: Takes one event for every sink.
@@ -69,12 +76,19 @@ class Fanout:
     record_nowait: Record
 
     def __init__(
-        self, names: Sequence[str], inline: InlineSinks, engine: Engine | None, *, close_timeout_seconds: float
+        self,
+        names: Sequence[str],
+        inline: InlineSinks,
+        engine: Engine | None,
+        *,
+        close_timeout_seconds: float,
+        filtering: Mapping[str, Filtering] | None = None,
     ) -> None:
         self._names = tuple(names)
         self._inline = inline
         self._engine = engine
         self._close_timeout_seconds = close_timeout_seconds
+        self._filtering = dict(filtering or {})
         self._renew()
         renew_after_fork(self._renew)
         # Bound here, once: an event costs what its destinations cost, and nothing more.
@@ -153,7 +167,16 @@ class Fanout:
         return DeliveryReport.of(self._in_order(sinks), complete=complete)
 
     def _in_order(self, sinks: Mapping[str, SinkStats]) -> dict[str, SinkStats]:
-        return {name: sinks[name] for name in self._names}
+        return {name: self._without_filtered(name, sinks[name]) for name in self._names}
+
+    def _without_filtered(self, name: str, stats: SinkStats) -> SinkStats:
+        """Return the ledger with events that the sink's own processors dropped as such: the engine delivered them."""
+        sink = self._filtering.get(name)
+        filtered = 0 if sink is None else min(sink.filtered, stats.delivered)
+        if not filtered:
+            return stats
+        dropped = {**stats.dropped, "filtered": filtered}
+        return attrs.evolve(stats, delivered=stats.delivered - filtered, dropped=dropped)
 
     def stats(self) -> DeliveryStats:
         """Return the ledger of every sink, and what became of every call of ``record``."""

@@ -210,4 +210,4 @@ def _lost(stats: DeliveryStats | None) -> int:
     if stats is None:
         return 0
     refused = sum(stats.refused.get(reason, 0) for reason in _LOSSES)
-    return refused + max((sum(sink.dropped.values()) for sink in stats.sinks.values()), default=0)
+    return refused + max((sink.lost for sink in stats.sinks.values()), default=0)

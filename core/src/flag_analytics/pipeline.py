@@ -29,7 +29,7 @@ from .protocols import BatchSink, InlineSink, Processor, RecordResult
 from .recording import record_evaluation
 from .registry import Registry, default_registry
 from .reports import DeadLetter, DeliveryOptions, DeliveryReport, DeliveryStats
-from .sink_processing import processed
+from .sink_processing import ProcessedSink, processed
 from .sources import EventSource
 from .waiting import in_thread
 
@@ -337,7 +337,13 @@ def _fan_out(
             on_dead_letters=on_dead_letters,
         )
     inline_sinks = InlineSinks(cast("dict[str, InlineSink]", inline))
-    return Fanout(tuple(sinks), inline_sinks, engine, close_timeout_seconds=options.close_timeout_seconds)
+    return Fanout(
+        tuple(sinks),
+        inline_sinks,
+        engine,
+        close_timeout_seconds=options.close_timeout_seconds,
+        filtering={name: sink for name, sink in batch.items() if isinstance(sink, ProcessedSink)},
+    )
 
 
 def _delivery_class() -> Any:

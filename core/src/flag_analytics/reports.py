@@ -107,7 +107,7 @@ class SinkStats:
         set_aside: Events that failed again and again and are tried alone, while the others flow.
         spooled: Events that wait on disk.
         dropped: Events that were lost, by reason: ``overflow``, ``closed``, ``spool_full``, ``spool_corrupt``,
-            ``spool_gone``, ``error``.
+            ``spool_gone``, ``error``, or left out by the sink's own processors: ``filtered``.
         dead: Events that the sink refused for good; they are kept as dead letters where there is a place for them.
         retries: Write attempts after the first one of a batch.
         commit_unknown: Attempts after which it was not known whether the batch was stored.
@@ -146,6 +146,16 @@ class SinkStats:
     def pending(self) -> int:
         """Events that are neither stored nor lost yet."""
         return self.queued + self.in_flight + self.spooled
+
+    @property
+    def filtered(self) -> int:
+        """Events that the sink's own processors dropped, on purpose; they are among ``dropped``."""
+        return self.dropped.get("filtered", 0)
+
+    @property
+    def lost(self) -> int:
+        """Dropped events without those that were filtered."""
+        return sum(self.dropped.values()) - self.filtered
 
     def balanced(self) -> bool:
         """Return whether the equation of the ledger holds."""
@@ -196,6 +206,7 @@ class DeliveryStats:
                 "last_success": sink.last_success,
                 "last_error": sink.last_error,
                 "dropped": sum(sink.dropped.values()),
+                "filtered": sink.filtered,
                 "dead": sink.dead,
             }
             for name, sink in self.sinks.items()

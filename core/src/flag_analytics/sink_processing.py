@@ -11,6 +11,7 @@ import msgspec
 from .events import FlagEvaluationEvent
 from .freezer import Freezer
 from .frozen import FrozenEvent
+from .processes import renew_after_fork
 from .processing import as_event, unusable
 from .protocols import Batch, BatchSink, InlineSink, Processor, RecordResult
 
@@ -24,13 +25,17 @@ class ProcessedSink:
     same event each time. One that breaks a processor never reaches the sink: it becomes a dead letter, or is refused.
 
     Attributes:
-        filtered: Events that the processors dropped, at any attempt.
+        filtered: Events that the processors dropped out of batches that the sink has taken.
     """
 
     def __init__(self, sink: BatchSink | InlineSink, processors: Sequence[Processor]) -> None:
         self._sink: Any = sink
         self._processors = tuple(processors)
         self._freezer = Freezer()
+        self._renew()
+        renew_after_fork(self._renew)
+
+    def _renew(self) -> None:
         self.filtered = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -66,8 +71,9 @@ class _ProcessedBatches(ProcessedSink):
     async def write(self, batch: Batch) -> object:
         """Write what is left of a batch, under the same id."""
         left = [event for event in map(self._frozen, batch) if event is not None]
-        self.filtered += len(batch) - len(left)
-        return await self._sink.write(Batch(batch.id, tuple(left))) if left else None
+        answer: object = await self._sink.write(Batch(batch.id, tuple(left))) if left else None
+        self.filtered += len(batch) - len(left)  # once: an attempt that fails comes again
+        return answer
 
 
 class _WithDeadLetters(_ProcessedBatches):

@@ -276,7 +276,8 @@ class Health(msgspec.Struct, kw_only=True):
 class Ledger(msgspec.Struct, kw_only=True):
     """What became of every event that one backend was given.
 
-    Always: accepted + recovered = delivered + waiting + the sum of lost + refused.
+    Always: accepted + recovered = delivered + waiting + the sum of lost + refused. What is lost as ``filtered``, the
+    backend's own processors have dropped on purpose.
     """
 
     role: str

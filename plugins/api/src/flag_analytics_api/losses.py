@@ -102,7 +102,7 @@ def sink_of(pipeline: Pipeline) -> str | None:
 
 def _lost(stats: DeliveryStats, sink: str | None) -> dict[str, int]:
     ledger = None if sink is None else stats.sinks.get(sink)
-    lost = {} if ledger is None else dict(ledger.dropped)
+    lost = {} if ledger is None else {name: count for name, count in ledger.dropped.items() if name != "filtered"}
     if ledger is not None and ledger.dead:
         lost["refused"] = ledger.dead
     for reason in ("error", "closed"):

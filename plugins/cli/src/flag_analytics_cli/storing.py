@@ -177,7 +177,7 @@ def flush_all(
 
 
 def _lost(pipeline: Pipeline) -> dict[str, int]:
-    return {name: sum(sink.dropped.values()) for name, sink in pipeline.stats().sinks.items()}
+    return {name: sink.lost for name, sink in pipeline.stats().sinks.items()}
 
 
 def count_stored(pipeline: Pipeline, plan: Plan) -> Mapping[str, int]:

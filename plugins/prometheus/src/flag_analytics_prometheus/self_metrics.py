@@ -16,7 +16,7 @@ from .series import metric_stem
 
 __all__ = ["Ledgers", "SelfReport", "combine", "self_metrics"]
 
-_DROP_REASONS = ("overflow", "closed", "spool_full", "error")
+_DROP_REASONS = ("overflow", "closed", "filtered", "spool_full", "error")
 _REFUSAL_REASONS = ("overflow", "closed", "filtered", "error")
 """Shown at zero from the start: a rate needs a value before the first loss."""
 _BREAKER_STATES = ("closed", "half_open", "open", "halted")

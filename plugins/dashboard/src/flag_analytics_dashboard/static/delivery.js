@@ -34,7 +34,8 @@ export function delivery(place) {
 }
 
 function card(name, sink) {
-  const lost = sum(sink.lost);
+  const { filtered = 0, ...losses } = sink.lost;
+  const lost = sum(losses);
   const all = Math.max(1, sink.accepted + sink.recovered);
   const share = (events) => (events / all) * 100;
   const figures = [
@@ -42,6 +43,7 @@ function card(name, sink) {
     ["Waiting", count(sink.waiting)],
     ["Refused", count(sink.refused), sink.refused],
     ["Lost", count(lost), lost],
+    ...(filtered ? [["Left out by processors", count(filtered)]] : []),
     ["Lag", `${count(sink.lag)} events`],
     ["Oldest waiting", sink.backlog_age_seconds === null ? "–" : `${sink.backlog_age_seconds.toFixed(1)} s`],
     ["In memory", bytes(sink.backlog_bytes)],
@@ -54,8 +56,8 @@ function card(name, sink) {
   return h("section", { class: "card" },
     h("header", {}, h("h2", {}, visible(name)), h("span", { class: "dim" }, sink.role), h("span", { class: "right" }, chip(sink.status))),
     track([[share(sink.delivered), "f-good"], [share(sink.waiting), "f-warn"], [share(sink.refused + lost), "f-bad"]]),
-    h("p", { class: "dim" }, `${count(sink.accepted)} accepted${sink.recovered ? ` + ${count(sink.recovered)} recovered` : ""} = ${count(sink.delivered)} delivered + ${count(sink.waiting)} waiting + ${count(sink.refused)} refused + ${count(lost)} lost`),
-    lost ? h("p", { class: "bad" }, `Lost: ${reasons(sink.lost)}`) : null,
+    h("p", { class: "dim" }, `${count(sink.accepted)} accepted${sink.recovered ? ` + ${count(sink.recovered)} recovered` : ""} = ${count(sink.delivered)} delivered + ${count(sink.waiting)} waiting + ${count(sink.refused)} refused + ${count(lost)} lost${filtered ? ` + ${count(filtered)} left out by processors` : ""}`),
+    lost ? h("p", { class: "bad" }, `Lost: ${reasons(losses)}`) : null,
     sink.set_aside ? h("p", { class: "warn" }, `${count(sink.set_aside)} failed repeatedly and are tried alone`) : null,
     sink.last_error ? h("p", { class: "bad" }, `Latest error: ${visible(sink.last_error)}`) : null,
     h("dl", { class: "figures" }, figures.map(([title, value, bad]) => h("div", {}, h("dt", {}, title), h("dd", { class: bad ? "bad" : null }, value)))),
