@@ -28,8 +28,14 @@ POISON_SHARE = 0.0005
 PATIENT = DeliveryOptions(max_events=200_000, max_bytes=256 * 2**20, retry_initial_seconds=0.005, retry_max_seconds=0.1)
 LAST_OF_A_BATCH = {"postgresql": b"c\x00\x00\x00\x04", "mysql": b"ON DUPLICATE KEY UPDATE"}
 """What a batch ends with on the wire: once the server has it, the batch is committed."""
-SHORT = pytest.param(5.0, 1, id="short")
-LONG = [pytest.param(60.0, seed, id=f"long-{seed}", marks=pytest.mark.chaos) for seed in range(1, 6)]
+COMMIT = {"postgresql": b"COMMIT;", "mysql": b"\x03COMMIT"}
+"""What a batch with its counts ends with."""
+SHORT = [pytest.param(5.0, 1, rollups, id=f"short{'-counted' * rollups}") for rollups in (False, True)]
+LONG = [
+    pytest.param(60.0, seed, rollups, id=f"long-{seed}{'-counted' * rollups}", marks=pytest.mark.chaos)
+    for rollups in (False, True)
+    for seed in range(1, 6)
+]
 
 
 @attrs.define
@@ -101,19 +107,20 @@ def fault_proxy(server_database: Any) -> Iterator[FaultProxy]:
         yield proxy
 
 
-@pytest.mark.parametrize(("seconds", "seed"), [SHORT, *LONG])
+@pytest.mark.parametrize(("seconds", "seed", "rollups"), [*SHORT, *LONG])
 async def test_whatever_befalls_the_connection_each_event_is_stored_once_or_counted(
-    server_database: Any, fault_proxy: FaultProxy, make_event: Any, seconds: float, seed: int
+    server_database: Any, fault_proxy: FaultProxy, make_event: Any, seconds: float, seed: int, rollups: bool
 ) -> None:
     await (operator := server_database.store()).upgrade()
     await operator.close()
     await server_database.run("ALTER TABLE analytics_events ADD CHECK (targeting_key <> 'poison')")
     collector = await DatabaseAnalyticsCollector.create(
         server_database.at(*fault_proxy.address), flush_interval_seconds=0.02, delivery=PATIENT,
-        statement_timeout_seconds=0.5, connect_timeout_seconds=0.5,
+        statement_timeout_seconds=0.5, connect_timeout_seconds=0.5, rollups=rollups,
     )  # fmt: skip
+    last_of_a_batch = (COMMIT if rollups else LAST_OF_A_BATCH)[server_database.family]
     loads = [Load(seed * THREADS + thread - THREADS) for thread in range(THREADS)]
-    chaos = Chaos(fault_proxy, LAST_OF_A_BATCH[server_database.family], random.Random(seed))
+    chaos = Chaos(fault_proxy, last_of_a_batch, random.Random(seed))
     end = time.monotonic() + seconds
     await asyncio.gather(
         asyncio.to_thread(chaos.go_on_until, end),
@@ -151,6 +158,11 @@ async def test_whatever_befalls_the_connection_each_event_is_stored_once_or_coun
     assert ledger.dead == poison > 0, measured
     assert chaos.commit_cuts >= (20 if seconds >= 60.0 else 1), measured
     assert alive
+    counted = "SELECT coalesce(sum(events), 0) FROM analytics_events_counts WHERE flag_key <> 'alive'"
+    assert await server_database.run(counted) == [(rows if rollups else 0,)], measured
+    await (operator := server_database.store()).open()
+    if rollups:
+        assert await operator.rebuild_counts() == 0, measured
 
 
 async def test_the_same_faults_make_litestar_flags_lose_or_repeat_events(postgresql: Any, make_event: Any) -> None:
