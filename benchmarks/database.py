@@ -122,6 +122,42 @@ def _ingest_server(
         return compare(title, contenders, limits=limits, notes=notes, rounds=5, round_ns=300_000_000)
 
 
+def rollups_sqlite() -> Table:
+    """Time what counts add to storing one event in a SQLite file."""
+    return _rollups("sqlite")
+
+
+def rollups_postgresql() -> Table:
+    """Time what counts add to storing one event in PostgreSQL."""
+    return _rollups("postgresql")
+
+
+def rollups_mariadb() -> Table:
+    """Time what counts add to storing one event in MySQL or MariaDB."""
+    return _rollups("mysql")
+
+
+def _rollups(family: str) -> Table:
+    title = f"Ingest with rollups, {family}"
+    with _databases(family, count=6) as urls:
+        if not urls:
+            return Table(title, notes=[f"no {family} server answers"])
+        contenders, limits = [], []
+        asked = [
+            (_sink, _BATCH, "write of the sink"),
+            *((_collector, size, "record until stored") for size in (_BATCH, 100)),
+        ]
+        for place, (maker, size, what) in enumerate(asked):
+            plain, counted = (f"{what}, batches of {size}{with_rollups}" for with_rollups in ("", ", with rollups"))
+            contenders += [
+                Contender(plain, maker(urls[2 * place], size), most=_EVENTS),
+                Contender(counted, maker(urls[2 * place + 1], size, rollups=True), most=_EVENTS),
+            ]
+            if family != "mysql":
+                limits.append(Limit(counted, at_most=1 / 0.7, times=plain))
+        return compare(title, contenders, limits=limits, rounds=7, round_ns=200_000_000)
+
+
 def _events(count: int) -> list[FlagEvaluationEvent]:
     now = datetime.now(UTC)
     return [
@@ -154,8 +190,8 @@ def _whole_batches(timed: Timed) -> Timed:
     return scaled
 
 
-def _made(url: str) -> DatabaseStore:
-    store = DatabaseStore(DatabaseOptions(connection_string=url))
+def _made(url: str, *, rollups: bool = False) -> DatabaseStore:
+    store = DatabaseStore(DatabaseOptions(connection_string=url, rollups=rollups))
     _run(store.open())
     return store
 
@@ -228,24 +264,28 @@ def _raw_mysql(url: str) -> Timed:
     return lambda operations: _run(execute_many(_rows(operations, id_bytes)))
 
 
-def _sink(url: str) -> Timed:
-    store = _made(url)
+def _sink(url: str, size: int = _BATCH, *, rollups: bool = False) -> Timed:
+    store = _made(url, rollups=rollups)
     _closing.append(store.close)
     freeze = Freezer().freeze
 
     async def write(frozen: Sequence[Any]) -> int:
         started = time.perf_counter_ns()
-        for start in range(0, len(frozen), _BATCH):
-            await store.write(Batch("", tuple(frozen[start : start + _BATCH])))
+        for start in range(0, len(frozen), size):
+            await store.write(Batch("", tuple(frozen[start : start + size])))
         return time.perf_counter_ns() - started
 
     return lambda operations: _run(write([freeze(event) for event in _events(operations)]))
 
 
-def _collector(url: str) -> Timed:
+def _collector(url: str, size: int = _BATCH, *, rollups: bool = False) -> Timed:
     async def create() -> DatabaseAnalyticsCollector:
         return await DatabaseAnalyticsCollector.create(
-            url, batch_size=_BATCH, flush_interval_seconds=60.0, delivery=DeliveryOptions(max_events=100_000)
+            url,
+            batch_size=size,
+            flush_interval_seconds=60.0,
+            delivery=DeliveryOptions(max_events=100_000),
+            rollups=rollups,
         )
 
     collector = _run(create())
@@ -535,6 +575,9 @@ BENCHMARKS = (
     ingest_sqlite,
     ingest_postgresql,
     ingest_mariadb,
+    rollups_sqlite,
+    rollups_postgresql,
+    rollups_mariadb,
     metrics_sqlite,
     metrics_postgresql,
     metrics_mariadb,

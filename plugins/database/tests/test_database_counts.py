@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -363,4 +365,24 @@ async def test_rollups_are_dropped_and_made_again(database: Any, make_event: Any
     assert await cells(store) == []
     await store.rebuild_counts()
     assert set(before) < set(await cells(store))
+    assert await balanced(store)
+
+
+async def test_a_write_that_is_given_up_anywhere_leaves_no_lock_behind(
+    sqlite: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = sqlite.store(rollups=True)
+    known = [make_event(number) for number in range(10)]
+    await store.write(batch_of(*known))
+    other = sqlite3.connect(sqlite.url.database, isolation_level=None, timeout=1.0)
+    for ticks in range(60):
+        writing = asyncio.ensure_future(store.write(batch_of(*known, make_event(100 + ticks))))
+        for _ in range(ticks):
+            await asyncio.sleep(0.0001)
+        writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+    other.close()
     assert await balanced(store)

@@ -6,6 +6,8 @@ process: then each call is made in place.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from _queue import SimpleQueue  # the original, whatever a framework has made of ``queue``
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,20 @@ from typing import Any
 from flag_analytics.processes import start_thread
 
 __all__ = ["connect"]
+
+
+class _Connection(sqlite3.Connection):
+    """Ends its transaction when it is closed.
+
+    SQLite keeps a closed connection, with its locks, for as long as there is a statement of it: where a task was
+    cancelled while it read, until the next garbage collection.
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # it is closed already
+            if self.in_transaction:
+                self.rollback()
+        super().close()
 
 
 class _InPlace:
@@ -51,6 +67,7 @@ def connect(*arguments: Any, **keywords: Any) -> Any:
     """Return an aiosqlite connection that is to be awaited; SQLAlchemy's ``async_creator_fn``."""
     import aiosqlite.core
 
+    keywords.setdefault("factory", _Connection)
     connection: Any = aiosqlite.connect(*arguments, **keywords)
     calls: SimpleQueue[Any] = SimpleQueue()
     connection._tx = calls  # noqa: SLF001 - as above
