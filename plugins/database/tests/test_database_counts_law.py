@@ -183,7 +183,7 @@ def proxy_or_none(database: Any) -> Iterator[FaultProxy | None]:
 
 
 SHORT = {"sqlite": 15, "postgresql": 5, "mysql": 5}
-LONG = {"sqlite": 400, "postgresql": 150, "mysql": 150}
+LONG = {"sqlite": 150, "postgresql": 60, "mysql": 60}
 
 
 async def _hold(database: Any, proxy: Any, make_event: Any, batch_of: Any, schedule: Any, from_start: bool) -> None:

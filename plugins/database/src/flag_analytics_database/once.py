@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
@@ -22,7 +22,9 @@ from .errors import IdsKnown, code_of
 from .schema import Tables
 from .writers import BatchWriter
 
-__all__ = ["begin", "store_counted", "store_new"]
+__all__ = ["begin", "store_counted", "store_new", "unless_crossed"]
+
+_T = TypeVar("_T")
 
 _ATTEMPTS = 20
 """Each one fails only when another worker has stored some of the same events since the last."""
@@ -37,7 +39,7 @@ async def store_counted(
 ) -> None:
     """Store those of the events whose ids are new, with their counts, in one transaction."""
     try:
-        await writer.write_new(connection, events, count(events))
+        await writer.write_new(connection, events)
     except Exception as error:
         if not isinstance(error, IdsKnown) and code_of(error) not in _KNOWN | _CROSSED:
             raise
@@ -91,6 +93,20 @@ async def store_new(
         else:
             return
     raise SinkUnavailable("other workers store the same events", code=code)
+
+
+async def unless_crossed(connection: AsyncConnection, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Return the result of a whole transaction, done again where the server ended it because of another one."""
+    code = ""
+    for _ in range(_ATTEMPTS):
+        try:
+            return await work()
+        except Exception as error:
+            await connection.rollback()
+            if code_of(error) not in _CROSSED:
+                raise
+            code = code_of(error)
+    raise SinkUnavailable("other workers are in the way", code=code)
 
 
 async def begin(connection: AsyncConnection, family: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import and_, delete, select
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from .conditions import at_any_time, one_of
 from .count_statements import take_out
 from .imports import take_off
-from .once import begin
+from .once import begin, unless_crossed
 from .retention import BATCH_ROWS
 from .rollup_state import is_counted
 from .schema import Tables
@@ -38,7 +39,8 @@ async def forget_some(
     await connection.rollback()  # what was read is no part of the change
     gone = 0
     for start in range(0, len(found), BATCH_ROWS):
-        gone += await _remove_events(connection, tables, family, found[start : start + BATCH_ROWS])
+        some = partial(_remove_events, connection, tables, family, found[start : start + BATCH_ROWS])
+        gone += await unless_crossed(connection, some)
     return gone, len(found) == FOUND_ROWS
 
 

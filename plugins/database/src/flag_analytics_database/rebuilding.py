@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .count_statements import add_cells, cell_from, cells_query, drop_empty
 from .counting import CELL_COLUMNS, DAY, DAY_TOTALS, HOUR, KEY_COLUMNS, Cell, with_day_totals
-from .once import begin
+from .once import begin, unless_crossed
 from .rollup_state import (
     COUNTED_SINCE,
     EVER,
@@ -84,19 +84,24 @@ async def rebuild_page(
     wrong, totals = await _difference(connection, tables, family, start, end) if start < end else ([], [])
     await connection.rollback()
     done, complete = start <= floor, state[COUNTED_SINCE]
-    await begin(connection, family)
-    if REBUILT_AT not in state:
-        await connection.execute(insert_once(tables.rollup_state, family).values(name=REBUILT_AT, value=NEVER))
-    moved = await change_state(connection, tables, REBUILT_AT, place, start)
-    if not (moved and await change_state(connection, tables, COUNTED_SINCE, complete, min(complete, start))):
-        await connection.rollback()
-        return Rebuilt(place, 0, done=False)  # another process was faster
-    await add_cells(connection, tables, family, sorted(wrong + totals))
-    await drop_empty(connection, tables, {cell[0] for cell in wrong + totals})
-    if done:
-        await drop_state(connection, tables, REBUILT_AT, *([SWITCHED_ON_AT] if settles and since == EVER else []))
-    await connection.commit()
-    return Rebuilt(start, len(wrong), done)
+
+    async def correct() -> Rebuilt:
+        await begin(connection, family)
+        if REBUILT_AT not in state:
+            await connection.execute(insert_once(tables.rollup_state, family).values(name=REBUILT_AT, value=NEVER))
+        moved = await change_state(connection, tables, REBUILT_AT, place, start)
+        if not (moved and await change_state(connection, tables, COUNTED_SINCE, complete, min(complete, start))):
+            await connection.rollback()
+            return Rebuilt(place, 0, done=False)  # another process was faster
+        await add_cells(connection, tables, family, sorted(wrong + totals))
+        await drop_empty(connection, tables, {cell[0] for cell in wrong + totals})
+        if done:
+            settled = [SWITCHED_ON_AT] if settles and since == EVER else []
+            await drop_state(connection, tables, REBUILT_AT, *settled)
+        await connection.commit()
+        return Rebuilt(start, len(wrong), done)
+
+    return await unless_crossed(connection, correct)
 
 
 async def complete_counts(connection: AsyncConnection, tables: Tables, family: str) -> None:

@@ -10,11 +10,13 @@ import contextlib
 import sqlite3
 from _queue import SimpleQueue  # the original, whatever a framework has made of ``queue``
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from flag_analytics.processes import start_thread
 
-__all__ = ["connect"]
+__all__ = ["connect", "in_its_thread"]
+
+_T = TypeVar("_T")
 
 
 class _Connection(sqlite3.Connection):
@@ -61,6 +63,16 @@ class _Starter:
     def start(self) -> None:
         if start_thread(self._run, *self._arguments, name="sqlite") is None:
             self._connection._tx = _InPlace()  # noqa: SLF001 - aiosqlite has no public name for it
+
+
+async def in_its_thread(connection: Any, function: Callable[[sqlite3.Connection], _T]) -> _T:
+    """Return the result of a function of an aiosqlite connection's own, called in its thread: one way for many calls.
+
+    It is not interrupted where the caller is cancelled.
+    """
+    call = connection._execute  # noqa: SLF001 - aiosqlite has no public name for it, and each of its methods is this
+    result: _T = await call(function, connection._conn)  # noqa: SLF001 - as above
+    return result
 
 
 def connect(*arguments: Any, **keywords: Any) -> Any:

@@ -36,7 +36,7 @@ from .fork_gate import ForkGate
 from .housekeeping import Housekeeping
 from .imports import Import, Page, Place, begin_import, imports_query, remove_page, store_import
 from .memory import MemoryAnchor
-from .once import store_counted
+from .once import store_counted, unless_crossed
 from .options import DatabaseOptions
 from .people import forget_some, forgotten_letters
 from .questions import PATIENCE_SECONDS, Questions
@@ -343,7 +343,8 @@ class DatabaseStore:
                 return removed
 
     async def _remove_page(self, name: str, after: Place | None, connection: AsyncConnection) -> Page | None:
-        return await remove_page(connection, self.tables, self.family, name, after)
+        page = partial(remove_page, connection, self.tables, self.family, name, after)
+        return await unless_crossed(connection, page)
 
     # --- starting
 

@@ -21,9 +21,7 @@ class BatchWriter(Protocol):
         """Store all the events or none; an id that is there already stays as it is. Raises what the driver raises."""
         ...
 
-    async def write_new(
-        self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], cells: Sequence[Cell]
-    ) -> None:
+    async def write_new(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
         """Store the events with their counts, in one transaction, or nothing if an id is there already.
 
         Raises:

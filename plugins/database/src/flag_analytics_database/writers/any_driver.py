@@ -10,7 +10,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..count_statements import adding, as_parameters
-from ..counting import Cell
+from ..counting import Cell, count
 from ..rows import as_rows
 from ..schema import Tables
 
@@ -30,11 +30,9 @@ class CoreWriter:
         await connection.execute(self._statement, [dict(zip(columns, row, strict=True)) for row in rows])
         await connection.commit()
 
-    async def write_new(
-        self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], cells: Sequence[Cell]
-    ) -> None:
+    async def write_new(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
         await self.insert(connection, events, None)
-        await self.add(connection, cells)
+        await self.add(connection, count(events))
         await connection.commit()
 
     async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int | None) -> None:

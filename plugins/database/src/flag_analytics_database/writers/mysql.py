@@ -10,7 +10,7 @@ from typing import Any
 from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..counting import CELL_COLUMNS, KEY_COLUMNS, Cell
+from ..counting import CELL_COLUMNS, KEY_COLUMNS, Cell, count
 from ..rows import ALL_COLUMNS, IMPORT_COLUMNS, PLAIN_COLUMNS, as_rows
 from ..schema import Tables
 
@@ -46,14 +46,12 @@ class ValuesWriter:
         await raw.autocommit(True)
         await self._store(raw, columns, rows, " ON DUPLICATE KEY UPDATE event_id = event_id")
 
-    async def write_new(
-        self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], cells: Sequence[Cell]
-    ) -> None:
+    async def write_new(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         await raw.autocommit(False)
         try:
             await self.insert(connection, events, None)
-            await self.add(connection, cells)
+            await self.add(connection, count(events))
         except Exception:  # a cancelled one is not asked to roll back: a silent server would not answer
             with contextlib.suppress(Exception):
                 await raw.rollback()

@@ -10,7 +10,7 @@ from flag_analytics.errors import SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..counting import CELL_COLUMNS, KEY_COLUMNS, Cell
+from ..counting import CELL_COLUMNS, KEY_COLUMNS, Cell, count
 from ..rows import ALL_COLUMNS, PLAIN_COLUMNS, as_rows
 from ..schema import Tables
 
@@ -27,6 +27,7 @@ _TYPES = {
     "evaluation_duration_ms": "float8",
     "sample_rate": "float8",
 }
+_TIMESTAMP = PLAIN_COLUMNS.index("timestamp")
 _JSON = frozenset({"value", "context_attributes"})
 
 
@@ -57,15 +58,15 @@ class CopyWriter:
             rows.sort(key=_by_id)
             await raw.execute(self._inserts[columns], *map(list, zip(*rows, strict=True)))
 
-    async def write_new(
-        self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], cells: Sequence[Cell]
-    ) -> None:
+    async def write_new(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
+        columns, rows = as_rows(events, str)
+        cells = count(events, [row[_TIMESTAMP] for row in rows])
         raw: Any = (await connection.get_raw_connection()).driver_connection
         transaction = raw.transaction()
         await transaction.start()
         try:
-            await self.insert(connection, events, None)
-            await self.add(connection, cells)
+            await self._copy(raw, columns, rows)
+            await self._add_to(raw, cells)
         except Exception:  # a cancelled one is not asked to roll back: a silent server would not answer
             with contextlib.suppress(Exception):
                 await transaction.rollback()
@@ -74,9 +75,14 @@ class CopyWriter:
 
     async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int | None) -> None:
         columns, rows = as_rows(events, str, import_id)
+        await self._copy((await connection.get_raw_connection()).driver_connection, columns, rows)
+
+    async def add(self, connection: AsyncConnection, cells: Sequence[Cell]) -> None:
+        await self._add_to((await connection.get_raw_connection()).driver_connection, cells)
+
+    async def _copy(self, raw: Any, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
         # Two writers that insert the same ids in different orders would wait for each other.
         rows.sort(key=_by_id)
-        raw: Any = (await connection.get_raw_connection()).driver_connection
         try:
             await raw.copy_records_to_table(self._table, records=rows, columns=columns, schema_name=self._schema)
         except Exception as error:
@@ -84,9 +90,8 @@ class CopyWriter:
                 raise SinkUnavailable("a column has changed: a new connection is needed", code="schema") from None
             raise
 
-    async def add(self, connection: AsyncConnection, cells: Sequence[Cell]) -> None:
+    async def _add_to(self, raw: Any, cells: Sequence[Cell]) -> None:
         if cells:
-            raw: Any = (await connection.get_raw_connection()).driver_connection
             await raw.execute(self._add, *map(list, zip(*cells, strict=True)))
 
 

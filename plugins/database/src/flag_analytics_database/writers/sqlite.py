@@ -10,22 +10,27 @@ nothing; a table without any key or index would take 2.9 µs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from flag_analytics.frozen import FrozenEvent
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..counting import CELL_COLUMNS, KEY_COLUMNS, Cell
+from ..counting import CELL_COLUMNS, KEY_COLUMNS, Cell, count
 from ..errors import IdsKnown
 from ..rows import ALL_COLUMNS, IMPORT_COLUMNS, PLAIN_COLUMNS, as_rows, id_bytes
 from ..schema import Tables
+from ..sqlite_threads import in_its_thread
 
 if TYPE_CHECKING:
     import aiosqlite
 
 __all__ = ["MOST_ROWS", "OneStatementWriter"]
+
+_TIMESTAMP = PLAIN_COLUMNS.index("timestamp")
+_Statement = tuple[str, list[object]]
 
 MOST_ROWS = 1_024
 """In one statement: prepared, it takes 1.5 KB for each row, and SQLite binds at most 32,766 values."""
@@ -59,7 +64,7 @@ class OneStatementWriter:
         columns, rows = as_rows(events, id_bytes)
         raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
         if len(rows) <= MOST_ROWS:
-            await self._store(raw, columns, rows)
+            await self._store_in_parts(raw, columns, rows)
             return
         try:
             # Takes the write lock at once: a transaction that starts by reading may be refused when it comes to write.
@@ -70,40 +75,59 @@ class OneStatementWriter:
             await raw.rollback()
             raise
 
-    async def write_new(
-        self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], cells: Sequence[Cell]
-    ) -> None:
+    async def write_new(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
         columns, rows = as_rows(events, id_bytes)
-        raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
-        try:
-            await raw.execute("BEGIN IMMEDIATE")
-            if await self._store_in_parts(raw, columns, rows) < len(rows):
-                raise IdsKnown
-            await self.add(connection, cells)
-            await raw.commit()
-        except BaseException:
-            await raw.rollback()
-            raise
+        cells = count(events, [row[_TIMESTAMP] for row in rows])
+        inserts, additions = list(self._inserts(columns, rows)), list(self._additions_of(cells))
+
+        def store(connection: sqlite3.Connection) -> None:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                if sum(connection.execute(*insert).rowcount for insert in inserts) < len(rows):
+                    raise IdsKnown
+                for addition in additions:
+                    connection.execute(*addition)
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+        await in_its_thread((await connection.get_raw_connection()).driver_connection, store)
 
     async def insert(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...], import_id: int | None) -> None:
         columns, rows = as_rows(events, id_bytes, import_id)
         raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
         await self._store_in_parts(raw, columns, rows)
 
-    async def _store_in_parts(
-        self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]
-    ) -> int:
-        parts = range(0, len(rows), MOST_ROWS)
-        return sum([await self._store(raw, columns, rows[start : start + MOST_ROWS]) for start in parts])
-
     async def add(self, connection: AsyncConnection, cells: Sequence[Cell]) -> None:
         raw = cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
+        for addition in self._additions_of(cells):
+            await raw.execute(*addition)
+
+    async def _store_in_parts(
+        self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]
+    ) -> None:
+        for insert in self._inserts(columns, rows):
+            await raw.execute(*insert)
+
+    def _inserts(self, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> Iterator[_Statement]:
+        """Yield the statements for these rows, with their values."""
+        for start in range(0, len(rows), MOST_ROWS):
+            some = rows[start : start + MOST_ROWS]
+            # Statements of few sizes are prepared, and kept by the driver. The last row fills the gap: it conflicts
+            # with itself.
+            size = 1 << (len(some) - 1).bit_length()
+            some += some[-1:] * (size - len(some))
+            yield self._statements[columns, size], list(chain.from_iterable(some))
+
+    def _additions_of(self, cells: Sequence[Cell]) -> Iterator[_Statement]:
+        """Yield the statements for these cells, with their values; the last one fills the gap with nothing."""
         for start in range(0, len(cells), MOST_ROWS):
             some = list(cells[start : start + MOST_ROWS])
             size = 1 << (len(some) - 1).bit_length()
             nothing = (*some[-1][: len(KEY_COLUMNS)], 0, 0, 0, 0, *some[-1][-2:])
             some += [nothing] * (size - len(some))
-            await raw.execute(self._additions[size], list(chain.from_iterable(some)))
+            yield self._additions[size], list(chain.from_iterable(some))
 
     def _adding(self, count: int) -> str:
         row = f"({', '.join('?' * len(CELL_COLUMNS))})"
@@ -113,11 +137,3 @@ class OneStatementWriter:
             f"VALUES {', '.join([row] * count)} ON CONFLICT ({', '.join(KEY_COLUMNS)}) DO UPDATE SET {sums}, "
             "first_event = min(first_event, excluded.first_event), last_event = max(last_event, excluded.last_event)"
         )
-
-    async def _store(self, raw: aiosqlite.Connection, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> int:
-        """Store these rows; return how many were new."""
-        # Statements of few sizes are prepared, and kept by the driver. The last row fills the gap: it conflicts with
-        # itself.
-        size = 1 << (len(rows) - 1).bit_length()
-        rows = rows + rows[-1:] * (size - len(rows))
-        return (await raw.execute(self._statements[columns, size], list(chain.from_iterable(rows)))).rowcount
