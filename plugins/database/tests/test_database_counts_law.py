@@ -17,13 +17,14 @@ from flag_analytics.events import EvaluationReason
 from flag_analytics.testing.faults import FaultProxy
 from flag_analytics_database import DatabaseStore, rebuilding
 from flag_analytics_database.count_statements import cell_from, cells_query
+from flag_analytics_database.counting import DAY_TOTALS, with_day_totals
 from flag_analytics_database.rebuilding import _difference, _look
-from flag_analytics_database.rollup_state import EVER, NEVER
+from flag_analytics_database.rollup_state import EVER
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 NOW = datetime(2026, 3, 1, 12, 20, tzinfo=UTC)
-PRUNED_BEFORE = NOW - timedelta(hours=10)
+PRUNED_BEFORE = datetime(2026, 3, 1, tzinfo=UTC)
 EVENTS = 40
 OLD = 10
 """The first events of a schedule are so old that pruning removes them; no write of those is broken."""
@@ -127,7 +128,8 @@ class Trial:
     async def prune(self) -> None:
         store = self.stores[0]
         before = store.tables.events.c.timestamp < int(PRUNED_BEFORE.timestamp()) * 1_000_000
-        self.pruned.update(figures(map(cell_from, await store._ask(cells_query(store.tables, store.family, before)))))
+        old = await store._ask(cells_query(store.tables, store.family, before))
+        self.pruned.update(figures(with_day_totals(map(cell_from, old))))
         await store.prune(PRUNED_BEFORE)
 
     async def rebuild(self, hours: int | None) -> None:
@@ -142,10 +144,10 @@ class Trial:
 
         async def look(connection: Any) -> Any:
             await _look(connection, store.family)
-            return await _difference(connection, store.tables, store.family, EVER, NEVER)
+            return await _difference(connection, store.tables, store.family, EVER, DAY_TOTALS // 2)
 
-        lacking = await store._questions.run(look, settle=True)
-        return Counter({key: -count for key, count in figures(lacking).items()})
+        lacking, totals = await store._questions.run(look, settle=True)
+        return Counter({key: -count for key, count in figures(lacking + totals).items()})
 
 
 def figures(cells: Any) -> dict[Any, int]:
@@ -156,7 +158,7 @@ def figures(cells: Any) -> dict[Any, int]:
 
 def all_sorts(make_event: Any) -> list[Any]:
     def one(number: int) -> Any:
-        hours = 11 + number % 3 if number < OLD else number % 4
+        hours = 40 + number % 3 if number < OLD else number % 4
         return make_event(
             number,
             timestamp=NOW - timedelta(hours=hours, minutes=number),
