@@ -150,8 +150,8 @@ def _rollups(family: str) -> Table:
         for place, (maker, size, what) in enumerate(asked):
             plain, counted = (f"{what}, batches of {size}{with_rollups}" for with_rollups in ("", ", with rollups"))
             contenders += [
-                Contender(plain, maker(urls[2 * place], size), most=_EVENTS),
-                Contender(counted, maker(urls[2 * place + 1], size, rollups=True), most=_EVENTS),
+                Contender(plain, _whole_batches(maker(urls[2 * place], size)), most=_EVENTS),
+                Contender(counted, _whole_batches(maker(urls[2 * place + 1], size, rollups=True)), most=_EVENTS),
             ]
             if family != "mysql":
                 limits.append(Limit(counted, at_most=1 / 0.7, times=plain))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -90,12 +89,20 @@ def with_day_totals(cells: Iterable[Cell]) -> list[Cell]:
     events, which only a number that is kept in the events' own transaction can tell.
     """
     found = list(cells)
-    totals: defaultdict[tuple[int, str], list[Cell]] = defaultdict(list)
-    for cell in found:
-        totals[cell[0] // DAY * DAY + DAY_TOTALS, cell[1]].append(cell)
-    for (day, flag_key), some in totals.items():
-        sums = [sum(figures) for figures in list(zip(*some, strict=True))[5:9]]
-        found.append((day, flag_key, "", "", "", *sums, min(cell[9] for cell in some), max(cell[10] for cell in some)))
+    totals: dict[tuple[int, str, str, str, str], list[int]] = {}
+    for hour, flag_key, _, _, _, events, weight, errors, error_weight, first, last in found:
+        key = (hour - hour % DAY + DAY_TOTALS, flag_key, "", "", "")
+        total = totals.get(key)
+        if total is None:
+            totals[key] = [events, weight, errors, error_weight, first, last]
+            continue
+        total[0] += events
+        total[1] += weight
+        total[2] += errors
+        total[3] += error_weight
+        total[4] = min(total[4], first)
+        total[5] = max(total[5], last)
+    found += [(*key, *figures) for key, figures in totals.items()]
     return sorted(found)
 
 
