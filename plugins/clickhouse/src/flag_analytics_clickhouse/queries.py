@@ -71,8 +71,9 @@ def summary_query(
     group_by: Grouping | None = None,
     *,
     weighted: bool = False,
+    every_group: bool = False,
 ) -> Query:
-    """Return one statement for everything asked about these flags.
+    """Return one statement for everything asked about these flags; with ``every_group``, the small ones have names too.
 
     Its rows are (kind, flag key, group, variant, reason, count, first time, weight, further weight, names, weights,
     durations):
@@ -86,7 +87,7 @@ def summary_query(
     """
     parameters = Parameters()
     mine = [_of_flags(parameters, flag_keys), *conditions(parameters, window, where)]
-    events = _events(parameters, tables, mine, group_by)
+    events = _events(parameters, tables, mine, group_by, every_group=every_group)
     arms = [_groups(events, parts)]
     if "variant_users" in parts:
         arms.append(_users_by_variant(events))
@@ -104,13 +105,22 @@ def _of_flags(parameters: Parameters, flag_keys: Sequence[str]) -> str:
     return f"flag_key IN {parameters.texts(flag_keys)}"
 
 
-def _events(parameters: Parameters, tables: Tables, mine: Sequence[str], group_by: Grouping | None) -> str:
+def _events(
+    parameters: Parameters,
+    tables: Tables,
+    mine: Sequence[str],
+    group_by: Grouping | None,
+    *,
+    every_group: bool = False,
+) -> str:
     """Return the events with a ``group_name`` each, as something to select from."""
     where = " AND ".join(f"({condition})" for condition in mine)
     if group_by is None:
         return f"(SELECT *, weight, is_error, '' AS group_name FROM {tables.events} WHERE {where})"
     name = _group_name(parameters, group_by)
     labelled = f"(SELECT *, weight, is_error, toString({name}) AS label FROM {tables.events} WHERE {where})"
+    if every_group:
+        return f"(SELECT *, label AS group_name FROM {labelled})"
     largest = (
         f"(SELECT flag_key, label FROM {labelled} GROUP BY flag_key, label "
         f"ORDER BY count() DESC, label LIMIT {group_by.most} BY flag_key)"
@@ -349,14 +359,21 @@ def steps_query(
     last: int,
     where: EventFilter,
     group_by: Grouping | None = None,
+    *,
+    since: int | None = None,
+    every_group: bool = False,
 ) -> Query:
     """Return the statement for (number, group, count, errors, users, weight) of every step of so many microseconds.
 
-    Errors and weight are weights; a user counts as one.
+    Errors and weight are weights; a user counts as one. With ``since`` it is about events from this time on, in
+    microseconds; with ``every_group`` small groups have their names, too.
     """
     parameters = Parameters()
     number = _step_number(parameters, window, step, last)
-    events = _events_of_flag(parameters, tables, flag_key, window, where, group_by)
+    mine = [_of_flags(parameters, [flag_key]), *conditions(parameters, window, where)]
+    if since is not None:
+        mine.append(f"timestamp >= {parameters.whole(since)}")
+    events = _events(parameters, tables, mine, group_by, every_group=every_group)
     return Query(
         f"SELECT {number} AS step, group_name, count(), sumIf(weight, is_error), "
         f"uniqExactIf({_USER}, {_USER} != ''), sum(weight) FROM {events} GROUP BY step, group_name",
@@ -376,7 +393,9 @@ def weighted_steps_query(
     """Return the statement for (number, group, weight of the users) of every step that has users."""
     parameters = Parameters()
     number = _step_number(parameters, window, step, last)
-    events = _events_of_flag(parameters, tables, flag_key, window, where, group_by)
+    events = _events(
+        parameters, tables, [_of_flags(parameters, [flag_key]), *conditions(parameters, window, where)], group_by
+    )
     users = (
         f"SELECT {number} AS step, group_name, min(weight) AS least_weight FROM {events} "
         "WHERE targeting_key != '' GROUP BY step, group_name, targeting_key"
@@ -390,18 +409,6 @@ def _step_number(parameters: Parameters, window: Window, step: int, last: int) -
     assert window.start is not None
     since = f"timestamp - {parameters.whole(micros(window.start))}"
     return f"least(intDiv({since}, {parameters.whole(step)}), {parameters.whole(last)})"
-
-
-def _events_of_flag(
-    parameters: Parameters,
-    tables: Tables,
-    flag_key: str,
-    window: Window,
-    where: EventFilter,
-    group_by: Grouping | None,
-) -> str:
-    mine = [_of_flags(parameters, [flag_key]), *conditions(parameters, window, where)]
-    return _events(parameters, tables, mine, group_by)
 
 
 def future_query(tables: Tables, now: int) -> Query:

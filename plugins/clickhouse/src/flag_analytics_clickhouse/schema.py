@@ -227,6 +227,8 @@ class Tables:
             engine="AggregatingMergeTree",
             partition=_month_of("day"),
             shard="cityHash64(flag_key)",
+            # A row has up to 100 KB: of one flag no other's should be read.
+            granularity=64,
         )
         yield self._view("_counts", self.select_counts(self.local("")))
         yield self._view("_sketches", self.select_sketches(self.local("")))
@@ -242,6 +244,7 @@ class Tables:
         partition: str = "",
         primary: str = "",
         shard: str = "rand()",
+        granularity: int = 8_192,
     ) -> Iterator[str]:
         if self.cluster:
             engine = f"Replicated{engine}"
@@ -250,7 +253,8 @@ class Tables:
         body = ",\n    ".join(columns)
         yield (
             f"CREATE TABLE IF NOT EXISTS {self._quoted(suffix, local=True)}{self.on_cluster} (\n    {body}\n) "
-            f"ENGINE = {engine}({by}){partitioned}{key}\nORDER BY ({order})\nSETTINGS {self._remember}"
+            f"ENGINE = {engine}({by}){partitioned}{key}\nORDER BY ({order})\nSETTINGS {self._remember}, "
+            f"index_granularity = {granularity}"
         )
         if self.cluster:
             local = f"{self.name}{suffix}_local"

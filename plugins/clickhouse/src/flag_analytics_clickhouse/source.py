@@ -20,7 +20,9 @@ from flag_analytics.metrics import (
 )
 from flag_analytics.outcomes import Outcomes
 from flag_analytics.sources import (
+    EXACT,
     PARTS,
+    Accuracy,
     EventFilter,
     Exposures,
     FlagActivity,
@@ -31,6 +33,8 @@ from flag_analytics.sources import (
 )
 
 from .answers import Draft, exposures_of, outcomes_of
+from .fast import Rollups
+from .fast_queries import removed_query
 from .queries import (
     Query,
     activity_query,
@@ -69,10 +73,33 @@ _FLAGS_PER_STATEMENT = 1_000
 
 @attrs.frozen(eq=False)
 class ClickHouseSource:
-    """An ``EventSource`` over one set of tables: ClickHouse computes, a few rows come back."""
+    """An ``EventSource`` over one set of tables: ClickHouse computes, a few rows come back.
+
+    Where events of a window were removed, rollups answer, and the answer says how exact it is.
+
+    Attributes:
+        ask: Runs one statement.
+        tables: The tables.
+        kept_since: Returns the start of the first day whose events are all there, in microseconds; None if none were
+            removed.
+    """
 
     ask: Ask = attrs.field(repr=False)
     tables: Tables
+    kept_since: Callable[[], Awaitable[int | None]] = attrs.field(repr=False)
+
+    @property
+    def _rollups(self) -> Rollups:
+        return Rollups(self.ask, self.tables, self.summarise_events)
+
+    async def _choose(self, window: Window, accuracy: str) -> tuple[bool, int | None]:
+        """Return whether rollups are to answer, and since when events are kept, as far as it matters."""
+        kept = await self.kept_since()
+        if kept is None or (window.start is not None and micros(window.start) >= kept):
+            return accuracy == "fast", None
+        if not await self.ask(removed_query(self.tables, window, kept)):
+            return accuracy == "fast", None
+        return True, kept
 
     async def summarise(
         self,
@@ -83,11 +110,33 @@ class ClickHouseSource:
         percentiles: Sequence[float] = (),
         where: EventFilter | None = None,
         group_by: Grouping | None = None,
+        accuracy: str = "exact",
     ) -> Mapping[str, FlagSummary]:
         """Return a summary for each flag that has events in the window."""
         asked = (window, parts, check_percentiles(percentiles), canonical_filter(where), group_by)
+        keys = sorted(set(flag_keys))
+        rolled, kept = await self._choose(window, accuracy)
+        if rolled and keys:
+            found = await self._rollups.summarise(keys, *asked, kept)
+            if found is not None:
+                return found
+        found = await self.summarise_events(keys, *asked)
+        since = _complete_since(kept)
+        return {key: attrs.evolve(summary, accuracy=since) for key, summary in found.items()} if kept else found
+
+    async def summarise_events(
+        self,
+        flag_keys: Sequence[str],
+        window: Window,
+        parts: frozenset[str],
+        percentiles: Sequence[float],
+        where: EventFilter,
+        group_by: Grouping | None,
+    ) -> Mapping[str, FlagSummary]:
+        """Return summaries from events; the filter is in canonical form."""
+        asked = (window, parts, percentiles, where, group_by)
         drafts: dict[tuple[str, str], Draft] = {}
-        for keys in _chunks(sorted(set(flag_keys)), _FLAGS_PER_STATEMENT):
+        for keys in _chunks(flag_keys, _FLAGS_PER_STATEMENT):
             found = await self._drafts(keys, *asked, weighted=False)
             if any(draft.sampled for draft in found.values()):
                 found = await self._drafts(keys, *asked, weighted=True)
@@ -143,13 +192,26 @@ class ClickHouseSource:
         asked = (self.tables, flag_key, metric, window, canonical_filter(where))
         return outcomes_of(flag_key, metric, await self.ask(outcomes_query(*asked)))
 
-    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+    async def list_flags(
+        self, window: Window, *, where: EventFilter | None = None, accuracy: str = "exact"
+    ) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""
-        rows = await self.ask(activity_query(self.tables, window, canonical_filter(where)))
+        where = canonical_filter(where)
+        rolled, kept = await self._choose(window, accuracy)
+        found = await self._rollups.list_flags(window, where, kept) if rolled else None
+        if found is not None:
+            return found
+        since = _complete_since(kept)
+        rows = await self.ask(activity_query(self.tables, window, where))
         return sorted(
             (
                 FlagActivity(
-                    key, round(weight / MILLION), from_micros(first), from_micros(last), weight != count * MILLION
+                    key,
+                    round(weight / MILLION),
+                    from_micros(first),
+                    from_micros(last),
+                    weight != count * MILLION,
+                    since,
                 )
                 for key, count, weight, first, last in rows
             ),
@@ -164,12 +226,20 @@ class ClickHouseSource:
         *,
         where: EventFilter | None = None,
         group_by: Grouping | None = None,
+        accuracy: str = "exact",
     ) -> Mapping[int, TimeStep]:
         """Return, by number, the steps of the window that have events; see ``EventSource.count_steps``."""
         step = step_length(step_seconds)
         last = max(0, step_count(window, step) - 1)
         length = (step.days * 86_400 + step.seconds) * _SECOND + step.microseconds
-        asked = (self.tables, flag_key, window, length, last, canonical_filter(where), group_by)
+        where = canonical_filter(where)
+        rolled, kept = await self._choose(window, accuracy)
+        if rolled:
+            found = await self._rollups.count_steps(flag_key, window, length, last, where, group_by, kept)
+            if found is not None:
+                return found
+        since = _complete_since(kept)
+        asked = (self.tables, flag_key, window, length, last, where, group_by)
         rows = await self.ask(steps_query(*asked))
         users: Mapping[tuple[int, str], int] | None = None
         if any(weight != count * MILLION for *_, count, _, _, weight in rows):
@@ -184,6 +254,7 @@ class ClickHouseSource:
                 errors=round(errors / MILLION),
                 unique_users=people if users is None else round(users.get((number, group), 0) / MILLION),
                 estimated=weight != count * MILLION,
+                accuracy=since,
             )
         return group_steps(window, step_seconds, steps) if group_by is not None else steps.get("", {})
 
@@ -204,6 +275,10 @@ class ClickHouseSource:
             where=None if where is None else canonical_filter(where),
             limit=limit,
         )
+
+
+def _complete_since(kept: int | None) -> Accuracy:
+    return EXACT if kept is None else Accuracy(complete_since=from_micros(kept))
 
 
 def _chunks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:

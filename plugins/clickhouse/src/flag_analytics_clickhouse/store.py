@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -28,13 +30,14 @@ from .queries import Query
 from .reading import EventStream
 from .rows import unfit
 from .schema import LETTER_COLUMNS, Tables
-from .setup import set_up
+from .setup import kept_since, set_up
 from .source import SETTINGS, ClickHouseSource
 from .writing import BatchWriter, insert_settings
 
 __all__ = ["ClickHouseStore"]
 
 T = TypeVar("T")
+_KEPT_SECONDS = 30.0
 
 logger = logging.getLogger("flag_analytics.clickhouse")
 
@@ -43,13 +46,14 @@ class ClickHouseStore:
     """A ``BatchSink`` over one set of tables, which questions are asked of too. Creating it opens nothing."""
 
     any_loop = True
+    rolls_up = True
 
     def __init__(self, options: ClickHouseOptions) -> None:
         self.options = options
         self.delivery: DeliveryOptions = options.delivery()
         self.tables = Tables.of(options)
         self._address = options.address
-        self.source = ClickHouseSource(self._ask, self.tables)
+        self.source = ClickHouseSource(self._ask, self.tables, self._kept_since)
         self._begin()
         renew_after_fork(self._forget)
 
@@ -58,6 +62,7 @@ class ClickHouseStore:
         self._asking: Asking | None = None
         self._writer = BatchWriter(self.tables, look_up_ids=self.options.look_up_ids)
         self._settled = False
+        self._kept: tuple[float, int | None] = (-math.inf, None)
         self._lock = threading.Lock()
 
     def _forget(self) -> None:
@@ -146,9 +151,9 @@ class ClickHouseStore:
         """Return what the flag's users did, by the variant that they saw first."""
         return await self.source.get_outcomes(flag_key, metric, window, where=where)
 
-    async def list_flags(self, window: Window, *, where: EventFilter | None = None) -> Sequence[FlagActivity]:
+    async def list_flags(self, window: Window, **asked: Any) -> Sequence[FlagActivity]:
         """Return every flag with events in the window, by key."""
-        return await self.source.list_flags(window, where=where)
+        return await self.source.list_flags(window, **asked)
 
     async def count_steps(
         self, flag_key: str, window: Window, step_seconds: float, **asked: Any
@@ -174,6 +179,15 @@ class ClickHouseStore:
         every kind are returned.
         """
         return self.source.get_events(flag_key, limit, window, where)
+
+    async def _kept_since(self) -> int | None:
+        """Return since when events are all there, as of the last half minute."""
+        at, kept = self._kept
+        if time.monotonic() - at > _KEPT_SECONDS:
+            sql = f"SELECT name, argMax(value, at) FROM {self.tables.state} GROUP BY name"
+            kept = kept_since({name: value for name, value in await self.ask(sql)})  # noqa: C416 - rows are tuples
+            self._kept = (time.monotonic(), kept)
+        return kept
 
     async def _ask(self, query: Query) -> Sequence[Any]:
         return await self.ask(query.sql, query.values, settings=SETTINGS)
