@@ -18,7 +18,15 @@ author = "The flag-analytics authors"
 copyright = "2026, The flag-analytics authors"  # noqa: A001 - the name is Sphinx's
 version = release = importlib.metadata.version("flag-analytics")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "api_pages", "site_only", "markdown_twins"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_design",
+    "api_pages",
+    "site_only",
+    "markdown_twins",
+]
 exclude_patterns = ["_build", "_ext"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -11,6 +11,7 @@ import json
 import re
 import sqlite3
 import tokenize
+import tomllib
 from pathlib import Path
 from tokenize import COMMENT
 
@@ -95,6 +96,22 @@ def test_a_readme_is_its_page_on_the_site():
     site_only = load("site_only")
     source = "See [it](../../plugins/otel/README.md#options).\n<!-- site\nmore\n-->\n"
     assert site_only.as_site(source) == "See [it](../backends/otel.md#options).\nmore\n\n"
+
+
+def test_headings_between_marks_are_tabs_of_the_site():
+    source = (
+        "Choose.\n\n<!-- tabs -->\n#### One\n\n```python\n# a\n```\n\n#### Two\n\nb\n\n<!-- /tabs -->\n\n#### Three\n"
+    )
+    tabs = ":::{tab-item} One\n\n```python\n# a\n```\n\n:::\n\n:::{tab-item} Two\n\nb\n\n:::\n\n"
+    assert load("site_only").with_tabs(source) == f"Choose.\n\n::::{{tab-set}}\n{tabs}::::\n\n#### Three\n"
+
+
+def test_every_sdk_has_a_tab_in_the_quickstart():
+    project = tomllib.loads((DOCS.parent / "plugins/sdks/pyproject.toml").read_text("utf-8"))["project"]
+    shown = set(re.findall(r"^pip install \"flag-analytics-sdks\[([\w-]+)\]\"$", PAGES["quickstart.md"], re.MULTILINE))
+    assert shown | {"statsig-python-core"} == set(project["optional-dependencies"]) - {"all"}
+    headings = re.findall(r"^#### (.+)$", twins.twin(DOCS / "quickstart.md"), re.MULTILINE)
+    assert len(headings) == len(shown) + 1
 
 
 @pytest.mark.parametrize(
