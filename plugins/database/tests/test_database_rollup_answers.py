@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -287,6 +288,45 @@ async def test_forgetting_someone_removes_the_summaries_of_their_days_at_once(st
     assert await store.compact(1_000) == len(DAYS_OF_SPANS)
     (found,) = (await rolled_up(store).summarise(["checkout"], Window(BASE, END), accuracy="fast")).values()
     assert (found.total, round(found.unique_users)) == (7, 7)
+
+
+async def test_users_by_variant_are_kept_of_declared_experiments(database, batch_of, make_event) -> None:
+    store = database.store(rollups=True, rollup_experiments=("checkout",))
+    events_ = [make_event(n, timestamp=BASE + timedelta(days=n % 3, hours=2)) for n in range(30)]
+    await store.write(batch_of(*events_, *(make_event(n, flag_key="other", timestamp=BASE) for n in range(9))))
+    await store.compact(1_000)
+    window = Window(BASE, BASE + timedelta(days=3))
+    found = await rolled_up(store).summarise(["checkout", "other"], window, accuracy="fast")
+    assert {name: round(users) for name, users in found["checkout"].variant_users.items()} == {"a": 15, "b": 15}
+    assert found["checkout"].accuracy.missing == {"crossover_users"}
+    assert found["other"].accuracy.missing == {"variant_users", "crossover_users"}
+
+
+async def test_summaries_that_cannot_be_made_keep_no_others_back(store, batch_of, make_event) -> None:
+    days = [BASE + timedelta(days=day, hours=7) for day in range(4)]
+    await store.write(batch_of(*(make_event(n, timestamp=day) for n, day in enumerate(days))))
+    gone = store.tables.events.c.timestamp < micros(days[1])
+
+    async def remove(connection: Any) -> None:
+        await connection.execute(delete(store.tables.events).where(gone))
+        await connection.commit()
+
+    await store._questions.run(remove)
+    assert await store.compact(1) == 1
+    while await store.compact(2):
+        pass
+    kept = store.tables.sketches.c
+    made = {row.start for row in await store._ask(select(kept.start).where(kept.days == 1))}
+    assert made == {micros(day) // DAY * DAY for day in days[1:]}
+
+
+async def test_summaries_are_made_beside_the_writing(store, batch_of, make_event) -> None:
+    await store.write(batch_of(make_event(timestamp=BASE)))
+    assert store._background._pending is None
+    store._background.due = 0.0
+    await store.write(batch_of(make_event(1, timestamp=BASE + timedelta(days=1))))
+    await asyncio.wrap_future(store._background._pending)
+    assert await store.compact(1_000) == 0
 
 
 # --- where events were removed

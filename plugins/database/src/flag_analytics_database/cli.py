@@ -140,6 +140,18 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
         targets = _chosen(read_plan, connection_string, config, table, schema)
         return _for_each(targets, lambda store, target: _rebuild(store, target, since), _REBUILD_FIGURES, format)
 
+    def compact(
+        *,
+        connection_string: _Url = None,
+        config: _Config = None,
+        table: _Table = DEFAULT_TABLE,
+        schema: _Schema = None,
+        format: _Format = "table",  # noqa: A002 - it is the option's name
+    ) -> int:
+        """Make the summaries of finished days that fast answers are from, as is done beside the writing too."""
+        targets = _chosen(read_plan, connection_string, config, table, schema)
+        return _for_each(targets, _compact, ("summaries",), format)
+
     def drop(
         *,
         connection_string: _Url = None,
@@ -156,6 +168,7 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
     db.command(upgrade)
     rollup = App(name="rollup", help="Look after the rollups: counts and sketches of events.")
     rollup.command(rebuild)
+    rollup.command(compact)
     rollup.command(drop)
     db.command(rollup)
     app.command(db)
@@ -190,6 +203,17 @@ async def _rebuild(store: DatabaseStore, target: _Target, since: datetime | None
     cells = "count was wrong" if corrected == 1 else "counts were wrong"
     words = f"counted the events{'' if first is None else f' since {first:%Y-%m-%d %H:%M %Z}'}: {corrected:,} {cells}"
     return _Done(words, {"corrected": corrected, "since": None if first is None else first.isoformat()})
+
+
+async def _compact(store: DatabaseStore, target: _Target) -> _Done:
+    _refuse_missing_file(store)
+    made, told = 0, time.monotonic()
+    while some := await store.compact():
+        made += some
+        if time.monotonic() >= told + _TELL_EVERY_SECONDS:
+            told = time.monotonic()
+            sys.stderr.write(f"{target.name}: {made:,} summaries made\n")
+    return _Done(f"made {made:,} {'summary' if made == 1 else 'summaries'}", {"summaries": made})
 
 
 async def _drop(store: DatabaseStore, _: _Target) -> _Done:

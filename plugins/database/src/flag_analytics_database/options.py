@@ -69,6 +69,7 @@ class DatabaseOptions:
         partition_by: On PostgreSQL, new tables are partitioned by ``month`` or ``day`` and pruned by partitions.
         rollups: Keep counts by the hour beside the events. Once a table has them, every process that writes to it keeps
             them.
+        rollup_experiments: Keys of flags whose summaries also tell the users of each variant.
         pooler: Whether a pooler in transaction mode, such as pgbouncer, is between here and PostgreSQL: then no
             statement stays prepared on a connection.
         tls_mode: How connections to a server are encrypted and verified, in the terms of libpq's ``sslmode``; as the
@@ -104,6 +105,7 @@ class DatabaseOptions:
         default=None, validator=attrs.validators.optional(attrs.validators.in_(("month", "day")))
     )
     rollups: bool = False
+    rollup_experiments: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     pooler: bool = False
     tls_mode: TlsMode | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.in_(TLS_MODES))

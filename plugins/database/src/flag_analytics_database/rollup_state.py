@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Executable, delete, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .counting import HOUR
@@ -53,7 +53,7 @@ EVER = -(2**62)
 NEVER = 2**62
 
 
-def state_query(tables: Tables) -> Executable:
+def state_query(tables: Tables) -> Any:
     """Return the statement for (name, value) of each; no row where no rollups are kept."""
     columns = tables.rollup_state.c
     return select(columns.name, columns.value)

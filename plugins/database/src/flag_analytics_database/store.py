@@ -45,6 +45,7 @@ from .rebuilding import Rebuilt, drop_rollups, rebuild_page
 from .retention import count_old, prune
 from .rollup_state import EVER, follow
 from .rollups.answers import RolledUpSource
+from .rollups.background import Background
 from .rollups.compaction import compact_some
 from .rows import micros, unfit
 from .schema import Tables
@@ -87,6 +88,7 @@ class DatabaseStore:
         self._writing = WriteConnection(self.engines, options, self._setup, gate, self._memory)
         self._questions = Questions(self.engines, options, self._setup, gate, self._memory)
         self._housekeeping = Housekeeping(options, self._setup)
+        self._background = Background(self._begin_compacting)
         self._import_id: int | None = None
         self._use(self._setup.tables)
         self._forget()
@@ -94,6 +96,7 @@ class DatabaseStore:
 
     def _forget(self) -> None:
         self._begun: Future[None] | None = None
+        self._background.forget()
 
     def _use(self, tables: Tables) -> None:
         self.source = RolledUpSource(DatabaseSource(self._ask, self.family, tables))
@@ -158,6 +161,8 @@ class DatabaseStore:
             await writer.write(connection, events)
 
     async def _keep_house(self, connection: AsyncConnection) -> None:
+        if self._setup.counted:
+            self._background.go_on()
         try:
             await self._housekeeping.run(connection)
         except Exception as error:
@@ -452,17 +457,21 @@ class DatabaseStore:
         return not Path(database).exists()
 
     async def compact(self, most: int = 200) -> int:
-        """Make at most ``most`` summaries of finished days that are missing or stale; return how many there were.
+        """Make at most ``most`` summaries of finished days that are missing or stale; return how many were made.
 
-        Fewer than ``most`` means that there is nothing more to do.
+        None means that there is nothing more to do.
 
         Raises:
             SinkUnavailable: the database does not answer.
         """
-        now = int(time.time() * 1_000_000)
-        return await self._questions.run(
-            lambda connection: compact_some(connection, self.tables, self.family, now, most), settle=True
-        )
+        return await self._questions.run(partial(self._compact, most), settle=True)
+
+    def _begin_compacting(self, most: int) -> Future[int]:
+        return self._questions.submit(partial(self._compact, most))
+
+    async def _compact(self, most: int, connection: AsyncConnection) -> int:
+        now, experiments = int(time.time() * 1_000_000), frozenset(map(canonical_key, self.options.rollup_experiments))
+        return await compact_some(connection, self.tables, self.family, now, most, experiments)
 
     async def count_older(self, before: datetime) -> int:
         """Return the number of events and dead letters dated before ``before``."""

@@ -14,7 +14,15 @@ from typing import Any, ClassVar, TypeVar
 
 import attrs
 from flag_analytics.errors import SourceError
-from flag_analytics.metrics import canonical_filter, check_percentiles, group_steps, step_count, step_length, time_step
+from flag_analytics.metrics import (
+    MILLION,
+    canonical_filter,
+    check_percentiles,
+    group_steps,
+    step_count,
+    step_length,
+    time_step,
+)
 from flag_analytics.outcomes import Outcomes
 from flag_analytics.sources import (
     EXACT,
@@ -28,6 +36,7 @@ from flag_analytics.sources import (
     TimeStep,
     Window,
 )
+from sqlalchemy import union_all
 
 from ..counting import DAY, HOUR
 from ..rollup_state import COUNTED_SINCE, EVER, NEVER, PRUNED_BEFORE, ROLLUPS_PRUNED_BEFORE, state_query
@@ -38,6 +47,7 @@ from .questions import can_count, cell_filter, has_long_environment
 from .spans import Span, ceil, cover, floor
 from .stored import (
     DURATIONS,
+    EARLIEST,
     USERS,
     VARIANT_USERS,
     counted_query,
@@ -53,7 +63,7 @@ from .users import can_sketch
 __all__ = ["RolledUpSource"]
 
 _MEASURED = frozenset({"users", "variant_users", "latency"})
-_MOST_READ = 20_000
+_MOST_READ = 2_000
 """The most events of all such flags together."""
 _NOTHING = WindowSummary({}, None, None, None)
 T = TypeVar("T")
@@ -118,7 +128,7 @@ class RolledUpSource:
     rolls_up: ClassVar[bool] = True
 
     raw: DatabaseSource
-    few_events: int = 2_000
+    few_events: int = 1_000
 
     # --- the questions
 
@@ -151,7 +161,7 @@ class RolledUpSource:
         found: Mapping[str, WindowSummary] | None = None
         few: list[str] = []
         if time is not None:
-            few = await self._flags_with_few_events(flag_keys, time) if plan.is_whole else []
+            few = await self._flags_with_few_events(flag_keys, time) if plan.is_whole and measured else []
             others = sorted(set(flag_keys) - set(few))
             found = _passing(await self._collect(others, time, measured), where, group_by)
         if found is None:
@@ -204,7 +214,8 @@ class RolledUpSource:
         found = None
         if plan.time is not None and by_hour:
             last = max(0, step_count(window, length) - 1)
-            cells = await self._cells_by_step(flag_key, plan.time, start, step, last)
+            names = _told_apart(where, group_by)
+            cells = await self._cells_by_step(flag_key, plan.time, start, step, last, names)
             whole = {number: attrs.evolve(_NOTHING, cells=some) for number, some in cells.items()}
             found = _passing(whole, where, group_by)
         if found is None:
@@ -217,9 +228,16 @@ class RolledUpSource:
         def steps(by_number: Mapping[int, WindowSummary]) -> dict[int, TimeStep]:
             answers = {}
             for number, summary in sorted(by_number.items()):
-                one = summary.summary({"errors"}, ())
-                figures = {"count": round(one.total), "errors": round(one.errors), "estimated": one.estimated}
-                answers[number] = time_step(window, length, number, **figures, accuracy=said)
+                one = summary.whole
+                answers[number] = time_step(
+                    window,
+                    length,
+                    number,
+                    count=round(one.weight / MILLION),
+                    errors=round(one.error_weight / MILLION),
+                    estimated=one.weight != one.events * MILLION,
+                    accuracy=said,
+                )
             return answers
 
         if group_by is None:
@@ -257,7 +275,8 @@ class RolledUpSource:
         Where events were removed, a window that begins within a unit begins with the next one, and says so: with the
         next day where users or durations are asked for, with the next hour otherwise.
         """
-        state = {name: int(value) for name, value in await self.raw.ask(state_query(self.raw.tables))}
+        rows = await self.raw.ask(union_all(state_query(self.raw.tables), earliest_query(self.raw.tables)))
+        state = {name: int(value) for name, value in rows if value is not None}
         pruned_before = state.get(PRUNED_BEFORE, EVER)
         start = EVER if window.start is None else micros(window.start)
         end = micros(window.end) + 1  # the end belongs to the window
@@ -269,8 +288,7 @@ class RolledUpSource:
         if state.get(COUNTED_SINCE, NEVER) > begin or not can_count(where, group_by):
             return _Plan(None, EXACT if is_whole else Accuracy(complete_since=from_micros(pruned_before)), is_whole)
         if begin == start:
-            ((earliest,),) = await self.raw.ask(earliest_query(self.raw.tables))
-            start = begin = max(start, floor(end if earliest is None else int(earliest), DAY))
+            start = begin = max(start, floor(state.get(EARLIEST, end), DAY))
         first = begin
         if start < pruned_before:
             if end < pruned_before and (end - 1) % HOUR == 0:
@@ -368,6 +386,8 @@ class RolledUpSource:
         if start >= end:
             return
         cells = await self._cells(start, end, flag_keys)
+        if not cells:
+            return
         seen: dict[str, WindowSummary] = {}
         if measured:
             found = await measure(self.raw.ask, self.raw.tables, self.raw.family, start, end, flag_keys, experiments)
@@ -396,13 +416,15 @@ class RolledUpSource:
         return {key: dict(summary.cells) for key, summary in whole.merged().items()}
 
     async def _cells_by_step(
-        self, flag_key: str, time: _Time, start: int, step: int, last: int
+        self, flag_key: str, time: _Time, start: int, step: int, last: int, names: frozenset[str]
     ) -> dict[int, dict[Cell, Figures]]:
         tables, family = self.raw.tables, self.raw.family
         begin = max(start, time.start)
         hours = range(begin, max(begin, floor(time.end, HOUR)), HOUR)
         steps: defaultdict[int, dict[Cell, Figures]] = defaultdict(dict)
-        for number, *row in await self.raw.ask(steps_of_counts_query(tables, family, flag_key, hours, start, step)):
+        for number, *row in await self.raw.ask(
+            steps_of_counts_query(tables, family, flag_key, hours, start, step, names)
+        ):
             steps[min(int(number), last)] |= _added(steps[min(int(number), last)], cells_of_rows([(flag_key, *row)]))
         if hours.stop < time.end:  # the last hour, as far as the window goes
             found = await count_events(self.raw.ask, tables, family, hours.stop, time.end, [flag_key])
@@ -446,6 +468,12 @@ def _saying(answer: Any, complete: Accuracy) -> Any:
 def _by_the_hour(pruned_before: int, expected: str) -> SourceError:
     since = from_micros(pruned_before).isoformat()
     return SourceError(f"events before {since} were removed and are counted by the hour: ask for {expected}")
+
+
+def _told_apart(where: EventFilter, group_by: Grouping | None) -> frozenset[str]:
+    """Return the fields of a cell by which its events pass or are grouped."""
+    names = {*where.required_texts(), *where.required_context(), *([] if group_by is None else [group_by.by])}
+    return frozenset(names)
 
 
 def _added(cells: Mapping[Cell, Figures], found: Mapping[str, Mapping[Cell, Figures]]) -> dict[Cell, Figures]:

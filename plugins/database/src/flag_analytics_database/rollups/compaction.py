@@ -1,13 +1,14 @@
-"""Making summaries of finished days out of the events, a flag and a day at a time, and of longer spans out of those.
+"""Making summaries of finished days out of the events, a day and some flags at a time, and longer spans out of those.
 
-Each summary is written in a transaction of its own, beside the writing of events. That it is right does not hang on
+They are written in small transactions, beside the writing of events. That a summary is right does not hang on
 what happens in between: it says how many events it was made of, and is used only while its days have just as many.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..counting import DAY, HOUR
 from ..once import begin
-from ..rollup_state import COUNTED_SINCE, PRUNED_BEFORE, read_state
+from ..rollup_state import COUNTED_SINCE, EVER, PRUNED_BEFORE, read_state
 from ..schema import KIND_CODES, Tables
 from .measured import cells_of_rows, measure
 from .spans import DAYS_OF_SPANS, Span, floor
@@ -49,58 +50,66 @@ class Compaction:
     experiments: Collection[str] = ()
 
     async def some(self, now: int, most: int) -> int:
-        """Make at most ``most`` summaries that are missing or stale, those of days first; return how many there were.
+        """Make at most ``most`` summaries that are missing or stale, those of days first; return how many were made.
 
-        Fewer than ``most`` means that there is nothing more to do.
+        One that cannot be made, since the events of its days are not those that were counted, is passed over.
         """
-        state = await read_state(self.connection, self.tables)
-        found = 0
+        made = 0
         for days in DAYS_OF_SPANS:
-            query = stale_query(self.tables, days, -(2**59), finished_before(now), most - found)
-            for start, flag_key, events in await self._ask(query):
-                found += 1
-                span = Span(int(start), days)
-                if days == 1:
-                    await self._make_day(span, flag_key, int(events), state.get(PRUNED_BEFORE))
-                else:
-                    await self._make_longer(span, flag_key, int(events))
-            if found >= most:
-                break
-        return found
+            passed_over = 0
+            while made < most:
+                query = stale_query(self.tables, days, EVER // 8, finished_before(now), most - made, passed_over)
+                stale: defaultdict[Span, dict[str, int]] = defaultdict(dict)
+                for start, flag_key, events in await self._ask(query):
+                    stale[Span(int(start), days)][flag_key] = int(events)
+                if not stale:
+                    break
+                some = sum([await self._make(span, flags) for span, flags in stale.items()])
+                made += some
+                passed_over += sum(map(len, stale.values())) - some
+        return made
+
+    async def _make(self, span: Span, flags: Mapping[str, int]) -> int:
+        """Make the summaries of these flags, which have so many events; return how many were made."""
+        if span.days > 1:
+            return await self._make_longer(span, flags)
+        pruned_before = (await read_state(self.connection, self.tables)).get(PRUNED_BEFORE, EVER)
+        await self.connection.rollback()
+        if span.end <= pruned_before:
+            return sum([await self._add_late(span, flag_key) for flag_key in flags])
+        return sum([await self._make_days(span, some) for some in _together(flags)])
 
     async def _ask(self, query: Executable) -> Sequence[Any]:
         rows = (await self.connection.execute(query)).all()
         await self.connection.rollback()  # no transaction stays open while the rows are worked on
         return rows
 
-    async def _make_day(self, span: Span, flag_key: str, events: int, pruned_before: int | None) -> None:
-        if pruned_before is not None and span.end <= pruned_before:
-            await self._add_late(span, flag_key)
-            return
+    async def _make_days(self, span: Span, flags: Mapping[str, int]) -> int:
         hours = range(span.start, span.end, HOUR)
-        cells = cells_of_rows(await self._ask(hourly_query(self.tables, self.family, hours, [flag_key])))[flag_key]
-        parts = [WindowSummary(cells, variant_users={} if flag_key in self.experiments else None)]
-        seen = 0
-        for start, end in _pages(span, events):
-            found = await measure(self._ask, self.tables, self.family, start, end, [flag_key], self.experiments)
-            for count, summary in found.values():
-                seen += count
-                parts.append(summary)
-        whole = WindowSummary.merged(parts)
-        if whole.events == seen == events:  # or else events came or went meanwhile: it is stale still
-            await self._keep(span, flag_key, whole)
+        cells = cells_of_rows(await self._ask(hourly_query(self.tables, self.family, hours, flags)))
+        seen: Counter[str] = Counter()
+        parts = {
+            key: [WindowSummary(cells[key], variant_users={} if key in self.experiments else None)] for key in flags
+        }
+        for start, end in _pages(span, sum(flags.values())):
+            found = await measure(self._ask, self.tables, self.family, start, end, flags, self.experiments)
+            for key, (count, summary) in found.items():
+                seen[key] += count
+                parts[key].append(summary)
+        made = {key: WindowSummary.merged(some) for key, some in parts.items()}
+        # Where the numbers differ, events came or went meanwhile: the summary is stale still.
+        return await self._keep(span, {key: one for key, one in made.items() if one.events == seen[key] == flags[key]})
 
-    async def _make_longer(self, span: Span, flag_key: str, events: int) -> None:
-        rows = await self._ask(spans_query(self.tables, self.family, span.halves, [flag_key], _PARTS, 0))
-        if any(of_half is None for _, _, _, of_half, *_ in rows):
-            return
-        whole = WindowSummary.merged(
-            summary_of(cells, users, durations, variants) for *_, cells, users, durations, variants in rows
-        )
-        if whole.events == events:
-            await self._keep(span, flag_key, whole)
+    async def _make_longer(self, span: Span, flags: Mapping[str, int]) -> int:
+        rows = await self._ask(spans_query(self.tables, self.family, span.halves, flags, _PARTS, 0))
+        parts: defaultdict[str, list[WindowSummary]] = defaultdict(list)
+        for _, key, _, of_half, *packed in rows:
+            if of_half is not None:
+                parts[key].append(summary_of(*packed))
+        made = {key: WindowSummary.merged(some) for key, some in parts.items()}
+        return await self._keep(span, {key: one for key, one in made.items() if one.events == flags[key]})
 
-    async def _add_late(self, span: Span, flag_key: str) -> None:
+    async def _add_late(self, span: Span, flag_key: str) -> bool:
         """Add events of a day whose own events were removed to its summary, and remove them, in one transaction."""
         columns = self.tables.events.c
         theirs = [
@@ -128,30 +137,48 @@ class Compaction:
         whole = attrs.evolve(WindowSummary.merged(parts), cells=cells)
         if sum(count for count, _ in late.values()) != len(ids):
             await self.connection.rollback()
-            return
-        await self._write(span, flag_key, whole)
+            return False
+        await self._write(span, {flag_key: whole})
         for first in range(0, len(ids), 1_000):
             some = ids[first : first + 1_000]
             await self.connection.execute(delete(self.tables.events).where(columns.event_id.in_(some)))
         await self.connection.commit()
+        return True
 
-    async def _keep(self, span: Span, flag_key: str, whole: WindowSummary) -> None:
-        await begin(self.connection, self.family)
-        await self._write(span, flag_key, whole)
-        await self.connection.commit()
+    async def _keep(self, span: Span, made: Mapping[str, WindowSummary]) -> int:
+        if made:
+            await begin(self.connection, self.family)
+            await self._write(span, made)
+            await self.connection.commit()
+        return len(made)
 
-    async def _write(self, span: Span, flag_key: str, whole: WindowSummary) -> None:
-        row = {
-            "start": span.start,
-            "days": span.days,
-            "flag_key": flag_key,
-            "events": whole.events,
-            "cells": pack_cells(whole.cells),
-            "users": None if whole.users is None else whole.users.pack(),
-            "durations": None if whole.durations is None else whole.durations.pack(),
-            "variant_users": None if whole.variant_users is None else Users.pack_each(whole.variant_users),
-        }
-        await self.connection.execute(keeping(self.tables, self.family), row)
+    async def _write(self, span: Span, made: Mapping[str, WindowSummary]) -> None:
+        rows = [
+            {
+                "start": span.start,
+                "days": span.days,
+                "flag_key": flag_key,
+                "events": whole.events,
+                "cells": pack_cells(whole.cells),
+                "users": None if whole.users is None else whole.users.pack(),
+                "durations": None if whole.durations is None else whole.durations.pack(),
+                "variant_users": None if whole.variant_users is None else Users.pack_each(whole.variant_users),
+            }
+            for flag_key, whole in sorted(made.items())
+        ]
+        await self.connection.execute(keeping(self.tables, self.family), rows)
+
+
+def _together(flags: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Return the flags in groups of about ``_ROWS_AT_ONCE`` events, the largest alone."""
+    group: dict[str, int] = {}
+    for flag_key, events in flags.items():
+        if group and sum(group.values()) + events > _ROWS_AT_ONCE:
+            yield group
+            group = {}
+        group[flag_key] = events
+    if group:
+        yield group
 
 
 def _pages(span: Span, events: int) -> list[tuple[int, int]]:
@@ -169,7 +196,7 @@ async def compact_some(
     most: int = _MOST,
     experiments: Collection[str] = (),
 ) -> int:
-    """Make at most ``most`` summaries of finished days; return how many were to be made, fewer at the end.
+    """Make at most ``most`` summaries of finished days; return how many were made, none at the end.
 
     Without the extra ``sketches`` there is nothing to make.
     """
@@ -183,5 +210,5 @@ async def compact_all(connection: AsyncConnection, tables: Tables, family: str) 
     if COUNTED_SINCE not in await read_state(connection, tables):
         return
     now = int(time.time() * 1_000_000)
-    while await compact_some(connection, tables, family, now, _MOST) == _MOST:
+    while await compact_some(connection, tables, family, now):
         pass

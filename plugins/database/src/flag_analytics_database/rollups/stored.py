@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, and_, func, literal, literal_column, null, or_, select, union_all
+from sqlalchemy import BigInteger, Text, and_, func, literal, literal_column, null, or_, select, union_all
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from ..conditions import one_of
@@ -22,6 +22,7 @@ from .users import Users
 
 __all__ = [
     "DURATIONS",
+    "EARLIEST",
     "USERS",
     "VARIANT_USERS",
     "counted_query",
@@ -52,9 +53,12 @@ def counted_query(tables: Tables, family: str, days: Iterable[int], flag_keys: C
     return select(counts.flag_key, func.sum(counts.events)).where(*mine).group_by(counts.flag_key)
 
 
+EARLIEST = "earliest"
+
+
 def earliest_query(tables: Tables) -> Any:
-    """Return the statement for the first hour that has counts."""
-    return select(func.min(tables.counts.c.hour))
+    """Return the statement for (``EARLIEST``, first hour that has counts), to be asked with that for the state."""
+    return select(literal(EARLIEST, Text), func.min(tables.counts.c.hour))
 
 
 def spans_query(
@@ -116,7 +120,7 @@ def keeping(tables: Tables, family: str) -> Any:
     return insert.on_conflict_do_update(index_elements=key, set_={name: insert.excluded[name] for name in others})
 
 
-def stale_query(tables: Tables, days: int, since: int, before: int, most: int) -> Any:
+def stale_query(tables: Tables, days: int, since: int, before: int, most: int, passed_over: int = 0) -> Any:
     """Return the statement for (start, flag key, events) of spans of so many days whose summary is missing or stale.
 
     They lie between ``since`` and ``before``; the oldest come first.
@@ -140,6 +144,7 @@ def stale_query(tables: Tables, days: int, since: int, before: int, most: int) -
         .where(stale, totals.c.start + length <= literal(before))
         .order_by(totals.c.start, totals.c.flag_key)
         .limit(most)
+        .offset(passed_over)
     )
 
 
@@ -169,8 +174,13 @@ def _in_hours(tables: Tables, family: str, hours: range, flag_keys: Collection[s
     return conditions if flag_keys is None else [*conditions, one_of(counts.flag_key, family, flag_keys)]
 
 
-def steps_of_counts_query(tables: Tables, family: str, flag_key: str, hours: range, start: int, step: int) -> Any:
-    """Return the statement for (step, cell, figures) of one flag, in steps of so many microseconds from ``start``."""
+def steps_of_counts_query(
+    tables: Tables, family: str, flag_key: str, hours: range, start: int, step: int, names: Collection[str]
+) -> Any:
+    """Return the statement for (step, cell, figures) of one flag, in steps of so many microseconds from ``start``.
+
+    Cells are told apart by the fields in ``names`` alone; the others are empty.
+    """
     counts = tables.counts.c
     division = "DIV" if family == "mysql" else "/"
     number = (
@@ -178,11 +188,13 @@ def steps_of_counts_query(tables: Tables, family: str, flag_key: str, hours: ran
         .op(division, precedence=8, return_type=BigInteger())(literal_column(str(step)))
         .label("step")
     )
-    cell = [counts.variant, counts.reason, counts.environment]
+    fields = ("variant", "reason", "environment")
+    cell = [counts[name] if name in names else literal_column("''").label(name) for name in fields]
+    kept = [counts[name] for name in fields if name in names]
     figures = [func.sum(counts[name]) for name in _FIGURES]
     return (
         select(number, *cell, *figures, func.min(counts.first_event), func.max(counts.last_event))
         .where(*_in_hours(tables, family, hours, [flag_key]))
-        .group_by(number, *cell)
+        .group_by(number, *kept)
         .having(func.sum(counts.events) > 0)
     )

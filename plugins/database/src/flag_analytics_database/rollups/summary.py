@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import attrs
 import msgspec
@@ -25,7 +26,7 @@ Cell = tuple[str, str, str]
 """A variant, empty where there is none, a reason and an environment."""
 
 
-class Figures(msgspec.Struct, array_like=True, frozen=True):
+class Figures(NamedTuple):
     """Counts of some events, at least one; weights in millionths, times in microseconds."""
 
     events: int
@@ -67,11 +68,7 @@ class WindowSummary:
     def merged(cls, some: Iterable[WindowSummary]) -> WindowSummary:
         """Return all of them together; what one of them lacks, the whole lacks."""
         parts = list(some)
-        cells: dict[Cell, Figures] = {}
-        for part in parts:
-            for cell, figures in part.cells.items():
-                known = cells.get(cell)
-                cells[cell] = figures if known is None else known.plus(figures)
+        cells = _added([part.cells for part in parts])
         users = [part.users for part in parts if part.users is not None]
         durations = [part.durations for part in parts if part.durations is not None]
         of_variants = [part.variant_users for part in parts if part.variant_users is not None]
@@ -89,6 +86,11 @@ class WindowSummary:
         )
 
     @property
+    def whole(self) -> Figures:
+        """The figures of all cells, of which there is at least one."""
+        return _total(self.cells.values())
+
+    @property
     def events(self) -> int:
         """The number of events, sampled ones as one each."""
         return sum(figures.events for figures in self.cells.values())
@@ -99,14 +101,14 @@ class WindowSummary:
 
     def activity(self, flag_key: str, accuracy: Accuracy = EXACT) -> FlagActivity:
         """Return how many events there are, the first and the last; there is at least one."""
-        whole = _total(self.cells.values())
+        whole = self.whole
         estimated = whole.weight != whole.events * MILLION
         first, last = from_micros(whole.first), from_micros(whole.last)
         return FlagActivity(flag_key, round(whole.weight / MILLION), first, last, estimated, accuracy)
 
     def summary(self, parts: Collection[str], percentiles: Sequence[float], complete: Accuracy = EXACT) -> FlagSummary:
         """Return these parts as a source answers them, and how exact they are; there is at least one event."""
-        whole = _total(self.cells.values())
+        whole = self.whole
         variants: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         for (variant, reason, _), figures in self.cells.items():
@@ -181,6 +183,26 @@ def _name(text: str, place: int) -> str:
     if place == 0:
         return text or DEFAULT_VARIANT
     return text
+
+
+def _added(parts: Sequence[Mapping[Cell, Figures]]) -> Mapping[Cell, Figures]:
+    """Return the cells of all parts; in place, since a page adds up tens of thousands."""
+    if len(parts) == 1:
+        return parts[0]
+    sums: dict[Cell, list[int]] = {}
+    for part in parts:
+        for cell, (events, weight, errors, error_weight, first, last) in part.items():
+            known = sums.get(cell)
+            if known is None:
+                sums[cell] = [events, weight, errors, error_weight, first, last]
+                continue
+            known[0] += events
+            known[1] += weight
+            known[2] += errors
+            known[3] += error_weight
+            known[4] = min(first, known[4])
+            known[5] = max(last, known[5])
+    return {cell: Figures(*figures) for cell, figures in sums.items()}
 
 
 def _total(figures: Iterable[Figures]) -> Figures:
