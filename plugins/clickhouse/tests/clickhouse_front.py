@@ -1,8 +1,8 @@
 """The smallest HTTP interface before chDB's engine, which clickhouse-connect speaks to: a process of its own.
 
-``python clickhouse_front.py FOLDER`` prints its port. ``POST /cut`` with ``{"when": "before" or "after", "times": 1,
-"match": "INSERT INTO `name`"}`` breaks the connection of the next requests whose statement holds the text: before the
-statement is run, or when it is run and not answered yet. With a number for ``when`` they
+``python clickhouse_front.py FOLDER [PORT]`` prints its port. ``POST /cut`` takes a list of ``{"when": "before",
+"times": 1, "match": "INSERT INTO `name`"}``, and breaks the connection of the next requests whose statement holds the
+text: before the statement is run, or, with "after", when it is run and not answered yet. With a number for ``when`` they
 are answered with the error of that number.
 """
 
@@ -162,13 +162,14 @@ class Front(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
+    allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 64
 
 
 if __name__ == "__main__":
     os.environ["TZ"] = "UTC"
-    server = Server(("127.0.0.1", 0), Front)
+    server = Server(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0), Front)
     keeper = engine()  # the engine lives as long as one connection to it
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()

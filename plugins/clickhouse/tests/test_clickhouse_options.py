@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from flag_analytics.config.reading import read_config
+from flag_analytics.errors import PluginError
 from flag_analytics_clickhouse import ClickHouseAnalyticsCollector, ClickHouseOptions, ClickHouseStore, Tables
 from flag_analytics_clickhouse.urls import MEMORY, parse_url
 
@@ -130,3 +131,9 @@ def test_one_server_has_plain_tables_and_a_cluster_replicated_ones():
     assert tables.keep("", 30).startswith(
         "ALTER TABLE `default`.`flag_evaluation_events_local` ON CLUSTER `main` MODIFY TTL"
     )
+
+
+def test_without_the_engine_an_embedded_store_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("flag_analytics_clickhouse.connecting.find_spec", lambda _: None)
+    with pytest.raises(PluginError, match=r"pip install 'flag-analytics-clickhouse\[chdb\]'"):
+        ClickHouseStore(options("chdb://memory"))

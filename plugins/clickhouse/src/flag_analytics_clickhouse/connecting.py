@@ -22,9 +22,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from flag_analytics.errors import FatalConfiguration, PluginError, SinkUnavailable
 
 from .options import ClickHouseOptions
-from .urls import MEMORY
+from .urls import MEMORY, Address
 
-__all__ = ["Asking", "Running", "Writing", "as_coroutines", "open_asking", "open_writing"]
+__all__ = ["Asking", "Running", "Writing", "as_coroutines", "check_installed", "open_asking", "open_writing"]
 
 Parameters = Mapping[str, Any] | None
 Settings = Mapping[str, Any] | None
@@ -159,6 +159,16 @@ def as_coroutines(asking: Asking) -> Running:
     return _AtOnce(asking)
 
 
+def check_installed(address: Address) -> None:
+    """Check that what an address needs is installed.
+
+    Raises:
+        PluginError: it is not; the message holds the command that installs it.
+    """
+    if address.path is not None and find_spec("chdb") is None:
+        raise PluginError("chdb:// needs chDB: run `pip install 'flag-analytics-clickhouse[chdb]'`")
+
+
 async def open_writing(options: ClickHouseOptions) -> Writing:
     """Return a new connection to write over, in the running loop; raise what the client raises."""
     _silence_client()
@@ -194,14 +204,11 @@ def _open_engine(path: str) -> Asking:
     """Return a connection to the embedded engine of this process, which is started with the first one.
 
     Raises:
-        PluginError: chDB is not installed.
         FatalConfiguration: this is a child of the process in which the engine runs.
         SinkUnavailable: another process has the folder open, or this process another folder.
     """
     global _engine_process, _engine_folder  # noqa: PLW0603 - an engine is one for each process, as these are
     _refuse_after_fork()
-    if find_spec("chdb") is None:
-        raise PluginError("chdb:// needs chDB: run `pip install 'flag-analytics-clickhouse[chdb]'`")
     _engine_process = os.getpid()
     folder = path if path == MEMORY else os.path.realpath(path)
     try:

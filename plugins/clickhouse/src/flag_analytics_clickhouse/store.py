@@ -22,7 +22,7 @@ from flag_analytics.sources import EventFilter, Exposures, FlagActivity, FlagSum
 from flag_analytics.waiting import in_thread
 
 from .changing import count_older, forget_letters, forget_some, prune
-from .connecting import Asking, Writing, as_coroutines, open_asking, open_writing
+from .connecting import Asking, Writing, as_coroutines, check_installed, open_asking, open_writing
 from .dead_letters import letter_columns, letter_from, newest_letters
 from .errors import delivery_error, is_missing_table, unavailable
 from .options import ClickHouseOptions
@@ -53,6 +53,7 @@ class ClickHouseStore:
         self.delivery: DeliveryOptions = options.delivery()
         self.tables = Tables.of(options)
         self._address = options.address
+        check_installed(self._address)
         self.source = ClickHouseSource(self._ask, self.tables, self._kept_since)
         self._begin()
         renew_after_fork(self._forget)

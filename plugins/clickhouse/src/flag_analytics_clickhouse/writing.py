@@ -9,7 +9,8 @@ ClickHouse has no unique keys. What it has are tokens: a table, and each view's 
 - events that come in another batch than before are looked for by their ids: those that the delivery engine cut into
   other batches, and those that were accepted before this process started, which come from the spool of another one.
 
-An insert that another process began before this one started, and that the server still works on, is waited for.
+An insert that another process began in the minutes before this one started, and that the server still works on, is
+waited for.
 """
 
 from __future__ import annotations
@@ -193,5 +194,5 @@ _LATEST_BLOCK = (
 )
 _UNDER_WAY = (
     "SELECT count() FROM system.processes WHERE query_kind = 'Insert' AND position(query, {table:String}) > 0 "
-    "AND elapsed > {age:Float64}"
+    "AND elapsed > {age:Float64} AND elapsed < {age:Float64} + 600"
 )
