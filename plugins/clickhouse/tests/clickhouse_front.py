@@ -2,8 +2,8 @@
 
 ``python clickhouse_front.py FOLDER [PORT]`` prints its port. ``POST /cut`` takes a list of ``{"when": "before",
 "times": 1, "match": "INSERT INTO `name`"}``, and breaks the connection of the next requests whose statement holds the
-text: before the statement is run, or, with "after", when it is run and not answered yet. With a number for ``when`` they
-are answered with the error of that number.
+text: before the statement is run, or, with "after", when it is run and not answered yet. With a number for ``when``
+they are answered with the error of that number.
 """
 
 from __future__ import annotations
