@@ -81,6 +81,7 @@ def cut_for(statement: bytes):
 
 class Front(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits for 40 ms: its head is a packet of its own
 
     def log_message(self, *_):
         pass
