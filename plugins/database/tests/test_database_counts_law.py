@@ -1,4 +1,4 @@
-"""A law: the counts are what the events say, and what the pruned ones said, whatever befell in whichever order."""
+"""A law: the counts are what the events say, and what the pruned ones said, after any schedule of faults."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ async def _hold(database: Any, proxy: Any, make_event: Any, batch_of: Any, sched
 @pytest.mark.parametrize(
     "examples", [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.chaos)]
 )
-async def test_the_counts_are_what_the_events_say_whatever_befalls(
+async def test_the_counts_are_what_the_events_say_after_any_faults(
     database: Any, proxy_or_none: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch, examples: Any
 ) -> None:
     monkeypatch.setattr(rebuilding, "PAGE_ROWS", 6)

@@ -144,5 +144,5 @@ def _as_default(plan: Plan) -> Plan:
 def _embedded(registry: Registry) -> dict[str, Any]:
     # Looked for, not imported: that is the registry's part, once it is certain that it is needed.
     if "database" in registry.installed() and importlib.util.find_spec("aiosqlite") is not None:
-        return {"database": {"connection_string": f"sqlite:///{DATABASE_FILE}", "batch_size": 500}}
+        return {"database": {"connection_string": f"sqlite:///{DATABASE_FILE}", "batch_size": 500, "rollups": True}}
     return {"memory": {"max_size": _MEMORY_EVENTS}}

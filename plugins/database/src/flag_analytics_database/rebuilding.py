@@ -3,7 +3,7 @@
 One look at the database, in which nothing changes, shows what the events of some hours say and what the counts of these
 hours say. Everything that is written or removed afterwards changes both alike. So the difference may be added to the
 counts at any later time, and no writer has to wait. The place that was reached is moved in the same transaction, from
-where it was during the look: whoever comes second adds nothing.
+where it was during the look: of two rebuilds, one adds.
 """
 
 from __future__ import annotations
