@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -183,6 +184,58 @@ def _flagsmith(pipeline: Any) -> Iterator[Timed]:
     yield calls(evaluate)
 
 
+@contextmanager
+def _waffle(pipeline: Any) -> Iterator[Timed]:
+    flag_is_active, request = _django()
+    from flag_analytics_sdks.waffle import instrument
+    from flag_analytics_sdks.wrapping import observe
+    from waffle.models import Flag, Sample, Switch
+
+    if pipeline:
+        instrument(pipeline)
+        del Switch.is_active, Sample.is_active
+    else:
+        observe(Flag, "is_active", _nothing)
+    observed = Flag.is_active
+    del Flag.is_active
+    timed = calls(flag_is_active, request, "f")
+
+    def in_turn(operations: int) -> int:
+        # All contenders share the model: each has its method there for as long as it runs.
+        Flag.is_active = observed
+        try:
+            return timed(operations)
+        finally:
+            del Flag.is_active
+
+    yield in_turn
+
+
+@functools.cache
+def _django() -> tuple[Any, Any]:
+    """Set django-waffle up once in this process, with a flag in its cache; return what evaluates it, and a request."""
+    import django
+    from django.conf import settings
+
+    settings.configure(
+        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "waffle"],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
+        USE_TZ=True,
+    )
+    django.setup()
+    from django.core.management import call_command
+    from django.test import RequestFactory
+    from waffle import flag_is_active
+    from waffle.models import Flag
+
+    call_command("migrate", verbosity=0)
+    Flag.objects.create(name="f", everyone=True)
+    request = RequestFactory().get("/")
+    request.user = SimpleNamespace(pk="user-1", is_authenticated=True)
+    return flag_is_active, request
+
+
 def _table(name: str, opened: Callable[[Any], Any]) -> Table:
     with ExitStack() as stack:
         pipeline = stack.enter_context(open_pipeline({"collectors": {"memory": {"max_size": 10_000}}}))
@@ -232,4 +285,9 @@ def flagsmith() -> Table:
     return _table("Flagsmith", _flagsmith)
 
 
-BENCHMARKS = (launchdarkly, posthog, growthbook, configcat, unleash, statsig, statsig_python_core, flagsmith)
+def waffle() -> Table:
+    """Time an evaluation with django-waffle, of a flag in its cache."""
+    return _table("django-waffle", _waffle)
+
+
+BENCHMARKS = (launchdarkly, posthog, growthbook, configcat, unleash, statsig, statsig_python_core, flagsmith, waffle)
