@@ -17,12 +17,13 @@ from flag_analytics.protocols import Batch
 from flag_analytics.sources import EXACT, PARTS, EventFilter, FlagSummary, Grouping, TimeStep, Window
 from flag_analytics_database import DatabaseStore
 from flag_analytics_database.counting import DAY, HOUR
+from flag_analytics_database.retention import prune_some
 from flag_analytics_database.rollups.answers import RolledUpSource
 from flag_analytics_database.rollups.spans import DAYS_OF_SPANS, Span, cover
 from flag_analytics_database.rows import from_micros, micros
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 
 pytest.importorskip("datasketches", reason="it has no wheel for this Python")
 
@@ -332,26 +333,12 @@ async def test_summaries_are_made_beside_the_writing(store, batch_of, make_event
 # --- where events were removed
 
 
-async def prune(store: DatabaseStore, before: datetime) -> None:
-    """Remove events as retention does, and say so."""
-    tables = store.tables
-
-    async def remove(connection: Any) -> None:
-        await connection.execute(delete(tables.events).where(tables.events.c.timestamp < micros(before)))
-        row = {"name": "pruned_before", "value": micros(before)}
-        await connection.execute(insert(tables.rollup_state), [row])
-        await connection.commit()
-
-    await store._questions.run(remove, settle=True)
-
-
 @pytest.fixture
 async def pruned(store: DatabaseStore, batch_of: Any, make_event: Any) -> DatabaseStore:
     """Ten days of 24 events, the first six of which are in rollups alone."""
     hours = [BASE + timedelta(hours=hour, minutes=20) for hour in range(240)]
     await store.write(batch_of(*(make_event(n, timestamp=at) for n, at in enumerate(hours))))
-    await store.compact(1_000)
-    await prune(store, BASE + timedelta(days=6))
+    assert await store.prune(BASE + timedelta(days=6, hours=5)) == 6 * 24  # whole days, with their summaries made first
     return store
 
 
@@ -405,6 +392,24 @@ async def test_a_series_over_removed_events_is_counted(pruned) -> None:
     steps = await pruned.count_steps("checkout", Window(BASE, END), 3_600.0)
     assert [steps[number].count for number in range(240)] == [1] * 240
     assert steps[0].accuracy.missing == {"users"}
+
+
+async def test_no_event_is_removed_before_it_is_in_a_summary(store, batch_of, make_event) -> None:
+    hours = [BASE + timedelta(hours=hour) for hour in range(72)]
+    await store.write(batch_of(*(make_event(n, timestamp=at) for n, at in enumerate(hours))))
+
+    async def prune(connection: Any) -> int:
+        return await prune_some(connection, store.tables, store.family, BASE + timedelta(days=2))
+
+    assert await store._questions.run(prune) == 0
+    await store.compact(1)
+    assert await store._questions.run(prune) == 24
+    assert await store._questions.run(prune) == 0
+    await store.write(batch_of(make_event(99, timestamp=hours[30])))
+    await store.compact(1)
+    assert await store._questions.run(prune) == 25
+    (found,) = (await store.summarise(["checkout"], Window(BASE, END))).values()
+    assert (found.total, round(found.unique_users)) == (73, 73)
 
 
 async def test_late_events_of_removed_days_are_counted_at_once_and_taken_into_the_summary(
