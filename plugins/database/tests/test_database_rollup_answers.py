@@ -269,6 +269,41 @@ async def test_an_exact_answer_is_from_the_events_where_none_was_removed(store, 
     assert found["checkout"].accuracy == EXACT
 
 
+@pytest.mark.parametrize("compacted", [True, False])
+async def test_an_event_of_the_first_year_makes_a_question_about_all_time_no_harder(
+    store, batch_of, make_event, compacted
+) -> None:
+    ancient = [
+        make_event(timestamp=datetime(1, 1, 1, tzinfo=UTC)),
+        make_event(1, timestamp=datetime(1969, 7, 20, tzinfo=UTC)),
+    ]
+    await store.write(batch_of(*ancient, *(make_event(n, timestamp=BASE + timedelta(days=n)) for n in range(2, 9))))
+    if compacted:
+        await store.compact(1_000)
+    asked: list[Any] = []
+    ask = store.source.raw.ask
+
+    async def counting(query: Any) -> Any:
+        asked.append(query)
+        return await ask(query)
+
+    source = attrs.evolve(rolled_up(store), raw=attrs.evolve(store.source.raw, ask=counting))
+    (found,) = (await source.summarise(["checkout"], Window(None, END), accuracy="fast")).values()
+    assert (found.total, round(found.unique_users)) == (9, 9)
+    assert len(asked) < 500 // 3
+
+
+async def test_many_events_that_no_summary_has_are_counted_by_the_database(store, batch_of, make_event) -> None:
+    await store.write(batch_of(*(make_event(n, timestamp=BASE + timedelta(hours=n)) for n in range(48))))
+    window = Window(BASE, END)
+    exact = await store.source.raw.summarise(["checkout"], window, percentiles=(50.0,))
+    patient = attrs.evolve(rolled_up(store), most_measured=48)
+    (read,) = (await patient.summarise(["checkout"], window, percentiles=(50.0,), accuracy="fast")).values()
+    assert read.accuracy.bounds
+    hasty = attrs.evolve(rolled_up(store), most_measured=47)
+    assert await hasty.summarise(["checkout"], window, percentiles=(50.0,), accuracy="fast") == exact
+
+
 async def test_few_events_are_answered_exactly_in_a_fast_answer_too(store, batch_of, make_event) -> None:
     await store.write(batch_of(*map(make_event, range(10))))
     await store.compact(1_000)

@@ -44,13 +44,14 @@ from ..rows import from_micros, micros
 from ..source import DatabaseSource
 from .measured import cells_of_rows, count_events, measure
 from .questions import can_count, cell_filter, has_long_environment
-from .spans import Span, ceil, cover, floor
+from .spans import DAYS_OF_SPANS, Span, ceil, cover, floor
 from .stored import (
     DURATIONS,
     EARLIEST,
     USERS,
     VARIANT_USERS,
     counted_query,
+    days_query,
     earliest_query,
     hourly_query,
     spans_query,
@@ -65,6 +66,8 @@ __all__ = ["RolledUpSource"]
 _MEASURED = frozenset({"users", "variant_users", "latency"})
 _MOST_READ = 2_000
 """The most events of all such flags together."""
+_MOST_SPANS = 100
+"""In one statement: SQLite takes 500 parts of a union."""
 _NOTHING = WindowSummary({}, None, None, None)
 T = TypeVar("T")
 
@@ -104,6 +107,10 @@ class _Plan:
     is_whole: bool = True
 
 
+class _TooManyEvents(Exception):  # noqa: N818 - it is no error
+    """More events are in no summary than are worth reading one by one."""
+
+
 class _Parts(defaultdict[str, list[WindowSummary]]):
     """The pieces of the answer by flag."""
 
@@ -122,6 +129,7 @@ class RolledUpSource:
     Attributes:
         raw: Answers from the events.
         few_events: A flag with fewer events is answered from these, which is exact.
+        most_measured: The most events outside of summaries, in one piece of the time, that are read for an answer.
     """
 
     any_loop: ClassVar[bool] = True
@@ -129,6 +137,7 @@ class RolledUpSource:
 
     raw: DatabaseSource
     few_events: int = 1_000
+    most_measured: int = 100_000
 
     # --- the questions
 
@@ -163,7 +172,11 @@ class RolledUpSource:
         if time is not None:
             few = await self._flags_with_few_events(flag_keys, time) if plan.is_whole and measured else []
             others = sorted(set(flag_keys) - set(few))
-            found = _passing(await self._collect(others, time, measured), where, group_by)
+            try:
+                found = _passing(await self._collect(others, time, measured), where, group_by)
+            except _TooManyEvents:  # the database is faster with these, unless they are not all there
+                if not plan.is_whole:
+                    found = await self._collect(others, time, frozenset())
         if found is None:
             few = list(flag_keys)
         exact = await self.raw.summarise(few, window, **asked) if few else {}
@@ -300,8 +313,8 @@ class RolledUpSource:
         return _Plan(_Time(first, max(first, end), pruned_before), complete, is_whole)
 
     async def _flags_with_few_events(self, flag_keys: Sequence[str], time: _Time) -> list[str]:
-        days = range(floor(time.start, DAY), time.end, DAY)
-        rows = await self.raw.ask(counted_query(self.raw.tables, self.raw.family, days, flag_keys))
+        start, end = floor(time.start, DAY), ceil(time.end, DAY)
+        rows = await self.raw.ask(counted_query(self.raw.tables, self.raw.family, start, end, flag_keys))
         few: list[str] = []
         read = 0
         for key, events in sorted(rows, key=lambda row: (int(row[1]), row[0])):
@@ -317,16 +330,26 @@ class RolledUpSource:
         """Return the summaries of flags, by default of all, with the parts of ``measured``, which the others lack."""
         parts = _Parts()
         first, last = time.days
-        gaps, late, experiments = await self._add_spans(parts, cover(first, last), flag_keys, time, measured)
+        spans = await self._spans(first, last)
+        gaps, late, experiments = await self._add_spans(parts, spans, flag_keys, time, measured)
         edges = [(time.start, time.end)] if first == last else [(time.start, first), (last, time.end)]
         pieces = [(start, end, flag_keys) for start, end in edges]
-        pieces += [(day, day + DAY, keys) for day, keys in sorted(gaps.items())]
+        pieces += _in_a_row(gaps)
         for start, end, keys in pieces:
             is_there = start >= time.pruned_before
             await self._add_piece(parts, start, end, keys, measured if is_there else frozenset(), experiments)
         for day, keys in sorted(late.items()):
             await self._add_piece(parts, day, day + DAY, keys, measured, experiments)
         return parts.merged()
+
+    async def _spans(self, first: int, last: int) -> list[Span]:
+        """Return the spans of these days; of a very long time only those with events: one may be of the year 1."""
+        spans = cover(first, last)
+        if len(spans) <= _MOST_SPANS:
+            return spans
+        rows = await self.raw.ask(days_query(self.raw.tables, self.raw.family, first, last))
+        starts = {(floor(int(day), days * DAY), days) for (day,) in rows for days in DAYS_OF_SPANS}
+        return [span for span in spans if (span.start, span.days) in starts]
 
     async def _add_spans(
         self,
@@ -352,8 +375,11 @@ class RolledUpSource:
             by_start = {span.start: span for span in pending}
             rows: list[Any] = []
             for keys, some in _by_keys(pending):
-                query = spans_query(self.raw.tables, self.raw.family, some, keys, blobs, time.pruned_before)
-                rows += await self.raw.ask(query)
+                for place in range(0, len(some), _MOST_SPANS):
+                    together = some[place : place + _MOST_SPANS]
+                    rows += await self.raw.ask(
+                        spans_query(self.raw.tables, self.raw.family, together, keys, blobs, time.pruned_before)
+                    )
             halves: defaultdict[Span, set[str]] = defaultdict(set)
             for start, key, events, of_summary, *packed in rows:
                 span = by_start[int(start)]
@@ -388,6 +414,8 @@ class RolledUpSource:
         cells = await self._cells(start, end, flag_keys)
         if not cells:
             return
+        if measured and sum(one.events for of_flag in cells.values() for one in of_flag.values()) > self.most_measured:
+            raise _TooManyEvents
         seen: dict[str, WindowSummary] = {}
         if measured:
             found = await measure(self.raw.ask, self.raw.tables, self.raw.family, start, end, flag_keys, experiments)
@@ -491,6 +519,17 @@ def _by_keys(pending: Mapping[Span, Collection[str] | None]) -> Iterable[tuple[C
     for span, keys in pending.items():
         together[None if keys is None else frozenset(keys)].append(span)
     yield from together.items()
+
+
+def _in_a_row(gaps: Mapping[int, set[str]]) -> list[tuple[int, int, Collection[str] | None]]:
+    """Return the days as pieces of time: days in a row that lack summaries of the same flags are one."""
+    pieces: list[tuple[int, int, Collection[str] | None]] = []
+    for day, keys in sorted(gaps.items()):
+        if pieces and pieces[-1][1:] == (day, keys):
+            pieces[-1] = (pieces[-1][0], day + DAY, keys)
+        else:
+            pieces.append((day, day + DAY, keys))
+    return pieces
 
 
 def _grouped(whole: Mapping[int, WindowSummary], group_by: Grouping) -> dict[str, dict[int, WindowSummary]]:

@@ -6,7 +6,7 @@ these are counted in the transaction that stores or removes events.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Text, and_, func, literal, literal_column, null, or_, select, union_all
@@ -26,6 +26,7 @@ __all__ = [
     "USERS",
     "VARIANT_USERS",
     "counted_query",
+    "days_query",
     "earliest_query",
     "hourly_query",
     "keeping",
@@ -39,18 +40,26 @@ USERS, DURATIONS, VARIANT_USERS = "users", "durations", "variant_users"
 _FIGURES = ("events", "weight", "errors", "error_weight")
 
 
-def _day_totals(tables: Tables, family: str, days: Iterable[int], flag_keys: Collection[str] | None) -> list[Any]:
-    """Return the conditions of the rows that count whole days."""
+def _day_totals(
+    tables: Tables, family: str, start: int, end: int, flag_keys: Collection[str] | None = None
+) -> list[Any]:
+    """Return the conditions of the rows that count the days from ``start`` to ``end``, excluded."""
     counts = tables.counts.c
-    conditions = [counts.hour.in_([DAY_TOTALS + day for day in days])]
+    conditions = [counts.hour >= DAY_TOTALS + start, counts.hour < DAY_TOTALS + end]
     return conditions if flag_keys is None else [*conditions, one_of(counts.flag_key, family, flag_keys)]
 
 
-def counted_query(tables: Tables, family: str, days: Iterable[int], flag_keys: Collection[str]) -> Any:
-    """Return the statement for (flag key, number of events) in these days."""
+def counted_query(tables: Tables, family: str, start: int, end: int, flag_keys: Collection[str]) -> Any:
+    """Return the statement for (flag key, number of events) in the days from ``start`` to ``end``, excluded."""
     counts = tables.counts.c
-    mine = _day_totals(tables, family, days, flag_keys)
+    mine = _day_totals(tables, family, start, end, flag_keys)
     return select(counts.flag_key, func.sum(counts.events)).where(*mine).group_by(counts.flag_key)
+
+
+def days_query(tables: Tables, family: str, start: int, end: int) -> Any:
+    """Return the statement for the days from ``start`` to ``end``, excluded, that have events."""
+    counts = tables.counts.c
+    return select(counts.hour - DAY_TOTALS).where(*_day_totals(tables, family, start, end)).distinct()
 
 
 EARLIEST = "earliest"
@@ -77,7 +86,7 @@ def spans_query(
     counts, kept = tables.counts.c, tables.sketches
     arms = []
     for span in spans:
-        mine = _day_totals(tables, family, span.each_day, flag_keys)
+        mine = _day_totals(tables, family, span.start, span.end, flag_keys)
         total = func.sum(counts.events).label("events")
         counted = select(counts.flag_key, total).where(*mine).group_by(counts.flag_key).having(total > 0).subquery()
         fresh = kept.c.events == counted.c.events
