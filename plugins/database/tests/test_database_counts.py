@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from flag_analytics.events import EvaluationReason
-from flag_analytics_database import DatabaseStore, rebuilding, write_connection
+from flag_analytics_database import DatabaseOptions, DatabaseStore, rebuilding, write_connection
 from flag_analytics_database.count_statements import cell_from, cells_query
 from flag_analytics_database.counting import CELL_COLUMNS, DAY_TOTALS, HOUR, count, with_day_totals
 from flag_analytics_database.rollup_state import EVER, NEVER
+from flag_analytics_database.writers.any_driver import CoreWriter
 from sqlalchemy import select
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -386,3 +388,58 @@ async def test_a_write_that_is_given_up_anywhere_leaves_no_lock_behind(
         other.execute("ROLLBACK")
     other.close()
     assert await balanced(store)
+
+
+async def test_other_drivers_of_the_servers_count_as_exactly(
+    server_database: Any, make_event: Any, batch_of: Any
+) -> None:
+    stores = [server_database.store(rollups=True) for _ in range(4)]
+    for store in stores:
+        await store.open()
+        store._writer = CoreWriter(store.tables, store.family)
+    events = [make_event(number, flag_key=f"flag-{number % 3}") for number in range(60)]
+    await asyncio.gather(*(store.write(batch_of(*events[10 * n : 10 * n + 30])) for n, store in enumerate(stores)))
+    await stores[0].start_import("a")
+    await stores[0].write(batch_of(*events, events[0]))
+    assert await balanced(stores[0])
+    assert sum(cell[5] for cell in await by_hour(stores[0])) == await server_database.count() == 60
+
+
+async def test_a_database_in_memory_is_counted_and_rebuilt(make_event: Any, batch_of: Any) -> None:
+    store = DatabaseStore(DatabaseOptions(connection_string="sqlite+aiosqlite://", rollups=True))
+    await store.write(batch_of(*(make_event(number) for number in range(30))))
+    await store.write(batch_of(*(make_event(number) for number in range(30))))
+    assert await store.rebuild_counts() == 0
+    assert await balanced(store)
+    await store.close()
+
+
+async def test_processes_at_once_count_each_event_once(database: Any) -> None:
+    await database.store(rollups=True).open()
+    command = [sys.executable, "-c", WRITER, database.connection_string]
+    running = [await asyncio.create_subprocess_exec(*command) for _ in range(2)]
+    assert [await asyncio.wait_for(process.wait(), 120) for process in running] == [0, 0]
+    store = database.store()
+    assert await balanced(store)
+    assert sum(cell[5] for cell in await by_hour(store)) == await database.count() == 600
+
+
+WRITER = """
+import asyncio, sys
+from datetime import UTC, datetime
+from uuid import UUID
+from flag_analytics import FlagEvaluationEvent
+from flag_analytics_database import DatabaseAnalyticsCollector
+
+async def main():
+    collector = await DatabaseAnalyticsCollector.create(sys.argv[1], batch_size=50, flush_interval_seconds=0.01)
+    for number in range(600):
+        at = datetime(2026, 3, 1, number % 3, tzinfo=UTC)
+        event = FlagEvaluationEvent(at, f"flag-{number % 5}", number, "SPLIT", event_id=str(UUID(int=number + 1)))
+        await collector.record(event)
+        if number % 40 == 0:
+            await asyncio.sleep(0.001)
+    report = await collector.close(60.0)
+    assert report, report
+asyncio.run(main())
+"""
