@@ -194,3 +194,15 @@ async def test_an_empty_file_has_no_events(place):
     assert await source.get_events(where=EventFilter(targeting_key="user-1")) == []
     await sink.write(batch_of(sink, "user-2"))
     assert await users_in(place) == ["user-2"]
+
+
+async def test_a_file_that_others_change_all_the_time_is_said(place, monkeypatch):
+    sink = sink_at(place)
+    await sink.write(batch_of(sink, "user-1"))
+
+    async def never(self, *_):
+        return False
+
+    monkeypatch.setattr(Directory, "replace", never)
+    with pytest.raises(SinkUnavailable, match="changed by others all the time"):
+        await sink.forget(["user-1"])

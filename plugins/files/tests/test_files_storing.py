@@ -229,7 +229,7 @@ async def test_what_an_ended_process_left_unfinished_is_removed_after_an_hour(pl
     old, new = day / ".old.part", day / ".new.part"
     for file in (old, new):
         file.write_bytes(b"{")
-    os.utime(old, (time.time() - 7_200,) * 2)
+    os.utime(old, (time.time() - 600,) * 2)
     sink = sink_at(place)
     await sink._store.paths("")
     assert files_in(place) == ["date=2026-01-31/.new.part"]

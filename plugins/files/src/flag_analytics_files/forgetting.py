@@ -21,6 +21,7 @@ __all__ = ["MERGE_ENDS_SECONDS", "forget"]
 MERGE_ENDS_SECONDS = 30.0
 """The time after which a merge has ended, or its process has."""
 _PAUSE_SECONDS = 0.1
+_ATTEMPTS = 5
 
 
 async def forget(store: Store, targeting_keys: Collection[str]) -> int:
@@ -53,7 +54,7 @@ async def forget(store: Store, targeting_keys: Collection[str]) -> int:
 
 async def _forget_in(store: Store, path: str, targeting_keys: Collection[str]) -> int | None:
     """Return how many events went; None if it is no file of its format."""
-    while True:
+    for _ in range(_ATTEMPTS):
         body = await store.get(path)
         if body is None:
             return 0  # it was merged into another
@@ -65,3 +66,4 @@ async def _forget_in(store: Store, path: str, targeting_keys: Collection[str]) -
             return None
         if not removed or await store.replace(path, body, left):
             return removed
+    raise SinkUnavailable("a file is changed by others all the time: call again", code="changing")

@@ -19,7 +19,7 @@ from .options import FilesOptions
 
 __all__ = ["Directory", "Store", "open_store"]
 
-_LEFT_BEHIND_SECONDS = 3_600.0
+_LEFT_BEHIND_SECONDS = 300.0
 _UNFINISHED = ".part"
 
 T = TypeVar("T")
