@@ -99,25 +99,25 @@ class Asking:
 
 class _OverHttp:
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
 
     async def insert(
         self, table: str, columns: Mapping[str, list[Any]], types: Sequence[str], settings: Settings
     ) -> None:
         with _quiet():
-            await self._client.insert(table, **_given(columns, types, settings))
+            await self.client.insert(table, **_given(columns, types, settings))
 
     async def rows(self, sql: str, parameters: Parameters = None, settings: Settings = None) -> list[tuple[Any, ...]]:
         with _quiet():
-            result = await self._client.query(sql, parameters=_bound(parameters), settings=dict(settings or {}))
+            result = await self.client.query(sql, parameters=_bound(parameters), settings=dict(settings or {}))
         return [tuple(row) for row in result.result_rows]
 
     async def run(self, sql: str, parameters: Parameters = None, settings: Settings = None) -> None:
         with _quiet():
-            await self._client.command(sql, parameters=_bound(parameters), settings=dict(settings or {}))
+            await self.client.command(sql, parameters=_bound(parameters), settings=dict(settings or {}))
 
     async def close(self) -> None:
-        await self._client.close()
+        await self.client.close()
 
 
 class _InThread:

@@ -117,13 +117,15 @@ def as_columns(events: Sequence[FrozenEvent], batch_id: str) -> dict[str, list[A
         columns |= {
             "event_id": _id_numbers([event.event_id for event in events]),
             "batch_id": [batch_id] * len(events),
-            "timestamp": [micros(event.timestamp) for event in events],
+            "timestamp": _micros_of([event.timestamp for event in events]),
             "received_at": [int(event.received_at * 1_000_000) for event in events],
             "kind": [_KIND_CODES[event.kind] for event in events],
-            "value": [event.value_json.decode() for event in events],
-            "context_attributes": [event.context_json.decode() for event in events],
+            "value": [event.value_json for event in events],
+            "context_attributes": [event.context_json for event in events],
             "environment": _environments([event.context_json for event in events]),
         }
+        for name in ("value", "context_attributes"):
+            b"\n".join(columns[name]).decode()  # each is UTF-8, and sent as it is
         for name in _AS_THEY_ARE:
             if not _FITTING[name].issuperset(set(map(type, columns[name]))):
                 raise unfit(events) or BadBatch(_UNFIT, code=name)
@@ -174,6 +176,12 @@ def _unfit_field(event: FrozenEvent) -> str:
     except Exception as error:
         return type(error).__name__
     return "" if event.kind in _KIND_CODES else "kind"
+
+
+def _micros_of(moments: Sequence[datetime]) -> list[int]:
+    """Return ``micros`` of each, without its call."""
+    spans = [moment - _EPOCH for moment in moments]
+    return [(span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds for span in spans]
 
 
 def _environments(contexts: Sequence[bytes]) -> list[str]:

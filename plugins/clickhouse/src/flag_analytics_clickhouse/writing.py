@@ -20,6 +20,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -42,6 +43,8 @@ _SURE_SECONDS = 60.0
 _PART = re.compile(r"_(\d+)_\d+_\d+(?:_\d+)?$")
 """The end of a part's name: the first and the last block in it, and how often it was merged and changed."""
 
+_event_id = attrgetter("event_id")
+_received_at = attrgetter("received_at")
 _TYPES = tuple(COLUMN_TYPES.values())
 
 
@@ -79,7 +82,7 @@ class BatchWriter:
             BadBatch: no row can be made of an event.
             SinkUnavailable: the server still works on an insert of an earlier process.
         """
-        events = {event.event_id: event for event in batch}
+        events = dict(zip(map(_event_id, batch.events), batch.events, strict=True))
         blocks = self._blocks.get(batch.id)
         if blocks is None:
             blocks = [*await self._divide(connection, batch.id, [*events.values()])]
@@ -92,7 +95,8 @@ class BatchWriter:
             self._doubtful.update(events)
             raise
         self._blocks.pop(batch.id, None)
-        self._doubtful.difference_update(events)
+        if self._doubtful:
+            self._doubtful.difference_update(events)
 
     def _keep_in_mind(self, batch_id: str, blocks: list[_Block]) -> None:
         """Remember what is left of a batch; those that were cut into others, and do not come again, go in time."""
@@ -108,16 +112,21 @@ class BatchWriter:
 
     async def _divide(self, connection: Writing, batch_id: str, events: Sequence[FrozenEvent]) -> Iterator[_Block]:
         """Return the blocks of a new batch, without the events that are stored already."""
-        maybe = [event for event in events if self._may_be_stored(event)]
+        maybe = self._maybe_stored(events)
         if maybe:
             await self._wait_for_others(connection)
-        stored = await self._find(connection, maybe)
-        new = [event for event in events if event.event_id not in stored]
-        return (_Block(f"{batch_id}/{month}", some) for month, some in by_partition(new).items())
+            stored = await self._find(connection, maybe)
+            events = [event for event in events if event.event_id not in stored]
+        return (_Block(f"{batch_id}/{month}", some) for month, some in by_partition(events).items())
 
-    def _may_be_stored(self, event: FrozenEvent) -> bool:
-        recovered = event.received_at < self._started + _CLOCK_SECONDS
-        return self._look_up_ids or recovered or event.event_id in self._doubtful
+    def _maybe_stored(self, events: Sequence[FrozenEvent]) -> Sequence[FrozenEvent]:
+        """Return the events that may be stored already."""
+        if self._look_up_ids:
+            return events
+        since, doubtful = self._started + _CLOCK_SECONDS, self._doubtful
+        if not doubtful and min(map(_received_at, events), default=since) >= since:  # as nearly always
+            return ()
+        return [event for event in events if event.received_at < since or event.event_id in doubtful]
 
     async def _insert(self, connection: Writing, block: _Block, batch_id: str) -> None:
         if block.tried_at is None:
