@@ -47,8 +47,13 @@ def lines_in(file: Path) -> list[str]:
     return file.read_text("utf-8").splitlines()
 
 
+def stored_in(place) -> list[str]:
+    """Return the files that have their name: a slow machine may not have removed what they were written as yet."""
+    return [path for path in files_in(place) if not path.endswith(".part")]
+
+
 def flags_in(place) -> Counter[str]:
-    return Counter(json.loads(line)["flag_key"] for file in files_in(place) for line in lines_in(place / file))
+    return Counter(json.loads(line)["flag_key"] for file in stored_in(place) for line in lines_in(place / file))
 
 
 def batch_of(sink, *events) -> Batch:
@@ -99,9 +104,9 @@ def test_a_file_is_written_when_its_first_event_is_old_enough(place):
     delivery = Delivery({"files": sink_at(place, max_file_age=timedelta(milliseconds=50))})
     delivery.record_nowait(plain_event())
     deadline = time.monotonic() + 10.0
-    while not (place.exists() and files_in(place)) and time.monotonic() < deadline:
+    while not (place.exists() and stored_in(place)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(files_in(place)) == 1
+    assert len(stored_in(place)) == 1
     delivery.close_sync()
 
 
