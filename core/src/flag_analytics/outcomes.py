@@ -11,7 +11,7 @@ import attrs
 
 from .filters import DEFAULT_VARIANT
 from .reports import DeliveryStats
-from .sources import EventFilter, Window
+from .sources import EXACT, Accuracy, EventFilter, Window
 from .statistics import check_arms, newcombe_interval, wilson_interval
 
 __all__ = ["OUTCOMES", "Difference", "OutcomeSource", "OutcomeTally", "Outcomes", "VariantOutcomes", "exposure_filter"]
@@ -80,6 +80,7 @@ class Outcomes:
         sampled: Whether there are sampled events among them: figures are then those of the sample.
         window_start: The start of the window, UTC; None means from the first event on.
         window_end: The end of the window, UTC.
+        accuracy: How exact the figures are.
     """
 
     flag_key: str
@@ -89,6 +90,7 @@ class Outcomes:
     sampled: bool = False
     window_start: datetime | None = None
     window_end: datetime | None = None
+    accuracy: Accuracy = EXACT
 
     def usual_control(self) -> str | None:
         """Return ``control``, ``off`` or ``default``, if users saw it, else the first by name; None without users."""
@@ -135,6 +137,9 @@ class Outcomes:
             found.append(f"{self.crossover_users:,} {users} saw more than one variant")
         if self.sampled:
             found.append("events are sampled: a user's exposure may be there and the outcome not, or the reverse")
+        since = self.accuracy.complete_since
+        if since is not None:
+            found.append(f"events before {since:%Y-%m-%d %H:%M} UTC were removed: another variant may have come first")
         lost = _lost(stats)
         if lost:
             found.append(f"events are missing: the ledger shows {lost:,} lost")

@@ -244,6 +244,7 @@ class Exposures:
             kept, came first, the variant seen first may be one of theirs.
         window_start: The start of the window, UTC; None means from the first event on.
         window_end: The end of the window, UTC.
+        accuracy: How exact the figures are.
     """
 
     users: int = 0
@@ -254,6 +255,7 @@ class Exposures:
     estimated: bool = False
     window_start: datetime | None = None
     window_end: datetime | None = None
+    accuracy: Accuracy = EXACT
 
 
 @attrs.frozen

@@ -245,6 +245,9 @@ async def test_figures_that_only_events_tell_say_since_when_they_are_complete(en
     store._kept = (float("-inf"), None)
     found = await store.summarise(FLAGS, Window(None, MOMENTS[-1]), where=EventFilter(targeting_key="user-3"))
     assert {summary.accuracy.complete_since for summary in found.values()} == {START + 2 * DAY}
+    exposures = await store.get_exposures(FLAGS[0], Window(None, MOMENTS[-1]))
+    outcomes = await store.get_outcomes(FLAGS[0], "buy", Window(None, MOMENTS[-1]))
+    assert {exposures.accuracy.complete_since, outcomes.accuracy.complete_since} == {START + 2 * DAY}
     later = await store.summarise(FLAGS, Window(START + 2 * DAY, MOMENTS[-1]))
     assert all(summary.accuracy == EXACT for summary in later.values())
 

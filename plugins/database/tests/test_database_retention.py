@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from flag_analytics.reports import DeadLetter
+from flag_analytics.sources import EXACT, Accuracy, Window
 from flag_analytics_database import DatabaseAnalyticsCollector, retention
 from flag_analytics_database.partitions import create_partitions
 
@@ -31,6 +32,24 @@ async def test_pruning_removes_what_is_older_in_batches(
     assert await store.get_events() == kept
     assert await database.count("analytics_events_dead_letters") == 1
     assert await store.prune(limit) == 0
+    await store.close()
+
+
+async def test_without_rollups_an_answer_says_since_when_events_are_kept(
+    database: Any, make_event: Any, batch_of: Any
+) -> None:
+    store = database.store()
+    times = [NOW - timedelta(days=days) for days in (40, 1)]
+    await store.write(batch_of(*(make_event(timestamp=at, targeting_key="u") for at in times)))
+    limit = NOW - timedelta(days=30)
+    everything, kept = Window(None, NOW), Window(limit, NOW)
+    assert (await store.summarise(["checkout"], everything))["checkout"].accuracy == EXACT
+    assert await store.prune(limit) == 1
+    found = (await store.summarise(["checkout"], everything))["checkout"]
+    assert (found.total, found.accuracy) == (1, Accuracy(complete_since=limit))
+    assert (await store.get_exposures("checkout", everything)).accuracy.complete_since == limit
+    assert (await store.list_flags(everything))[0].accuracy.complete_since == limit
+    assert (await store.summarise(["checkout"], kept))["checkout"].accuracy == EXACT
     await store.close()
 
 

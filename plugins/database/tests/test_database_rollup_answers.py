@@ -423,6 +423,16 @@ async def test_what_rollups_cannot_tell_of_removed_events_is_said(pruned) -> Non
         await pruned.list_flags(Window(BASE, BASE + timedelta(hours=30, minutes=1)))
 
 
+async def test_exposures_and_outcomes_say_that_events_were_removed(pruned) -> None:
+    since = BASE + timedelta(days=6)
+    exposures = await pruned.get_exposures("checkout", Window(BASE, END))
+    assert (exposures.users, exposures.accuracy.complete_since) == (4 * 24, since)
+    outcomes = await pruned.get_outcomes("checkout", "buy", Window(None, END))
+    assert outcomes.accuracy.complete_since == since
+    assert [doubt for doubt in outcomes.doubts() if "were removed" in doubt]
+    assert (await pruned.get_exposures("checkout", Window(since, END))).accuracy == EXACT
+
+
 async def test_a_series_over_removed_events_is_counted(pruned) -> None:
     steps = await pruned.count_steps("checkout", Window(BASE, END), 3_600.0)
     assert [steps[number].count for number in range(240)] == [1] * 240

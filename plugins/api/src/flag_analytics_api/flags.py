@@ -147,7 +147,9 @@ async def flag(service: Service, request: Request) -> Response:
         accuracies = [metrics.accuracy]
         exposure = None
         if not is_fast(query):
-            exposure = _exposure(await aggregator.get_exposures(key, asked.seconds, **scope))
+            seen = await aggregator.get_exposures(key, asked.seconds, **scope)
+            exposure = _exposure(seen)
+            accuracies.append(seen.accuracy)
         groups = None
         if query.group_by is not None:
             by_group = await aggregator.get_metrics(

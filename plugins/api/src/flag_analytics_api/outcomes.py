@@ -39,7 +39,7 @@ async def outcomes(service: Service, request: Request) -> Response:
             ],
             crossover_users=answer.crossover_users,
             doubts=doubts,
-            **await service.envelope(asked, estimated=answer.sampled),
+            **await service.envelope(asked, estimated=answer.sampled, accuracies=[answer.accuracy]),
         )
 
     return await service.answer(f"outcomes {key!r} {request.url.query}", found)

@@ -177,7 +177,8 @@ class ClickHouseSource:
         for *row, names in await self.ask(exposures_query(*asked, where)):
             rows.append(row)
             versions.update(names)
-        whole = exposures_of(rows)
+        _, kept = await self._choose(window, "exact")
+        whole = attrs.evolve(exposures_of(rows), accuracy=_complete_since(kept))
         if len(versions) < 2:
             return attrs.evolve(whole, by_version=dict.fromkeys(versions, whole))
         by_version: defaultdict[str, list[Sequence[Any]]] = defaultdict(list)
@@ -190,7 +191,9 @@ class ClickHouseSource:
     ) -> Outcomes:
         """Return what the flag's users did, by the variant that they saw first; see ``OutcomeSource.get_outcomes``."""
         asked = (self.tables, flag_key, metric, window, canonical_filter(where))
-        return outcomes_of(flag_key, metric, await self.ask(outcomes_query(*asked)))
+        _, kept = await self._choose(window, "exact")
+        found = outcomes_of(flag_key, metric, await self.ask(outcomes_query(*asked)))
+        return attrs.evolve(found, accuracy=_complete_since(kept))
 
     async def list_flags(
         self, window: Window, *, where: EventFilter | None = None, accuracy: str = "exact"

@@ -136,8 +136,8 @@ async def _commit_removal(
     Returns:
         How many went.
     """
-    if gone and days is not None and days.is_counted:
-        if await _first_stale_day(connection, tables, days.start, days.end) < days.end:
+    if gone and days is not None:
+        if days.is_counted and await _first_stale_day(connection, tables, days.start, days.end) < days.end:
             await connection.rollback()
             return 0
         pruned_before = (await read_state(connection, tables)).get(PRUNED_BEFORE, EVER)

@@ -260,19 +260,28 @@ class RolledUpSource:
 
     async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
         """Return users by the variant that they saw first, always from the events."""
-        return await self.raw.get_exposures(flag_key, window, where=where)
+        found = await self.raw.get_exposures(flag_key, window, where=where)
+        return attrs.evolve(found, accuracy=await self._accuracy_of_events(window))
 
     async def get_outcomes(
         self, flag_key: str, metric: str, window: Window, *, where: EventFilter | None = None
     ) -> Outcomes:
         """Return what the flag's users did, always from the events."""
-        return await self.raw.get_outcomes(flag_key, metric, window, where=where)
+        found = await self.raw.get_outcomes(flag_key, metric, window, where=where)
+        return attrs.evolve(found, accuracy=await self._accuracy_of_events(window))
 
     async def count_future(self, now: datetime) -> int:
         """Return how many stored events are dated after ``now``."""
         return await self.raw.count_future(now)
 
     # --- what to answer from
+
+    async def _accuracy_of_events(self, window: Window) -> Accuracy:
+        """Return how exact an answer from the events is: it leaves out those that were removed."""
+        rows = await self.raw.ask(state_query(self.raw.tables))
+        before = {name: int(value) for name, value in rows}.get(PRUNED_BEFORE, EVER)
+        is_whole = before == EVER or (window.start is not None and micros(window.start) >= before)
+        return EXACT if is_whole else Accuracy(complete_since=from_micros(before))
 
     async def _plan(
         self,
