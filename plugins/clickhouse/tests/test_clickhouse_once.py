@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from flag_analytics.errors import CommitUnknown, DeliveryError, SinkUnavailable
 
@@ -104,9 +105,7 @@ async def test_events_of_a_process_that_ended_are_stored_once(engine):
 async def test_an_insert_of_an_earlier_process_is_waited_for(engine):
     store = engine.store()
     await store.open()
-    store._writer._started -= 3_600
-    old = engine.events(1)
-    store._writer._started += 3_600
+    old = [msgspec.structs.replace(event, received_at=0.0) for event in engine.events(1)]
     real, store._writing.rows = store._writing.rows, under_way(store._writing.rows)
     with pytest.raises(SinkUnavailable) as raised:
         await store.write(engine.batch(old))
@@ -114,6 +113,18 @@ async def test_an_insert_of_an_earlier_process_is_waited_for(engine):
     store._writing.rows = real
     await store.write(engine.batch(old))
     assert await figures(store) == (1, 1, 1, 1)
+
+
+async def test_a_user_who_may_not_read_system_tables_stores_each_event_once_too(engine):
+    store = engine.store()
+    await store.open()
+    batch = engine.batch(engine.events(50))
+    engine.cut(when="after")
+    with pytest.raises(CommitUnknown):
+        await store.write(batch)
+    engine.cut(when=497, match="system.parts")
+    await store.write(batch)
+    assert await figures(store) == (50, 50, 50, 50)
 
 
 def under_way(rows):

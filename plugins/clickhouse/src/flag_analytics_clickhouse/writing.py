@@ -24,6 +24,7 @@ from operator import attrgetter
 from typing import Any
 
 import attrs
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from flag_analytics.errors import SinkUnavailable
 from flag_analytics.frozen import FrozenEvent
 from flag_analytics.protocols import Batch
@@ -34,6 +35,7 @@ from .schema import COLUMN_TYPES, Tables
 
 __all__ = ["BatchWriter", "insert_settings"]
 
+_ACCESS_DENIED = 497
 _CLOCK_SECONDS = 1.0
 _IDS_AT_ONCE = 500
 _MOST_KEY_CHARACTERS = 16_000
@@ -165,17 +167,27 @@ class BatchWriter:
             return time.monotonic() - tried_at < _SURE_SECONDS
         numbers = [int(match.group(1)) for part in parts if (match := _PART.search(part))]
         asked = {"database": self._tables.database, "table": self._tables.name}
-        ((latest,),) = await connection.rows(_LATEST_BLOCK, asked)
-        return len(numbers) == len(parts) and latest - min(numbers) <= self._tables.window // 2
+        latest = await _number(connection, _LATEST_BLOCK, asked)
+        return bool(latest) and len(numbers) == len(parts) and latest - min(numbers) <= self._tables.window // 2
 
     async def _wait_for_others(self, connection: Writing) -> None:
         if self._waited:
             return
         asked = {"table": self._tables.events, "age": time.time() - self._started}
-        ((under_way,),) = await connection.rows(_UNDER_WAY, asked)
-        if under_way:
+        if await _number(connection, _UNDER_WAY, asked):
             raise SinkUnavailable("the server still works on inserts of an earlier process", code="under_way")
         self._waited = True
+
+
+async def _number(connection: Writing, sql: str, asked: dict[str, Any]) -> int:
+    """Return the number that a query of a system table gives; 0 where the user may not ask it."""
+    try:
+        ((found,),) = await connection.rows(sql, asked)
+    except ClickHouseError as error:
+        if getattr(error, "code", None) == _ACCESS_DENIED:
+            return 0
+        raise
+    return int(found)
 
 
 def insert_settings(token: str) -> dict[str, str]:
