@@ -433,6 +433,19 @@ async def test_exposures_and_outcomes_say_that_events_were_removed(pruned) -> No
     assert (await pruned.get_exposures("checkout", Window(since, END))).accuracy == EXACT
 
 
+async def test_an_environment_that_only_events_name_is_not_taken_for_complete(store, batch_of, make_event) -> None:
+    named = {"context_attributes": {"environment": "x" * 300}}
+    await store.write(batch_of(*(make_event(n, timestamp=BASE + timedelta(hours=n), **named) for n in range(48))))
+    assert await store.prune(BASE + timedelta(days=1)) == 24
+    since, where = BASE + timedelta(days=1), EventFilter(environment="x" * 300)
+    (found,) = (await store.summarise(["checkout"], Window(BASE, END), where=where)).values()
+    assert (found.total, found.accuracy.complete_since) == (24, since)
+    [flag] = await store.list_flags(Window(BASE, END), where=where)
+    assert (flag.count, flag.accuracy.complete_since) == (24, since)
+    steps = await store.count_steps("checkout", Window(BASE, END), 86_400.0, where=where)
+    assert [(step.count, step.accuracy.complete_since) for step in steps.values()] == [(24, since)]
+
+
 async def test_a_series_over_removed_events_is_counted(pruned) -> None:
     steps = await pruned.count_steps("checkout", Window(BASE, END), 3_600.0)
     assert [steps[number].count for number in range(240)] == [1] * 240

@@ -98,13 +98,18 @@ class _Plan:
 
     Attributes:
         time: Its time, where it is answered from rollups; None for one that is answered from the events.
-        complete: From when on the answer is complete.
-        is_whole: Whether no event of the window was removed.
+        complete: From when on an answer from rollups is complete.
+        of_events: From when on an answer from the events is.
     """
 
     time: _Time | None
     complete: Accuracy = EXACT
-    is_whole: bool = True
+    of_events: Accuracy = EXACT
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no event of the window was removed."""
+        return self.of_events == EXACT
 
 
 class _TooManyEvents(Exception):  # noqa: N818 - it is no error
@@ -173,18 +178,19 @@ class RolledUpSource:
             few = await self._flags_with_few_events(flag_keys, time) if plan.is_whole and measured else []
             others = sorted(set(flag_keys) - set(few))
             try:
-                found = _passing(await self._collect(others, time, measured), where, group_by)
+                found = _passing(await self._collect(others, time, measured) if others else {}, where, group_by)
             except _TooManyEvents:  # the database is faster with these, unless they are not all there
                 if not plan.is_whole:
                     found = await self._collect(others, time, frozenset())
         if found is None:
             few = list(flag_keys)
         exact = await self.raw.summarise(few, window, **asked) if few else {}
-        answers = {key: _answer(one, parts, percentiles, group_by, plan.complete) for key, one in (found or {}).items()}
-        if plan.complete == EXACT:
+        complete = plan.of_events if found is None else plan.complete
+        answers = {key: _answer(one, parts, percentiles, group_by, complete) for key, one in (found or {}).items()}
+        if complete == EXACT:
             return {**answers, **exact}
-        nothing = dict.fromkeys(flag_keys, FlagSummary(accuracy=plan.complete))
-        return {**nothing, **answers, **{key: _saying(one, plan.complete) for key, one in exact.items()}}
+        nothing = dict.fromkeys(flag_keys, FlagSummary(accuracy=complete))
+        return {**nothing, **answers, **{key: _saying(one, complete) for key, one in exact.items()}}
 
     async def list_flags(
         self, window: Window, *, where: EventFilter | None = None, accuracy: str = "exact"
@@ -197,7 +203,7 @@ class RolledUpSource:
             found = _passing(await self._collect(None, plan.time, frozenset()), where)
         if found is None:
             exact = await self.raw.list_flags(window, where=where)
-            return exact if plan.complete == EXACT else [_saying(one, plan.complete) for one in exact]
+            return exact if plan.is_whole else [_saying(one, plan.of_events) for one in exact]
         return [one.activity(key, plan.complete) for key, one in found.items()]
 
     async def count_steps(
@@ -233,9 +239,7 @@ class RolledUpSource:
             found = _passing(whole, where, group_by)
         if found is None:
             exact = await self.raw.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
-            if plan.complete == EXACT:
-                return exact
-            return {number: _saying(one, plan.complete) for number, one in exact.items()}
+            return exact if plan.is_whole else {number: _saying(one, plan.of_events) for number, one in exact.items()}
         said = attrs.evolve(plan.complete, missing=frozenset({"users"}))
 
         def steps(by_number: Mapping[int, WindowSummary]) -> dict[int, TimeStep]:
@@ -305,10 +309,11 @@ class RolledUpSource:
         is_whole = start >= pruned_before
         if is_whole and accuracy != "fast":
             return _Plan(None)
+        of_events = EXACT if is_whole else Accuracy(complete_since=from_micros(pruned_before))
         # Of what was removed, and then left the rollups too, nothing tells any more.
         begin = start if is_whole else max(start, state.get(ROLLUPS_PRUNED_BEFORE, EVER))
         if state.get(COUNTED_SINCE, NEVER) > begin or not can_count(where, group_by):
-            return _Plan(None, EXACT if is_whole else Accuracy(complete_since=from_micros(pruned_before)), is_whole)
+            return _Plan(None, of_events=of_events)
         if begin == start:
             start = begin = max(start, floor(state.get(EARLIEST, end), DAY))
         first = begin
@@ -319,7 +324,7 @@ class RolledUpSource:
                 raise _by_the_hour(pruned_before, "a window that ends with an hour")
             first = ceil(begin, unit if ceil(begin, unit) < floor(end, unit) else HOUR)
         complete = EXACT if first == start else Accuracy(complete_since=from_micros(first))
-        return _Plan(_Time(first, max(first, end), pruned_before), complete, is_whole)
+        return _Plan(_Time(first, max(first, end), pruned_before), complete, of_events)
 
     async def _flags_with_few_events(self, flag_keys: Sequence[str], time: _Time) -> list[str]:
         start, end = floor(time.start, DAY), ceil(time.end, DAY)
