@@ -33,6 +33,8 @@ GRACE = 15 * 60 * 1_000_000
 _PARTS = (USERS, DURATIONS, VARIANT_USERS)
 _ROWS_AT_ONCE = 50_000
 _MOST = 200
+_QUICK_DAYS = 4
+"""From so many days on a summary has users in a larger form: there are few of these, and each is used often."""
 
 
 def finished_before(now: int) -> int:
@@ -160,7 +162,7 @@ class Compaction:
                 "flag_key": flag_key,
                 "events": whole.events,
                 "cells": pack_cells(whole.cells),
-                "users": None if whole.users is None else whole.users.pack(),
+                "users": None if whole.users is None else whole.users.pack(quick=span.days >= _QUICK_DAYS),
                 "durations": None if whole.durations is None else whole.durations.pack(),
                 "variant_users": None if whole.variant_users is None else Users.pack_each(whole.variant_users),
             }

@@ -89,15 +89,16 @@ class Users:
         off = sum(step * some for step, some in zip(steps, seen[1:], strict=True)) * USER_ERROR
         return people, max(off / people, USER_ERROR)
 
-    def pack(self) -> bytes:
-        """Return it as bytes, one sketch for each rate."""
+    def pack(self, *, quick: bool = False) -> bytes:
+        """Return it as bytes: for each rate at most 32 KiB, or ``quick`` 64 KiB that merge twice as fast."""
         library = _library()
+        kind = library.tgt_hll_type.HLL_8 if quick else library.tgt_hll_type.HLL_4
         packed = []
         for rate, sketches in sorted(self.by_rate.items()):
             union = library.hll_union(_LG_K)
             for sketch in sketches:
                 union.update(sketch)
-            packed.append((rate, union.get_result(library.tgt_hll_type.HLL_4).serialize_compact()))
+            packed.append((rate, union.get_result(kind).serialize_compact()))
         return _encode(packed)
 
     @classmethod
