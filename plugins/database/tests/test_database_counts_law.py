@@ -20,6 +20,7 @@ from flag_analytics_database.count_statements import cell_from, cells_query
 from flag_analytics_database.counting import DAY_TOTALS, with_day_totals
 from flag_analytics_database.rebuilding import _difference, _look
 from flag_analytics_database.rollup_state import EVER
+from flag_analytics_database.writers import postgresql
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -207,6 +208,7 @@ async def test_the_counts_are_what_the_events_say_after_any_faults(
     database: Any, proxy_or_none: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch, examples: Any
 ) -> None:
     monkeypatch.setattr(rebuilding, "PAGE_ROWS", 6)
+    monkeypatch.setattr(postgresql, "_FEW", 8)  # both of its ways
     loop = asyncio.get_running_loop()
 
     @given(schedule=schedules, from_start=st.booleans())

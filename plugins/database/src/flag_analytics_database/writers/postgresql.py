@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from flag_analytics.errors import SinkUnavailable
@@ -19,6 +20,7 @@ __all__ = ["CopyWriter"]
 _ID_IS_KNOWN = "23505"
 _TYPE_HAS_CHANGED = ("22P03", "08P01")
 """Too many or too few bytes for a column that was changed since this connection looked at the table."""
+_by_id = itemgetter(0)
 _TYPES = {
     "event_id": "uuid",
     "timestamp": "int8",
@@ -28,6 +30,8 @@ _TYPES = {
     "sample_rate": "float8",
 }
 _TIMESTAMP = PLAIN_COLUMNS.index("timestamp")
+_FEW = 200
+"""A batch with its counts is one statement up to so many events: one round trip in place of four, and slower rows."""
 _JSON = frozenset({"value", "context_attributes"})
 
 
@@ -43,7 +47,8 @@ class CopyWriter:
         self._schema = tables.schema
         # On a partitioned table the time is a part of the key. An id is made with its event: it has one time only.
         target = ", ".join(column.name for column in tables.events.primary_key)
-        self._add = _adding(tables)
+        self._add = _adding(tables, "SELECT * FROM unnest({arrays})", 1)
+        self._at_once = {columns: _storing(tables, columns) for columns in (PLAIN_COLUMNS, ALL_COLUMNS)}
         self._inserts = {columns: _insert(tables, columns, target) for columns in (PLAIN_COLUMNS, ALL_COLUMNS)}
 
     async def write(self, connection: AsyncConnection, events: tuple[FrozenEvent, ...]) -> None:
@@ -62,6 +67,11 @@ class CopyWriter:
         columns, rows = as_rows(events, str)
         cells = count(events, [row[_TIMESTAMP] for row in rows])
         raw: Any = (await connection.get_raw_connection()).driver_connection
+        if cells and len(rows) <= _FEW:
+            rows.sort(key=_by_id)
+            arrays = (list(column) for part in (rows, cells) for column in zip(*part, strict=True))
+            await raw.execute(self._at_once[columns], *arrays)
+            return
         transaction = raw.transaction()
         await transaction.start()
         try:
@@ -95,30 +105,34 @@ class CopyWriter:
             await raw.execute(self._add, *map(list, zip(*cells, strict=True)))
 
 
-def _by_id(row: tuple[Any, ...]) -> str:
-    return str(row[0])
-
-
 def _insert(tables: Tables, columns: tuple[str, ...], target: str) -> str:
+    return f"{_inserting(tables, columns)} ON CONFLICT ({target}) DO NOTHING"
+
+
+def _inserting(tables: Tables, columns: tuple[str, ...]) -> str:
     table = f'"{tables.schema}"."{tables.name}"' if tables.schema else f'"{tables.name}"'
     names = ", ".join(f'"{column}"' for column in columns)
     values = ", ".join(f'"{column}"::json' if column in _JSON else f'"{column}"' for column in columns)
     arrays = ", ".join(f"${number}::{_TYPES.get(column, 'text')}[]" for number, column in enumerate(columns, 1))
-    return (
-        f"INSERT INTO {table} ({names}) SELECT {values} "  # noqa: S608 - checked identifiers
-        f"FROM unnest({arrays}) AS given ({names}) ON CONFLICT ({target}) DO NOTHING"
-    )
+    return f"INSERT INTO {table} ({names}) SELECT {values} FROM unnest({arrays}) AS given ({names})"  # noqa: S608 - checked identifiers
 
 
-def _adding(tables: Tables) -> str:
+def _storing(tables: Tables, columns: tuple[str, ...]) -> str:
+    """Return the statement for a batch and its counts, which locks cells once all events are stored."""
+    source = "SELECT * FROM unnest({arrays}) WHERE (SELECT count(*) FROM stored) > 0"
+    return f"WITH stored AS ({_inserting(tables, columns)} RETURNING 1) {_adding(tables, source, len(columns) + 1)}"
+
+
+def _adding(tables: Tables, source: str, first: int) -> str:
     table = f'"{tables.schema}"."{tables.counts.name}"' if tables.schema else f'"{tables.counts.name}"'
     names, keys = ", ".join(CELL_COLUMNS), ", ".join(KEY_COLUMNS)
     arrays = ", ".join(
-        f"${number}::{'text' if name in KEY_COLUMNS[1:] else 'int8'}[]" for number, name in enumerate(CELL_COLUMNS, 1)
+        f"${number}::{'text' if name in KEY_COLUMNS[1:] else 'int8'}[]"
+        for number, name in enumerate(CELL_COLUMNS, first)
     )
     sums = ", ".join(f"{name} = counts.{name} + excluded.{name}" for name in CELL_COLUMNS[len(KEY_COLUMNS) : -2])
     return (
-        f"INSERT INTO {table} AS counts ({names}) SELECT * FROM unnest({arrays}) "  # noqa: S608 - checked identifiers
+        f"INSERT INTO {table} AS counts ({names}) {source.format(arrays=arrays)} "
         f"ON CONFLICT ({keys}) DO UPDATE SET {sums}, "
         "first_event = least(counts.first_event, excluded.first_event), "
         "last_event = greatest(counts.last_event, excluded.last_event)"
