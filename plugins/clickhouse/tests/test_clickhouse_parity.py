@@ -18,7 +18,12 @@ def store(engine: Any) -> ClickHouseStore:
     return engine.store()
 
 
+@pytest.mark.timeout(900)
 class TestClickHouseParity(SourceParityContract):
+    # The engine shares two processors with the tests.
+    patience_seconds = 600.0
+    max_seconds = 1_800.0
+
     @pytest.fixture
     def source(self, store: ClickHouseStore) -> ClickHouseStore:
         return store

@@ -40,7 +40,7 @@ GROUPS, USERS, LATENCY = range(3)
 
 VERSION = f"ifNull(nullIf(flag_version, ''), '{NO_VALUE}')"
 _USER = "ifNull(targeting_key, '')"
-_KEYS = "flag_key, group_name"
+_NOTHING = "''"
 _NO_NAMES = "CAST([], 'Array(String)')"
 _NO_WEIGHTS = "CAST([], 'Array(UInt64)')"
 _NO_DURATIONS = "CAST([], 'Array(Tuple(Int64, Float64, UInt64))')"
@@ -87,16 +87,66 @@ def summary_query(
     """
     parameters = Parameters()
     mine = [_of_flags(parameters, flag_keys), *conditions(parameters, window, where)]
-    events = _events(parameters, tables, mine, group_by, every_group=every_group)
+    found = _events(parameters, tables, mine, group_by, every_group=every_group)
+    if len(flag_keys) == 1 and group_by is None:
+        # Of one flag, to group by its key as well takes up to twice as long.
+        events = _Events(found, (), parameters.text(flag_keys[0]), "''")
+    else:
+        events = _Events(found, ("flag_key", "group_name"), "toString(flag_key)", "group_name")
     arms = [_groups(events, parts)]
     if "variant_users" in parts:
-        arms.append(_users_by_variant(events))
+        arms.append(_weighted_users_by_variant(events) if weighted else _users_by_variant(events))
     elif "users" in parts:
         arms.append(_weighted_users(events) if weighted else _users(events))
     if "latency" in parts and percentiles:
         ratios = parameters.numbers(percent / 100 for percent in percentiles)
         arms.append(_weighted_latency(events, ratios) if weighted else _latency(events, ratios))
     return Query("\nUNION ALL\n".join(arms), parameters.values)
+
+
+@attrs.frozen
+class _Events:
+    """The events asked about, and what tells apart whose they are.
+
+    Attributes:
+        source: Something to select from.
+        keys: The columns to group by.
+        flag_key: The flag's key in a row.
+        group: The group's name in a row.
+    """
+
+    source: str
+    keys: tuple[str, ...]
+    flag_key: str
+    group: str
+
+    def by(self, *further: str) -> str:
+        """Return the clause that groups by whose the events are, and by further columns."""
+        columns = (*self.keys, *further)
+        return f" GROUP BY {', '.join(columns)}" if columns else ""
+
+    def columns(self, *further: str) -> str:
+        """Return the columns of a subquery."""
+        return ", ".join((*self.keys, *further))
+
+    def row(
+        self,
+        kind: int,
+        *,
+        variant: str = "''",
+        reason: str = "''",
+        count: str = "toUInt64(0)",
+        first: str = "toInt64(0)",
+        weight: str = "toUInt64(0)",
+        further: str = "toUInt64(0)",
+        names: str = _NO_NAMES,
+        weights: str = _NO_WEIGHTS,
+        durations: str = _NO_DURATIONS,
+    ) -> str:
+        """Return the beginning of one arm of the union."""
+        variant, reason = f"toString({variant})", f"toString({reason})"
+        columns = (kind, self.flag_key, self.group, variant, reason, count, first, weight, further, names)
+        return f"SELECT {', '.join(map(str, (*columns, weights, durations)))}"
 
 
 def _of_flags(parameters: Parameters, flag_keys: Sequence[str]) -> str:
@@ -137,30 +187,10 @@ def _group_name(parameters: Parameters, group_by: Grouping) -> str:
     return {"variant": VARIANT, "reason": "reason", "flag_version": VERSION}[group_by.by]
 
 
-def _row(
-    kind: int,
-    *,
-    variant: str = "''",
-    reason: str = "''",
-    count: str = "toUInt64(0)",
-    first: str = "toInt64(0)",
-    weight: str = "toUInt64(0)",
-    further: str = "toUInt64(0)",
-    names: str = _NO_NAMES,
-    weights: str = _NO_WEIGHTS,
-    durations: str = _NO_DURATIONS,
-) -> str:
-    """Return the columns of one arm of the union."""
-    variant, reason = f"toString({variant})", f"toString({reason})"
-    columns = (kind, "toString(flag_key)", "group_name", variant, reason, count, first, weight, further, names)
-    return f"SELECT {', '.join(map(str, (*columns, weights, durations)))}"
-
-
-def _groups(events: str, parts: frozenset[str]) -> str:
-    variant = VARIANT if "variants" in parts else "''"
-    reason = "reason" if "reasons" in parts else "''"
-    dimensions = ", ".join(each for each in (variant, reason) if each != "''")
-    row = _row(
+def _groups(events: _Events, parts: frozenset[str]) -> str:
+    variant = VARIANT if "variants" in parts else _NOTHING
+    reason = "reason" if "reasons" in parts else _NOTHING
+    row = events.row(
         GROUPS,
         variant=variant,
         reason=reason,
@@ -169,71 +199,95 @@ def _groups(events: str, parts: frozenset[str]) -> str:
         weight="sum(weight)",
         further="sumIf(weight, is_error)",
     )
-    return f"{row} FROM {events} GROUP BY {_KEYS}{f', {dimensions}' if dimensions else ''}"
+    return f"{row} FROM {events.source}{events.by(*(each for each in (variant, reason) if each != _NOTHING))}"
 
 
-def _users(events: str) -> str:
-    row = _row(USERS, weight=f"1000000 * uniqExactIf({_USER}, {_USER} != '')")
-    return f"{row} FROM {events} GROUP BY {_KEYS}"
+def _users(events: _Events) -> str:
+    row = events.row(USERS, weight=f"1000000 * uniqExactIf({_USER}, {_USER} != '')")
+    return f"{row} FROM {events.source}{events.by()}"
 
 
-def _weighted_users(events: str) -> str:
+def _weighted_users(events: _Events) -> str:
     """The highest rate tells if a user is seen, so the least weight counts."""
     users = (
-        f"SELECT {_KEYS}, min(weight) AS least_weight FROM {events} WHERE targeting_key != '' "
-        f"GROUP BY {_KEYS}, targeting_key"
+        f"SELECT {events.columns('min(weight) AS least_weight')} FROM {events.source} WHERE targeting_key != ''"
+        f"{events.by('targeting_key')}"
     )
-    return f"{_row(USERS, weight='sum(least_weight)')} FROM ({users}) GROUP BY {_KEYS}"
+    return f"{events.row(USERS, weight='sum(least_weight)')} FROM ({users}){events.by()}"
 
 
-def _users_by_variant(events: str) -> str:
+def _users_by_variant(events: _Events) -> str:
+    """Gather the set of each user's variants, and count equal sets: users are hashed only once."""
+    gathered = f"arraySort(groupUniqArray({VARIANT})) AS seen"
+    users = (
+        f"SELECT {events.columns(gathered)} FROM {events.source} WHERE targeting_key != ''"
+        f"{events.by('assumeNotNull(targeting_key)')}"
+    )
+    sets = f"SELECT {events.columns('seen', '1000000 * count() AS people')} FROM ({users}){events.by('seen')}"
+    each = "sumMap(arrayMap(name -> toString(name), seen), arrayMap(name -> people, seen))"
+    row = events.row(
+        USERS,
+        weight="sum(people)",
+        further="sumIf(people, length(seen) > 1)",
+        names=f"{each}.1",
+        weights=f"{each}.2",
+    )
+    return f"{row} FROM ({sets}){events.by()}"
+
+
+def _weighted_users_by_variant(events: _Events) -> str:
     """Two variants must be seen to tell a crossover: of a user's weights by variant, the second counts."""
     pairs = (
-        f"SELECT {_KEYS}, targeting_key, {VARIANT} AS seen_variant, min(weight) AS least_weight FROM {events} "
-        f"WHERE targeting_key != '' GROUP BY {_KEYS}, targeting_key, seen_variant"
+        f"SELECT {events.columns('targeting_key', f'{VARIANT} AS seen_variant', 'min(weight) AS least_weight')} "
+        f"FROM {events.source} WHERE targeting_key != ''{events.by('targeting_key', 'seen_variant')}"
     )
-    users = (
-        f"SELECT {_KEYS}, groupArray(toString(seen_variant)) AS names, groupArray(least_weight) AS weights, "
-        f"arraySort(weights) AS in_order FROM ({pairs}) GROUP BY {_KEYS}, targeting_key"
+    gathered = (
+        "groupArray(toString(seen_variant)) AS names",
+        "groupArray(least_weight) AS weights",
+        "arraySort(weights) AS in_order",
     )
-    row = _row(
+    users = f"SELECT {events.columns(*gathered)} FROM ({pairs}){events.by('targeting_key')}"
+    row = events.row(
         USERS,
         weight="sum(in_order[1])",
         further="sum(in_order[2])",  # 0 beyond the end
         names="sumMap(names, weights).1",
         weights="sumMap(names, weights).2",
     )
-    return f"{row} FROM ({users}) GROUP BY {_KEYS}"
+    return f"{row} FROM ({users}){events.by()}"
 
 
 _MEASURED = "evaluation_duration_ms > 0 AND isFinite(evaluation_duration_ms)"
 
 
-def _latency(events: str, ratios: str) -> str:
+def _latency(events: _Events, ratios: str) -> str:
     """The nearest place and its neighbours are the right ones, however the last digit of a ratio was read."""
-    ordered = (
-        f"SELECT {_KEYS}, arraySort(groupArray(evaluation_duration_ms)) AS durations, length(durations) AS many, "
-        f"arrayDistinct(arrayFlatten(arrayMap(ratio -> arrayMap(beside -> "
-        f"toInt64(floor(ratio * (many - 1) + 0.5)) + beside, [-1, 0, 1]), {ratios}))) AS near, "
-        f"arrayFilter(place -> place >= 0 AND place < many, near) AS places "
-        f"FROM {events} WHERE {_MEASURED} GROUP BY {_KEYS}"
+    beside = "ratio -> arrayMap(beside -> toInt64(floor(ratio * (many - 1) + 0.5)) + beside, [-1, 0, 1])"
+    columns = (
+        "arraySort(groupArray(evaluation_duration_ms)) AS durations",
+        "length(durations) AS many",
+        f"arrayDistinct(arrayFlatten(arrayMap({beside}, {ratios}))) AS near",
+        "arrayFilter(place -> place >= 0 AND place < many, near) AS places",
     )
+    ordered = f"SELECT {events.columns(*columns)} FROM {events.source} WHERE {_MEASURED}{events.by()}"
     found = "arrayMap(place -> (place, durations[place + 1], toUInt64(0)), places)"
-    return f"{_row(LATENCY, count='many', durations=found)} FROM ({ordered})"
+    return f"{events.row(LATENCY, count='many', durations=found)} FROM ({ordered})"
 
 
-def _weighted_latency(events: str, ratios: str) -> str:
+def _weighted_latency(events: _Events, ratios: str) -> str:
     """See ``flag_analytics.weighting.weighted_percentile``; some neighbours more than it needs."""
-    ordered = (
-        f"SELECT {_KEYS}, arraySort(groupArray((evaluation_duration_ms, weight))) AS pairs, "
-        "arrayCumSum(arrayMap(pair -> pair.2, pairs)) AS reach, reach[-1] AS whole, "
-        "arrayDistinct(arrayFlatten(arrayMap(ratio -> arrayMap(beside -> toInt64(arrayFirstIndex("
-        "up_to -> up_to > ratio * (toFloat64(whole) - 1000000), reach)) + beside, [-2, -1, 0, 1, 2]), "
-        f"{ratios}))) AS near, arrayFilter(place -> place >= 1 AND place <= length(pairs), near) AS places "
-        f"FROM {events} WHERE {_MEASURED} GROUP BY {_KEYS}"
+    position = "up_to -> up_to > ratio * (toFloat64(whole) - 1000000)"
+    beside = f"ratio -> arrayMap(beside -> toInt64(arrayFirstIndex({position}, reach)) + beside, [-2, -1, 0, 1, 2])"
+    columns = (
+        "arraySort(groupArray((evaluation_duration_ms, weight))) AS pairs",
+        "arrayCumSum(arrayMap(pair -> pair.2, pairs)) AS reach",
+        "reach[-1] AS whole",
+        f"arrayDistinct(arrayFlatten(arrayMap({beside}, {ratios}))) AS near",
+        "arrayFilter(place -> place >= 1 AND place <= length(pairs), near) AS places",
     )
+    ordered = f"SELECT {events.columns(*columns)} FROM {events.source} WHERE {_MEASURED}{events.by()}"
     found = "arrayMap(place -> (toInt64(reach[place]), pairs[place].1, toUInt64(place)), places)"
-    return f"{_row(LATENCY, weight='whole', durations=found)} FROM ({ordered})"
+    return f"{events.row(LATENCY, weight='whole', durations=found)} FROM ({ordered})"
 
 
 def exposures_query(tables: Tables, flag_key: str, window: Window, where: EventFilter) -> Query:
