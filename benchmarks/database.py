@@ -343,6 +343,26 @@ def metrics_mariadb() -> Table:
     return _metrics("mysql")
 
 
+def crossovers_postgresql() -> Table:
+    """Measure users with more than one variant among the exposures of one flag."""
+    count = 10_000_000 if _FULL else 1_000_000
+    title = f"Crossovers, postgresql, {count:,} exposures of 300,000 users"
+    with _databases("postgresql", 1) as urls:
+        if not urls:
+            return Table(title, notes=["no postgresql server answers"])
+        store = _made(urls[0])
+        _run(_fill(store, "exp", 1, count))
+        parts = frozenset({"variant_users"})
+        took = _best(lambda: store.summarise(["exp"], _WINDOW, parts=parts))
+        first = _best(lambda: store.get_exposures("exp", _WINDOW))
+        figures = [
+            Figure("users by variant, and crossovers", took * 1_000, "ms", at_most=10_000),
+            Figure("exposures by first variant", first * 1_000, "ms"),
+        ]
+        load = f"load of the machine at the end: {os.getloadavg()[0]:.1f}"
+        return Table(title, figures=figures, verdicts=judge(figures), notes=[load])
+
+
 # The best that was found by hand for each database: groups, users by variant, percentiles.
 _GROUPS = (
     "SELECT variant, reason, count(*), min(timestamp), min(sample_rate), {typed} "
@@ -581,4 +601,5 @@ BENCHMARKS = (
     metrics_sqlite,
     metrics_postgresql,
     metrics_mariadb,
+    crossovers_postgresql,
 )
