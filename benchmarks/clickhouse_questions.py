@@ -118,7 +118,7 @@ async def _year(store: Any) -> list[Figure]:
         )
         await store.ask(
             f"INSERT INTO {store.tables.sketches} SELECT concat('flag-', toString(flag)), {begin} + day * {_DAY}, "
-            f"{a_day}, uniqCombined64StateIf(17)(toString(cityHash64(number) % 1000000), toUInt8(1)), "
+            f"{a_day}, uniqCombined64StateIf(16)(toString(cityHash64(number) % 1000000), toUInt8(1)), "
             "sumMap(map(toInt32(number % 300), toInt64(1000000))) FROM (SELECT number, "
             f"number % {_FLAGS} AS flag, intDiv(number, {_FLAGS}) % {days} AS day "
             f"FROM numbers({_FLAGS * days * min(a_day, 3_000)})) GROUP BY flag, day",

@@ -25,7 +25,7 @@ async def counted(store):
 async def sketched(store):
     """Return what the sketches say, and what they would say if they were made now."""
     merged = (
-        "SELECT flag_key, day, sum(events) AS events, uniqCombined64Merge(17)(users), sumMap(durations) FROM {} "
+        "SELECT flag_key, day, sum(events) AS events, uniqCombined64Merge(16)(users), sumMap(durations) FROM {} "
         "GROUP BY flag_key, day HAVING events != 0 ORDER BY flag_key, day"
     )
     made = f"({store.tables.select_sketches(store.tables.events)})"
@@ -95,7 +95,7 @@ async def test_pruning_removes_events_and_keeps_what_the_rollups_know(engine):
     # A day that is no longer whole keeps its sketch but for the person's events and durations.
     await store.forget(["user-1"])
     ((events, users),) = await store.ask(
-        f"SELECT sum(events), uniqCombined64Merge(17)(users) FROM {store.tables.sketches}"
+        f"SELECT sum(events), uniqCombined64Merge(16)(users) FROM {store.tables.sketches}"
     )
     assert (events, users) == (48 - 2, 10)
 

@@ -41,7 +41,7 @@ async def test_a_collector_is_an_event_source(engine):
             collector.record_nowait(engine.event(number))
         assert await collector.flush()
         source = default_registry().event_source_for(collector)
-        metrics = await AnalyticsAggregator(source).get_flag_metrics("checkout")
+        metrics = await AnalyticsAggregator(source).get_flag_metrics("checkout", None)
         assert (metrics.total_evaluations, metrics.unique_users) == (10, 10)
         assert len(await collector.get_events("checkout")) == 10
 

@@ -25,7 +25,7 @@ async def test_a_batch_is_stored_with_its_counts_and_sketches(engine):
     )
     assert counts == [("off", "production", 50, 50_000_000), ("on", "production", 50, 50_000_000)]
     sketches = await store.ask(
-        f"SELECT flag_key, sum(events), uniqCombined64Merge(17)(users) FROM {store.tables.sketches} GROUP BY flag_key"
+        f"SELECT flag_key, sum(events), uniqCombined64Merge(16)(users) FROM {store.tables.sketches} GROUP BY flag_key"
     )
     assert sketches == [("checkout", 100, 10)]
 
@@ -161,7 +161,7 @@ async def test_users_are_within_one_percent_at_two_sigma_however_many_days_are_m
         for salt in range(8):
             # As the view does it: a state for each day, merged; each user is seen on some of the days.
             ((found,),) = await store.ask(
-                "SELECT uniqCombined64Merge(17)(users) FROM (SELECT uniqCombined64StateIf(17)("
+                "SELECT uniqCombined64Merge(16)(users) FROM (SELECT uniqCombined64StateIf(16)("
                 "concat({salt:String}, toString(intDiv(number, 2))), 1) AS users FROM numbers({seen:UInt64}) "
                 "GROUP BY number * 7 % {days:UInt64})",
                 {"salt": f"{salt}-", "seen": 2 * users, "days": days},

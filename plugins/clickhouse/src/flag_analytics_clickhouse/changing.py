@@ -99,7 +99,7 @@ def _take_out_of_counts(tables: Tables) -> str:
 
 def _take_out_of_sketches(tables: Tables) -> str:
     """Return the statement that takes events and durations out of sketches that cannot be made anew."""
-    none = "initializeAggregation('uniqCombined64StateIf(17)', '', toUInt8(0))"
+    none = "initializeAggregation('uniqCombined64StateIf(16)', '', toUInt8(0))"
     lost = f"{_THEIRS}e.timestamp < {{kept_since:Int64}} AND "
     return (
         f"INSERT INTO {tables.sketches} (flag_key, day, events, users, durations) "

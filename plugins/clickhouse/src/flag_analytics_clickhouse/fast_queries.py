@@ -191,7 +191,7 @@ def sketches_query(
         f"{ratios})))"
     )
     merged = (
-        "SELECT flag_key, uniqCombined64Merge(17)(users) AS people, sumMap(durations) AS buckets, "
+        "SELECT flag_key, uniqCombined64Merge(16)(users) AS people, sumMap(durations) AS buckets, "
         "arraySort(arrayFilter(pair -> pair.2 > 0, CAST(buckets, 'Array(Tuple(Int32, Int64))'))) AS pairs, "
         "arrayCumSum(arrayMap(pair -> pair.2, pairs)) AS reach, reach[-1] AS whole, "
         f"arrayFilter(place -> place >= 1 AND place <= length(pairs), {near}) AS places "

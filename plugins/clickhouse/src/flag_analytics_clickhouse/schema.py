@@ -217,7 +217,7 @@ class Tables:
             "flag_key": "LowCardinality(String)",
             "day": "Int64",
             "events": "SimpleAggregateFunction(sum, Int64)",
-            "users": "AggregateFunction(uniqCombined64(17), String)",
+            "users": "AggregateFunction(uniqCombined64(16), String)",
             "durations": "SimpleAggregateFunction(sumMap, Map(Int32, Int64))",
         }
         yield from self._create(
@@ -289,7 +289,7 @@ class Tables:
         return (
             f"SELECT e.flag_key AS flag_key, e.timestamp - positiveModulo(e.timestamp, {DAY_MICROS}) AS day, "
             "toInt64(count()) AS events, "
-            f"uniqCombined64StateIf(17)({user}, {user} != '') AS users, "
+            f"uniqCombined64StateIf(16)({user}, {user} != '') AS users, "
             f"sumMapIf(map({bucket}, toInt64(e.weight)), e.evaluation_duration_ms > 0) AS durations\n"
             f"FROM {events} AS e\nWHERE {where}e.kind IN ('evaluation', 'exposure')\n"
             "GROUP BY flag_key, day"
