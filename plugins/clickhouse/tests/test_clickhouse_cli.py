@@ -34,6 +34,16 @@ def test_days_that_make_no_sense_are_refused(capsys, days):
     assert "out of range" in capsys.readouterr().err
 
 
+def test_without_days_and_retention_everything_is_kept(capsys):
+    assert run({"clickhouse": {"url": "http://127.0.0.1:9"}}, "prune") == 0
+    assert capsys.readouterr().out == "clickhouse: kept everything: give --days, or set retention_days\n"
+
+
+def test_without_days_those_of_the_configuration_count(capsys):
+    assert run({"clickhouse": {"url": "http://127.0.0.1:9", "retention_days": 30}}, "prune") == 1
+    assert "does not answer" in capsys.readouterr().err
+
+
 def test_without_a_clickhouse_collector_it_says_what_to_add(capsys):
     assert run({"memory": {}}, "upgrade") == 1
     assert "add [collectors.clickhouse]" in capsys.readouterr().err

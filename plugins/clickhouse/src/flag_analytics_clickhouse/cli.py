@@ -32,7 +32,11 @@ _Config = Annotated[
     ),
 ]
 _Days = Annotated[
-    float, Parameter(name="--days", help="Remove events older than this many days; the rollups keep their figures.")
+    float | None,
+    Parameter(
+        name="--days",
+        help="Remove events older than this many days instead of retention_days; the rollups keep their figures.",
+    ),
 ]
 _DryRun = Annotated[
     bool, Parameter(name="--dry-run", negative=(), help="Remove nothing: say how many rows it would be.")
@@ -53,13 +57,13 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
 
     def prune(
         *,
-        days: _Days,
+        days: _Days = None,
         dry_run: _DryRun = False,
         config: _Config = None,
         format: _Format = "table",  # noqa: A002 - it is the option's name
     ) -> int:
         """Remove old events at once, where retention_days would in its own time."""
-        if not 0 < days <= _MOST_DAYS:
+        if days is not None and not 0 < days <= _MOST_DAYS:
             raise CycloptsError(
                 msg=f"--days {days:g} is out of range: expected a number above 0, and at most {_MOST_DAYS:,.0f}"
             )
@@ -77,12 +81,16 @@ async def _upgrade(store: ClickHouseStore) -> tuple[str, Mapping[str, Any]]:
     return f"is at version {version}", {"version": version}
 
 
-async def _prune(store: ClickHouseStore, days: float, dry_run: bool) -> tuple[str, Mapping[str, Any]]:
-    before = datetime.now(UTC) - timedelta(days=days)
-    count = await (store.count_older(before) if dry_run else store.prune(before))
+async def _prune(store: ClickHouseStore, days: float | None, dry_run: bool) -> tuple[str, Mapping[str, Any]]:
     figure, done = ("would_remove", "would remove") if dry_run else ("removed", "removed")
+    kept = days if days is not None else store.options.retention_days
+    if kept is None:
+        return "kept everything: give --days, or set retention_days", {figure: 0, "older_than_days": None}
+    before = datetime.now(UTC) - timedelta(days=kept)
+    count = await (store.count_older(before) if dry_run else store.prune(before))
     rows = "row" if count == 1 else "rows"
-    return f"{done} {count:,} {rows} older than {days:g} days", {figure: count, "older_than_days": days}
+    age = "1 day" if kept == 1 else f"{kept:g} days"
+    return f"{done} {count:,} {rows} older than {age}", {figure: count, "older_than_days": kept}
 
 
 def _for_each(plan: Plan, work: _Work, form: _Form, **changes: Any) -> int:
