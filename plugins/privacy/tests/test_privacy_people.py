@@ -239,5 +239,6 @@ def test_a_person_is_exported_and_erased_by_the_command(run, tmp_path):
         "prometheus": 0,
         "webhook": None,
     }
+    assert "call forget there" in next(place["note"] for place in receipt["places"] if place["name"] == "memory")
     assert "user-1" not in done.stdout
     assert json.loads(run("person", "user-1").stdout)["database"] == []

@@ -22,6 +22,7 @@ from .review import RULES, Rule, broken_rules, review
 __all__ = ["add_commands"]
 
 _FINE, _FOUND = 0, 1
+_ELSEWHERE = "an application has events of its own in memory: call forget there, or restart it"
 _Config = Annotated[
     Path | None,
     Parameter(
@@ -108,8 +109,10 @@ def _show_receipt(receipt: Mapping[str, Any], form: str) -> int:
 async def _forget(plan: Plan, targeting_key: str, spools: list[Path]) -> dict[str, Any]:
     async with open_pipeline(_kept(plan)) as pipeline:
         receipt = await forget_in(pipeline, targeting_key, spools=spools)
+    elsewhere = {each.name for each in review(plan) if not each.leaves}
+    places = [attrs.evolve(place, note=_ELSEWHERE) if place.name in elsewhere else place for place in receipt.places]
     exporters = [sent_on(sink.name) for sink in plan.sinks if sink.role == "exporter"]
-    return attrs.evolve(receipt, places=(*receipt.places, *exporters)).to_dict()
+    return attrs.evolve(receipt, places=(*places, *exporters)).to_dict()
 
 
 async def _person(plan: Plan, targeting_key: str) -> dict[str, Any]:
