@@ -200,7 +200,7 @@ async def _rebuild(store: DatabaseStore, target: _Target, since: datetime | None
 
     first = since.replace(tzinfo=UTC) if since is not None and since.tzinfo is None else since
     corrected = await store.rebuild_counts(first, tell)
-    cells = "count was wrong" if corrected == 1 else "counts were wrong"
+    cells = "count was missing or wrong" if corrected == 1 else "counts were missing or wrong"
     words = f"counted the events{'' if first is None else f' since {first:%Y-%m-%d %H:%M %Z}'}: {corrected:,} {cells}"
     return _Done(words, {"corrected": corrected, "since": None if first is None else first.isoformat()})
 
