@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime
 
+from flag_analytics.aggregator import FlagMetrics
 from flag_analytics.sources import EXACT, Accuracy
-from flag_analytics_cli.layout import accuracy_lines
+from flag_analytics_cli.figures import FlagFigures, Report
+from flag_analytics_cli.layout import accuracy_lines, flag_block
+from rich.console import Console
 
 
 def test_nothing_is_said_of_exact_figures():
@@ -21,7 +25,22 @@ def test_the_widest_bounds_all_that_is_missing_and_the_latest_gap_are_said():
         ]
     )
     assert lines == [
-        "Fast answer: latency ± 1 %, users ± 2 %",
+        "From rollups: latency ± 1 %, users ± 2 %",
         "Not told by rollups: crossover users, variant users",
         "Without the events before 2026-01-05 00:00:00 UTC, which were removed",
     ]
+
+
+def test_a_latency_that_rollups_do_not_tell_is_not_called_unmeasured():
+    written = io.StringIO()
+    console = Console(file=written, width=100)
+    metrics = FlagMetrics(total_evaluations=3, accuracy=Accuracy({}, frozenset({"latency"})))
+    console.print(flag_block(FlagFigures("checkout", metrics), Report(None, "all time", ()), console))
+    said = written.getvalue()
+    assert "Not told by rollups: latency" in said
+    assert "not measured" not in said
+
+
+def test_an_overview_says_nothing_about_figures_that_it_does_not_show():
+    accuracy = Accuracy({"users": 0.01, "variant_users": 0.01}, frozenset({"crossover_users"}))
+    assert accuracy_lines([accuracy], without={"variant_users", "crossover_users"}) == ["From rollups: users ± 1 %"]

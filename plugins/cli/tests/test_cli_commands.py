@@ -344,7 +344,7 @@ def test_a_report_of_nothing_creates_nothing(capsys, tmp_path: Path):
     pytest.importorskip("flag_analytics_database")
     assert main(["report"]) == 0
     output = capsys.readouterr()
-    assert output.out == "No evaluations yet.\n"
+    assert output.out == "No evaluations found.\n"
     assert "nothing is stored here yet" in output.err
     assert list(tmp_path.iterdir()) == []
 

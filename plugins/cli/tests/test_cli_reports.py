@@ -303,6 +303,13 @@ def test_outcomes_are_shown_by_variant_with_the_difference_to_the_control(experi
     assert "treatment differs from control" in printed
 
 
+def test_an_outcome_that_no_user_has_is_said(experiment, capsys):
+    assert main(["report", "checkout", "--outcome", "purchas", *experiment]) == 0
+    assert "no user has the outcome purchas: " in capsys.readouterr().err
+    assert main(["report", "checkout", "--outcome", "purchase", *experiment]) == 0
+    assert "no user has" not in capsys.readouterr().err
+
+
 def test_an_outcome_is_in_no_list_of_flags(experiment, capsys):
     assert [flag["flag_key"] for flag in flags_of(capsys, *experiment)] == ["checkout"]
 
@@ -327,7 +334,7 @@ def test_no_verdict_is_given_where_users_crossed_over(capsys):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--outcome", "purchase"], "the flags that are named"),
+        (["--outcome", "purchase"], "report FLAG --outcome purchase"),
         (["checkout", "--outcome", "purchase", "--group-by", "variant"], "without --group-by"),
         (["checkout", "--control", "off"], "add --outcome NAME"),
         (["checkout", "--outcome", "purchase", "--control", "x", "--file", "events.jsonl"], "no user saw 'x' first"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
@@ -29,6 +29,8 @@ _LONGEST_BAR = 32
 _SHORTEST_NAME = 6
 _NARROW = 56
 """Columns of a terminal below which bars are left out."""
+_PER_VARIANT = frozenset({"crossover_users", "variant_users"})
+"""The parts of an answer that the overview does not show."""
 _NONE = "-"
 _GAP = (0, 2, 0, 0)
 
@@ -73,7 +75,7 @@ def print_report(console: Console, report: Report, *, overview_last: bool = Fals
 
 def _print_overview(console: Console, report: Report) -> None:
     console.print(overview(report.flags, console.width))
-    for line in accuracy_lines(flag.metrics.accuracy for flag in report.flags):
+    for line in accuracy_lines((flag.metrics.accuracy for flag in report.flags), without=_PER_VARIANT):
         say(console, line, "dim")
     if report.others:
         say(console, f"and {report.others:,} more", "dim")
@@ -110,7 +112,7 @@ def flag_block(flag: FlagFigures, report: Report, console: Console) -> Renderabl
     lines = [
         _summary_line(flag, report.window_name),
         Text(_span(flag.first_seen, flag.last_seen), "dim"),
-        _latency_line(flag),
+        *([] if "latency" in metrics.accuracy.missing else [_latency_line(flag)]),
     ]
     if metrics.crossover_users:
         share = metrics.crossover_users / max(metrics.unique_users, 1)
@@ -126,19 +128,20 @@ def flag_block(flag: FlagFigures, report: Report, console: Console) -> Renderabl
     return Group(title, Trimmed(Padding(body, (0, 0, 0, 2))))
 
 
-def accuracy_lines(of_flags: Iterable[Accuracy]) -> list[str]:
-    """Return for people how exact figures are; nothing about exact ones."""
+def accuracy_lines(of_flags: Iterable[Accuracy], *, without: Container[str] = ()) -> list[str]:
+    """Return for people how exact figures are; nothing about exact ones, and the parts that are not shown."""
     found = list(of_flags)
     bounds: dict[str, float] = {}
     for accuracy in found:
         for part, bound in accuracy.bounds.items():
-            bounds[part] = max(bound, bounds.get(part, 0.0))
-    missing = sorted({part for accuracy in found for part in accuracy.missing})
+            if part not in without:
+                bounds[part] = max(bound, bounds.get(part, 0.0))
+    missing = sorted({part for accuracy in found for part in accuracy.missing if part not in without})
     since = [accuracy.complete_since for accuracy in found if accuracy.complete_since is not None]
     lines = []
     if bounds:
         parts = ", ".join(f"{part.replace('_', ' ')} ± {100 * bounds[part]:.2g} %" for part in sorted(bounds))
-        lines.append(f"Fast answer: {parts}")
+        lines.append(f"From rollups: {parts}")
     if missing:
         lines.append(f"Not told by rollups: {', '.join(part.replace('_', ' ') for part in missing)}")
     if since:
@@ -159,7 +162,7 @@ def _noun(flags: Sequence[FlagFigures]) -> str:
 
 
 def _nothing(report: Report) -> str:
-    return "No evaluations yet." if report.window_seconds is None else f"No evaluations in {report.window_name}."
+    return "No evaluations found." if report.window_seconds is None else f"No evaluations in {report.window_name}."
 
 
 def _summary_line(flag: FlagFigures, window_name: str) -> Text:

@@ -78,7 +78,10 @@ def _run(tokens: list[str]) -> int:
         command = " ".join(("flag-analytics", *app.parse_commands(tokens)[0]))
         note(f"`{command} --help` shows what is possible")
         if isinstance(error, UnknownCommandError) and command == "flag-analytics":
-            note('plugins add commands once the configuration names them: plugins = ["privacy"] adds `forget`')
+            note(
+                "plugins add commands once the configuration names them: "
+                'plugins = ["privacy"] adds `forget`, `person` and `privacy`, [collectors.clickhouse] adds `clickhouse`'
+            )
         return USAGE
     except ConfigError as error:
         from .check import print_problems

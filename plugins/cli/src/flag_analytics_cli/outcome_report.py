@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .figures import iso
+from .layout import Trimmed
 from .selection import Selection
 from .terminal import print_json, results
 from .visible import visible
@@ -135,7 +136,7 @@ def _draw(console: Console, figures: OutcomeFigures) -> None:
                 f"{100 * difference.high:+.1f})"
             )
         table.add_row(*row)
-    console.print(table)
+    console.print(Trimmed(table))
     for doubt in figures.doubts:
         console.print(Text(f"No verdict: {visible(doubt)}", "red"))
     for name, difference in figures.differences.items():

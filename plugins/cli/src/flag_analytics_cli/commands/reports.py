@@ -85,10 +85,11 @@ def report(
     if outcome is None and control is not None:
         raise UsageError("--control is about an outcome: add --outcome NAME")
     if outcome is not None:
-        if not flags or group_by is not None or sort or top or output or format not in {"table", "json"}:
+        if not flags:
+            raise UsageError(f"--outcome needs a flag: flag-analytics report FLAG --outcome {outcome}")
+        if group_by is not None or sort or top or output or format not in {"table", "json"}:
             raise UsageError(
-                "--outcome is about the flags that are named, as a table or --format json, without --group-by, --sort, "
-                "--top and --output"
+                "--outcome is a table or --format json, without --group-by, --sort, --top and --output: leave them out"
             )
         place = _place(source, options, flags)
         return _outcomes(place, selection, flags, outcome, control, expected, as_json=format == "json")
@@ -248,6 +249,11 @@ def _outcomes(
 
     figures, bad_lines = _ask(place, selection, question, Needs(outcomes=True))
     write_outcomes(figures, as_json=as_json)
+    variants = [one for each in figures for one in each.outcomes.variants.values()]
+    if variants and not any(one.converted_users for one in variants):
+        note(
+            f"no user has the outcome {visible(outcome)}: `flag-analytics report --kind outcome` lists those there are"
+        )
     return OK if not bad_lines and not any(one.doubts for one in figures) else PROBLEM
 
 
