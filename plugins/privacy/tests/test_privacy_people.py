@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from flag_analytics.reports import DeadLetter, DeliveryOptions
 from flag_analytics.testing.doubles import RecordingSink
 from flag_analytics_delivery import Delivery
 from flag_analytics_delivery.spool import Spool
-from flag_analytics_delivery.spool_reader import SpoolReader
+from flag_analytics_delivery.spool_reader import SpoolReader, UnreadableError
 from flag_analytics_privacy import forget, person
 from flag_analytics_privacy.people import forms_of
 from flag_analytics_privacy.spools import erase_from_spool
@@ -160,6 +163,36 @@ def test_a_spool_keeps_places_and_no_person(tmp_path):
     assert b"user-1" not in path.read_bytes()
 
 
+def test_nothing_of_what_a_spool_has_delivered_is_left_in_its_file(tmp_path):
+    freeze = Freezer().freeze
+    spool = Spool.create(tmp_path, {"s": 0}, max_bytes=2**24, fsync="normal")
+    path = spool.path
+    spool.append(0, [freeze(event("user-1")) for _ in range(50)])
+    spool.append(50, [freeze(event("user-2"))])
+    spool.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA secure_delete = OFF")  # as most builds of SQLite have it
+        connection.execute("DELETE FROM events WHERE seq <= 50")
+    assert b"user-1" in path.read_bytes()
+    assert erase_from_spool(path, {"user-1"}) == 0
+    assert b"user-1" not in path.read_bytes()
+
+
+def test_a_spool_with_events_that_cannot_be_read_is_not_taken_for_erased(tmp_path):
+    spool = Spool.create(tmp_path, {"s": 0}, max_bytes=2**24, fsync="normal")
+    path = spool.path
+    spool.append(0, [Freezer().freeze(event("user-1")) for _ in range(2)])
+    spool.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE events SET body = substr(body, 1, length(body) - 1) WHERE seq = 1")
+    for _ in range(2):
+        with pytest.raises(UnreadableError, match="cannot be read"):
+            erase_from_spool(path, {"user-1"})
+    with SpoolReader(path) as reader:
+        (stretch,) = reader.waiting("s")
+        assert [each.targeting_key for each in stretch.events] == [None]
+
+
 CONFIG = """
 plugins = ["privacy"]
 
@@ -192,10 +225,16 @@ max_chars = 20
 def run(tmp_path):
     (tmp_path / "flag-analytics.toml").write_text(CONFIG, "utf-8")
 
-    def command(*words):
+    def command(*words, **environment):
         program = Path(sys.executable).with_name("flag-analytics")
         return subprocess.run(
-            [program, *words], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=60, check=False
+            [program, *words],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
         )
 
     return command
@@ -242,3 +281,44 @@ def test_a_person_is_exported_and_erased_by_the_command(run, tmp_path):
     assert "call forget there" in next(place["note"] for place in receipt["places"] if place["name"] == "memory")
     assert "user-1" not in done.stdout
     assert json.loads(run("person", "user-1").stdout)["database"] == []
+
+
+def left_spool(directory):
+    spool = Spool.create(directory, {"s": 0}, max_bytes=2**24, fsync="normal")
+    spool.append(0, [Freezer().freeze(event("user-1"))])
+    spool.close()
+    return spool
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no modes of directories")
+def test_spools_in_a_directory_that_others_can_write_to_are_erased(run, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    spool = left_spool(shared)
+    assert spool.path.parent != shared
+    receipt = json.loads(run("forget", "user-1", "--spools", str(shared), "--format", "json").stdout)
+    assert {place["name"]: place["erased"] for place in receipt["places"]}[str(spool.path)] == 1
+    assert b"user-1" not in spool.path.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the environment does not say where the place for state is")
+@pytest.mark.parametrize("durability", ["spool", "memory"])
+def test_the_receipt_names_the_usual_places_of_spools(run, tmp_path, durability):
+    folder = tmp_path / "state" / "flag-analytics" / "spool" / "0123456789abcdef"
+    left_spool(folder)
+    written = (tmp_path / "flag-analytics.toml").read_text("utf-8")
+    (tmp_path / "flag-analytics.toml").write_text(f'{written}\n[delivery]\ndurability = "{durability}"\n', "utf-8")
+    done = run("forget", "user-1", "--format", "json", XDG_STATE_HOME=str(tmp_path / "state"))
+    erased = {place["name"]: place["erased"] for place in json.loads(done.stdout)["places"]}
+    assert (str(folder) in erased) == (durability == "spool")
+    assert erased.get(str(folder)) is None
+
+
+def test_the_receipt_names_spools_that_were_set_aside(run, tmp_path):
+    spool = left_spool(tmp_path)
+    aside = spool.path.rename(tmp_path / f"{spool.path.name}.corrupt-20261130-000000")
+    receipt = json.loads(run("forget", "user-1", "--spools", str(tmp_path), "--format", "json").stdout)
+    (place,) = [place for place in receipt["places"] if "corrupt" in place["name"]]
+    assert Path(place["name"]).name == aside.name
+    assert (place["erased"], place["note"]) == (None, "it is corrupt: delete the file")

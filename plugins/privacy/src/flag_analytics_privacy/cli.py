@@ -13,10 +13,12 @@ import attrs
 from cyclopts import Parameter
 from flag_analytics.config.plan import Plan
 from flag_analytics.pipeline import open_pipeline
+from flag_analytics_delivery.spool import default_directory
+from flag_analytics_delivery.spool_reader import SPOOL_PARTS
 
+from .people import Place, sent_on
 from .people import forget as forget_in
 from .people import person as person_in
-from .people import sent_on
 from .review import RULES, Rule, broken_rules, review
 
 __all__ = ["add_commands"]
@@ -60,9 +62,7 @@ def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
     ) -> int:
         """Erase what is stored of a person, and print a receipt. It can be run again."""
         plan = read_plan(config)
-        directory = spools or plan.delivery_options().spool_directory
-        files = sorted(directory.glob("*.spool")) if directory is not None and directory.is_dir() else []
-        return _show_receipt(asyncio.run(_forget(plan, targeting_key, files)), format)
+        return _show_receipt(asyncio.run(_forget(plan, targeting_key, spools)), format)
 
     def person(targeting_key: str, *, config: _Config = None) -> int:
         """Print all that is stored of a person, as JSON."""
@@ -106,13 +106,35 @@ def _show_receipt(receipt: Mapping[str, Any], form: str) -> int:
     return _FINE if receipt["complete"] else _FOUND
 
 
-async def _forget(plan: Plan, targeting_key: str, spools: list[Path]) -> dict[str, Any]:
+async def _forget(plan: Plan, targeting_key: str, directory: Path | None) -> dict[str, Any]:
+    delivery = plan.delivery_options()
+    directory = directory or delivery.spool_directory
+    # Where others can write to it, each user has a folder of its own in it.
+    spools = [] if directory is None else _spools_in(directory, *sorted(directory.glob("flag-analytics-*")))
     async with open_pipeline(_kept(plan)) as pipeline:
         receipt = await forget_in(pipeline, targeting_key, spools=spools)
     elsewhere = {each.name for each in review(plan) if not each.leaves}
     places = [attrs.evolve(place, note=_ELSEWHERE) if place.name in elsewhere else place for place in receipt.places]
-    exporters = [sent_on(sink.name) for sink in plan.sinks if sink.role == "exporter"]
-    return attrs.evolve(receipt, places=(*places, *exporters)).to_dict()
+    places += [sent_on(sink.name) for sink in plan.sinks if sink.role == "exporter"]
+    if directory is None and delivery.durability == "spool":
+        places += map(_perhaps_of_another, _default_directories())
+    return attrs.evolve(receipt, places=tuple(places)).to_dict()
+
+
+def _spools_in(*directories: Path) -> list[Path]:
+    """Return the spools in directories, with those that were set aside as corrupt."""
+    found = [path for directory in directories for path in sorted(directory.glob("*.spool*"))]
+    return [path for path in found if not path.name.endswith(SPOOL_PARTS[1:])]
+
+
+def _default_directories() -> list[Path]:
+    """Return the directories in this user's place for state that hold spools, one for each application."""
+    return [folder for folder in sorted(default_directory("").parent.glob("*")) if _spools_in(folder)]
+
+
+def _perhaps_of_another(directory: Path) -> Place:
+    """Return that nothing is erased here unasked: the same key may be another person's in another application."""
+    return Place(str(directory), None, "its spools may be of another application: name it by --spools if they are not")
 
 
 async def _person(plan: Plan, targeting_key: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from flag_analytics.frozen import FrozenEvent, decode_event, encode_event
 from flag_analytics.locks import FileLock
-from flag_analytics_delivery.spool_reader import SpoolReader, reading
+from flag_analytics_delivery.spool_reader import SpoolReader, UnreadableError, reading
 
 __all__ = ["erase_from_spool"]
 
@@ -27,7 +27,7 @@ def erase_from_spool(path: Path, targeting_keys: Collection[str]) -> int | None:
     It can be interrupted and called again.
 
     Raises:
-        UnreadableError: it is no spool, or damaged.
+        UnreadableError: it is no spool, or damaged, or has rows that cannot be read: the others are erased then.
     """
     with SpoolReader(path):
         pass  # it is a spool
@@ -36,30 +36,31 @@ def erase_from_spool(path: Path, targeting_keys: Collection[str]) -> int | None:
         return None
     try:
         with reading(), closing(sqlite3.connect(path, timeout=5.0)) as connection:
-            # What was overwritten is not left on the disk.
-            connection.execute("PRAGMA secure_delete = ON")
-            changed = _erase(connection, "events", "seq", targeting_keys) + _erase(
-                connection, "dead", "id", targeting_keys
-            )
+            found = [_erase(connection, *table, targeting_keys) for table in (("events", "seq"), ("dead", "id"))]
+            # Nor is anything left of what was overwritten, or was delivered before.
+            connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            return changed
     finally:
         lock.release()
+    if unreadable := sum(rows for _, rows in found):
+        raise UnreadableError(f"has {unreadable} rows that cannot be read")
+    return sum(changed for changed, _ in found)
 
 
-def _erase(connection: sqlite3.Connection, table: str, key: str, targeting_keys: Collection[str]) -> int:
-    changed, after = 0, -1
+def _erase(connection: sqlite3.Connection, table: str, key: str, targeting_keys: Collection[str]) -> tuple[int, int]:
+    """Return how many rows changed, and how many cannot be read."""
+    changed, unreadable, after = 0, 0, -1
     while True:
         rows = connection.execute(
             f"SELECT {key}, body FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT {_ROWS}",  # noqa: S608 - our names
             (after,),
         ).fetchall()
         if not rows:
-            return changed
+            return changed, unreadable
         after = rows[-1][0]
-        theirs = [
-            (row, event) for row, body in rows if (event := _event(body)) and event.targeting_key in targeting_keys
-        ]
+        events = [(row, _event(body)) for row, body in rows]
+        theirs = [(row, event) for row, event in events if event is not None and event.targeting_key in targeting_keys]
+        unreadable += sum(event is None for _, event in events)
         with connection:
             for row, event in theirs:
                 if table == "dead":
@@ -74,7 +75,7 @@ def _event(body: bytes) -> FrozenEvent | None:
     try:
         return decode_event(body)
     except Exception:
-        return None  # it names no person that could be read, and its place is kept
+        return None  # its place is kept
 
 
 def _anonymous(event: FrozenEvent) -> FrozenEvent:
