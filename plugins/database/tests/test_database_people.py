@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flag_analytics.reports import DeadLetter
 from flag_analytics.sources import EventFilter
-from flag_analytics_database import people
+from flag_analytics_database import DatabaseOptions, DatabaseStore, people
 from sqlalchemy import make_url
 
 
@@ -80,3 +81,41 @@ async def test_events_of_a_person_are_found_in_the_index_by_time(
     plan = str(await database.run(f"{explain} {query}"))
     assert "analytics_events_by_time_and_user" in plan
     assert database.family != "sqlite" or "timestamp>?" in plan
+
+
+async def test_a_search_through_the_files_of_sqlite_finds_nothing_of_a_person_while_others_write(
+    tmp_path: Path, make_event: Any, batch_of: Any
+) -> None:
+    options = DatabaseOptions(connection_string=f"sqlite+aiosqlite:///{tmp_path / 'events.db'}", rollups=True)
+    writing, store = DatabaseStore(options), DatabaseStore(options)
+    keys = ["someone-to-forget" if number % 7 == 0 else f"user-{number}" for number in range(2_000)]
+    batch = batch_of(*(make_event(number, targeting_key=key) for number, key in enumerate(keys)))
+    await writing.write(batch)
+    await writing.write_dead_letters([_letter(batch.events[0])])
+    assert _found_in(tmp_path, b"someone-to-forget")
+    try:
+        assert await store.forget(["someone-to-forget"]) == 287
+        assert _found_in(tmp_path, b"someone-to-forget") == []
+    finally:
+        await store.close()
+        await writing.close()
+
+
+async def test_what_was_pruned_before_is_not_found_in_the_file_of_sqlite_either(
+    tmp_path: Path, make_event: Any, batch_of: Any
+) -> None:
+    store = DatabaseStore(DatabaseOptions(connection_string=f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"))
+    await store.open()
+
+    async def secure_delete(connection: Any) -> Any:
+        return (await connection.exec_driver_sql("PRAGMA secure_delete")).scalar()
+
+    try:
+        assert await secure_delete(await store._writing.get()) == 1
+        assert await store._questions.run(secure_delete) == 1
+    finally:
+        await store.close()
+
+
+def _found_in(directory: Path, words: bytes) -> list[str]:
+    return [path.name for path in sorted(directory.iterdir()) if words in path.read_bytes()]

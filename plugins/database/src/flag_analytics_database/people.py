@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import and_, delete, select
+from flag_analytics.errors import SinkUnavailable
+from sqlalchemy import and_, delete, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .conditions import at_any_time, one_of
@@ -18,7 +19,7 @@ from .retention import BATCH_ROWS
 from .rollup_state import is_counted
 from .schema import Tables
 
-__all__ = ["FOUND_ROWS", "forget_some", "forgotten_letters"]
+__all__ = ["FOUND_ROWS", "forget_some", "forgotten_letters", "leave_no_trace"]
 
 FOUND_ROWS = 100_000
 """The most events that are looked for in one pass over the index."""
@@ -71,6 +72,17 @@ async def forgotten_letters(connection: AsyncConnection, tables: Tables, targeti
         gone += (await connection.execute(delete(tables.dead_letters).where(columns.event_id.in_(some)))).rowcount
         await connection.commit()
     return gone
+
+
+async def leave_no_trace(connection: AsyncConnection) -> None:
+    """Empty SQLite's write-ahead log, in which the pages of a file still are as they were before a removal.
+
+    Raises:
+        SinkUnavailable: another process reads an older state of the file.
+    """
+    is_busy = await connection.scalar(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+    if is_busy:
+        raise SinkUnavailable("what was removed is in the write-ahead log while others read", code="SQLITE_BUSY")
 
 
 def _key_of(event: str) -> Any:

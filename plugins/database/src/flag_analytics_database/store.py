@@ -38,7 +38,7 @@ from .imports import Import, Page, Place, begin_import, imports_query, remove_pa
 from .memory import MemoryAnchor
 from .once import store_counted, unless_crossed
 from .options import DatabaseOptions
-from .people import forget_some, forgotten_letters
+from .people import forget_some, forgotten_letters, leave_no_trace
 from .questions import PATIENCE_SECONDS, Questions
 from .reading import EventStream
 from .rebuilding import Rebuilt, drop_rollups, rebuild_page
@@ -268,7 +268,7 @@ class DatabaseStore:
         It works in pages of 2,000 rows, and can be interrupted and called again. What is recorded meanwhile may stay.
 
         Raises:
-            SinkUnavailable: the database does not answer.
+            SinkUnavailable: the database does not answer, or another process reads an older state of a SQLite file.
         """
         keys = sorted({canonical_key(key) for key in targeting_keys} - {""})
         if not keys:
@@ -281,6 +281,8 @@ class DatabaseStore:
         while more:
             count, more = await self._questions.run(some, settle=True)
             removed += count
+        if self.family == "sqlite":
+            await self._questions.run(leave_no_trace)
         return removed
 
     async def _ask(self, query: Executable) -> Sequence[Any]:
