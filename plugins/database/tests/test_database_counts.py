@@ -269,6 +269,29 @@ async def test_a_rebuild_that_was_interrupted_goes_on_where_it_was(
     assert await balanced(store)
 
 
+async def test_a_rebuild_of_the_first_minute_does_not_settle_what_other_writers_left_out(
+    database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "PAGE_ROWS", 3)
+    unaware, store = database.store(), database.store(rollups=True)
+    await unaware.write(batch_of(*(make_event(timestamp=NOW - timedelta(hours=number)) for number in range(20))))
+    await store.open()
+
+    def page(settles: bool) -> Any:
+        return store._questions.run(
+            lambda connection: rebuilding.rebuild_page(connection, store.tables, store.family, settles=settles)
+        )
+
+    assert not (await page(settles=False)).done
+    await unaware.write(batch_of(make_event(timestamp=NOW)))  # it has not looked since then
+    assert not (await page(settles=True)).done
+    assert not (await page(settles=False)).done  # both go on together
+    while not (await page(settles=True)).done:
+        pass
+    assert await balanced(store)
+    assert await state(database) == {"counted_since": EVER}
+
+
 async def test_rebuilds_at_once_beside_writing_and_erasing_end_right(
     database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

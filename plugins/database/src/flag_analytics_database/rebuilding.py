@@ -21,6 +21,7 @@ from .rollup_state import (
     NEVER,
     REBUILT_AT,
     ROLLUPS_PRUNED_BEFORE,
+    SETTLING,
     SWITCHED_ON_AT,
     change_state,
     drop_state,
@@ -78,7 +79,10 @@ async def rebuild_page(
     if COUNTED_SINCE not in state or (settles and SWITCHED_ON_AT not in state):  # another process has done it
         await connection.rollback()
         return Rebuilt(state.get(COUNTED_SINCE, NEVER), 0, done=True)
-    place, floor = state.get(REBUILT_AT, NEVER), max(since, least_hour(state))
+    known, floor = state.get(REBUILT_AT, NEVER), max(since, least_hour(state))
+    # What was rebuilt before lacks what writers stored that did not keep counts yet.
+    begins_to_settle = settles and SETTLING not in state
+    place = NEVER if begins_to_settle else known
     start = await _start_of_page(connection, tables, floor, place, most_rows or PAGE_ROWS)
     end = min(place, DAY_TOTALS // 2)
     wrong, totals = await _difference(connection, tables, family, start, end) if start < end else ([], [])
@@ -89,14 +93,16 @@ async def rebuild_page(
         await begin(connection, family)
         if REBUILT_AT not in state:
             await connection.execute(insert_once(tables.rollup_state, family).values(name=REBUILT_AT, value=NEVER))
-        moved = await change_state(connection, tables, REBUILT_AT, place, start)
+        if begins_to_settle:
+            await connection.execute(insert_once(tables.rollup_state, family).values(name=SETTLING, value=1))
+        moved = await change_state(connection, tables, REBUILT_AT, known, start)
         if not (moved and await change_state(connection, tables, COUNTED_SINCE, complete, min(complete, start))):
             await connection.rollback()
             return Rebuilt(place, 0, done=False)  # another process was faster
         await add_cells(connection, tables, family, sorted(wrong + totals))
         await drop_empty(connection, tables, {cell[0] for cell in wrong + totals})
         if done:
-            settled = [SWITCHED_ON_AT] if settles and since == EVER else []
+            settled = [SWITCHED_ON_AT, SETTLING] if settles and since == EVER else []
             await drop_state(connection, tables, REBUILT_AT, *settled)
         await connection.commit()
         return Rebuilt(start, len(wrong), done)
@@ -116,7 +122,7 @@ async def complete_counts(connection: AsyncConnection, tables: Tables, family: s
 async def drop_rollups(connection: AsyncConnection, tables: Tables, family: str) -> None:
     """Let no rollups be kept, and remove them; when events were pruned stays known."""
     await begin(connection, family)
-    await drop_state(connection, tables, COUNTED_SINCE, SWITCHED_ON_AT, REBUILT_AT, ROLLUPS_PRUNED_BEFORE)
+    await drop_state(connection, tables, COUNTED_SINCE, SWITCHED_ON_AT, SETTLING, REBUILT_AT, ROLLUPS_PRUNED_BEFORE)
     for table in (tables.counts, tables.sketches):
         await connection.execute(delete(table))
     await connection.commit()

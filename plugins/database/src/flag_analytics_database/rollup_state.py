@@ -24,6 +24,7 @@ __all__ = [
     "PRUNED_BEFORE",
     "REBUILT_AT",
     "ROLLUPS_PRUNED_BEFORE",
+    "SETTLING",
     "SWITCHED_ON_AT",
     "change_state",
     "counted_now",
@@ -44,6 +45,8 @@ SWITCHED_ON_AT = "switched_on_at"
 """When counts began to be kept in a table that may have held events; until a writer has made them complete."""
 REBUILT_AT = "rebuilt_at"
 """The hours from here on are done in the rebuild that is under way, or was interrupted."""
+SETTLING = "settling"
+"""The rebuild that is under way began when every writer kept counts: it makes them complete for good."""
 PRUNED_BEFORE = "pruned_before"
 """Events before this time have been removed, or are about to be; their counts are kept."""
 ROLLUPS_PRUNED_BEFORE = "rollups_pruned_before"
