@@ -15,7 +15,7 @@ from flag_analytics.errors import SourceError
 from flag_analytics.events import FlagEvaluationEvent, new_event_id
 from flag_analytics.protocols import Batch
 from flag_analytics.sources import EXACT, PARTS, EventFilter, FlagSummary, Grouping, TimeStep, Window
-from flag_analytics_database import DatabaseStore
+from flag_analytics_database import DatabaseStore, retention
 from flag_analytics_database.counting import DAY, HOUR
 from flag_analytics_database.retention import prune_some
 from flag_analytics_database.rollups.answers import RolledUpSource
@@ -485,3 +485,50 @@ async def test_late_events_of_removed_days_are_counted_at_once_and_taken_into_th
     assert await pruned.compact(1_000) == 0
     removed = Window(None, BASE + timedelta(days=6) - MICROSECOND)
     assert await pruned.source.raw.list_flags(removed) == []
+
+
+async def test_a_late_event_in_a_day_that_is_half_removed_bends_no_percentile(
+    store, batch_of, make_event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH_ROWS", 12)
+    hours = [BASE + timedelta(hours=hour) for hour in range(48)]
+    await store.write(batch_of(*(make_event(n, timestamp=at) for n, at in enumerate(hours))))
+    await store.compact(1_000)
+
+    async def prune(connection: Any) -> int:
+        return await prune_some(connection, store.tables, store.family, BASE + timedelta(days=1))
+
+    assert await store._questions.run(prune) == 12
+    await store.write(batch_of(make_event(0, timestamp=BASE + timedelta(hours=2))))
+    window = Window(BASE, BASE + timedelta(days=1) - MICROSECOND)
+    for _ in range(2):
+        (found,) = (await store.summarise(["checkout"], window, percentiles=(50.0,))).values()
+        assert found.total == 25
+        assert round(found.unique_users) == 24
+        assert "latency" in found.accuracy.missing or found.percentiles[50.0] == pytest.approx(11.5, rel=0.02)
+        await store.compact(1_000)
+    assert await store._questions.run(prune) == 0
+    assert await store.source.raw.list_flags(window) == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_retention_goes_on_where_counts_began_within_a_day_of_which_events_were_removed(
+    database, batch_of, make_event, late
+) -> None:
+    plain = database.store()
+    hours = [BASE + timedelta(hours=hour, minutes=20) for hour in range(72)]
+    await plain.write(batch_of(*(make_event(n, timestamp=at) for n, at in enumerate(hours))))
+    assert await plain.prune(BASE + timedelta(hours=10, minutes=10)) == 10
+    store = database.store(rollups=True)
+    await store.open()
+    await store.rebuild_counts()
+    if late:
+        await store.write(batch_of(make_event(99, timestamp=BASE + timedelta(hours=10, minutes=30))))
+    assert await store.prune(BASE + timedelta(days=2)) == 38 + late
+    for start in (None, BASE):
+        (found,) = (await store.summarise(["checkout"], Window(start, END))).values()
+        assert found.accuracy.complete_since is not None
+        since = found.accuracy.complete_since
+        assert found.total == sum(at >= since for at in hours)
+    (found,) = (await store.summarise(["checkout"], Window(BASE + timedelta(days=1), END))).values()
+    assert (found.total, found.accuracy.complete_since) == (48, None)

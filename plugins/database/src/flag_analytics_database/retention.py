@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -14,7 +15,7 @@ from .partitions import drop_partitions, is_partitioned
 from .rebuilding import complete_counts
 from .rollup_state import COUNTED_SINCE, EVER, PRUNED_BEFORE, ROLLUPS_PRUNED_BEFORE, is_complete, read_state, set_state
 from .rollups.compaction import compact_all
-from .rollups.spans import floor
+from .rollups.spans import ceil, floor
 from .rollups.stored import stale_query
 from .rollups.users import can_sketch
 from .rows import from_micros, micros
@@ -124,7 +125,7 @@ async def _removable(
     start, end = floor(int(oldest), DAY), floor(before, DAY)
     if most_days is not None:
         end = min(end, start + most_days * DAY)
-    end = min(end, await _first_stale_day(connection, tables, start, end))
+    end = min(end, await _first_stale_day(connection, tables, start, end, state))
     return _Days(start, end, is_counted=True) if start < end else None
 
 
@@ -137,18 +138,24 @@ async def _commit_removal(
         How many went.
     """
     if gone and days is not None:
-        if days.is_counted and await _first_stale_day(connection, tables, days.start, days.end) < days.end:
+        state = await read_state(connection, tables)
+        if days.is_counted and await _first_stale_day(connection, tables, days.start, days.end, state) < days.end:
             await connection.rollback()
             return 0
-        pruned_before = (await read_state(connection, tables)).get(PRUNED_BEFORE, EVER)
-        await set_state(connection, tables, family, PRUNED_BEFORE, max(pruned_before, days.end))
+        await set_state(connection, tables, family, PRUNED_BEFORE, max(state.get(PRUNED_BEFORE, EVER), days.end))
     await connection.commit()
     return gone
 
 
-async def _first_stale_day(connection: AsyncConnection, tables: Tables, start: int, end: int) -> int:
-    """Return the first of these days with events that no summary has, if summaries are made at all; else the end."""
-    if not can_sketch():
+async def _first_stale_day(
+    connection: AsyncConnection, tables: Tables, start: int, end: int, state: Mapping[str, int]
+) -> int:
+    """Return the first of these days with events that no summary has, if summaries are made at all; else the end.
+
+    A day that counts do not know from its beginning has no use for a summary, and may never get one.
+    """
+    start = max(start, ceil(state.get(COUNTED_SINCE, EVER), DAY))
+    if not can_sketch() or start >= end:
         return end
     found = (await connection.execute(stale_query(tables, 1, start, end, 1))).first()
     return end if found is None else int(found.start)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -352,8 +353,8 @@ class RolledUpSource:
         for start, end, keys in pieces:
             is_there = start >= time.pruned_before
             await self._add_piece(parts, start, end, keys, measured if is_there else frozenset(), experiments)
-        for day, keys in sorted(late.items()):
-            await self._add_piece(parts, day, day + DAY, keys, measured, experiments)
+        for day, expected in sorted(late.items()):
+            await self._add_piece(parts, day, day + DAY, set(expected), measured, experiments, expected)
         return parts.merged()
 
     async def _spans(self, first: int, last: int) -> list[Span]:
@@ -372,17 +373,17 @@ class RolledUpSource:
         flag_keys: Collection[str] | None,
         time: _Time,
         measured: frozenset[str],
-    ) -> tuple[dict[int, set[str]], dict[int, set[str]], set[str]]:
+    ) -> tuple[dict[int, set[str]], dict[int, dict[str, int]], set[str]]:
         """Add the summaries of these spans.
 
         Returns:
             The flags without a summary by day; those with one that late events are not in yet, whose counts are left
-            out; and those with users by variant.
+            out, with the number of these events; and those with users by variant.
         """
         blobs = {part for part in (USERS, VARIANT_USERS) if part in measured}
         blobs |= {DURATIONS} if "latency" in measured else set()
         gaps: defaultdict[int, set[str]] = defaultdict(set)
-        late: defaultdict[int, set[str]] = defaultdict(set)
+        late: defaultdict[int, dict[str, int]] = defaultdict(dict)
         experiments: set[str] = set()
         pending: dict[Span, Collection[str] | None] = dict.fromkeys(spans, flag_keys)
         while pending:
@@ -405,7 +406,7 @@ class RolledUpSource:
                     continue
                 summary = summary_of(*packed)
                 if int(of_summary) != int(events):
-                    late[span.start].add(key)
+                    late[span.start][key] = int(events) - int(of_summary)
                     summary = attrs.evolve(summary, cells={})
                 parts[key].append(summary)
                 if summary.variant_users is not None:
@@ -421,8 +422,12 @@ class RolledUpSource:
         flag_keys: Collection[str] | None,
         measured: frozenset[str],
         experiments: Collection[str],
+        late: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Add what no summary covers: counts, and the parts that are measured from the events."""
+        """Add what no summary covers: counts, and the parts that are measured from the events.
+
+        ``late`` tells how many events of a flag its summary does not have.
+        """
         if start >= end:
             return
         cells = await self._cells(start, end, flag_keys)
@@ -433,7 +438,7 @@ class RolledUpSource:
         seen: dict[str, WindowSummary] = {}
         if measured:
             found = await measure(self.raw.ask, self.raw.tables, self.raw.family, start, end, flag_keys, experiments)
-            seen = {key: summary for key, (_, summary) in found.items()}
+            seen = {key: one.with_late(late.get(key, count), count) for key, (count, one) in found.items()}
         otherwise = WindowSummary() if measured else _NOTHING
         for key, of_flag in cells.items():
             parts[key].append(attrs.evolve(seen.get(key, otherwise), cells=of_flag))

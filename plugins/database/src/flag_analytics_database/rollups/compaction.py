@@ -130,16 +130,21 @@ class Compaction:
         cells = cells_of_rows(await ask(hourly_query(self.tables, self.family, hours, [flag_key])))[flag_key]
         ids = [row.event_id for row in await ask(select(columns.event_id).where(*theirs).with_for_update())]
         late = await measure(ask, self.tables, self.family, span.start, span.end, [flag_key], self.experiments)
-        before = await ask(spans_query(self.tables, self.family, [span], [flag_key], _PARTS, span.end))
+        ((_, _, events, of_summary, *packed),) = await ask(
+            spans_query(self.tables, self.family, [span], [flag_key], _PARTS, span.end)
+        ) or [(None, None, 0, None)]
+        counted = sum(figures.events for figures in cells.values())
+        if sum(count for count, _ in late.values()) != len(ids) or int(events) != counted:
+            await self.connection.rollback()  # events came or went meanwhile
+            return False
         # Without a summary, nothing tells of the users and durations of those that were removed.
         parts = [WindowSummary({}, None, None, None)]
-        if before and before[0][3] is not None:
-            parts = [attrs.evolve(summary_of(*before[0][4:]), cells={})]
+        if of_summary is not None:
+            parts = [attrs.evolve(summary_of(*packed), cells={})]
         parts += [summary for _, summary in late.values()]
         whole = attrs.evolve(WindowSummary.merged(parts), cells=cells)
-        if sum(count for count, _ in late.values()) != len(ids):
-            await self.connection.rollback()
-            return False
+        if of_summary is not None:
+            whole = whole.with_late(counted - int(of_summary), len(ids))
         await self._write(span, {flag_key: whole})
         for first in range(0, len(ids), 1_000):
             some = ids[first : first + 1_000]

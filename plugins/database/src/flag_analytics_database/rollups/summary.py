@@ -95,6 +95,14 @@ class WindowSummary:
         """The number of events, sampled ones as one each."""
         return sum(figures.events for figures in self.cells.values())
 
+    def with_late(self, expected: int, stored: int) -> WindowSummary:
+        """Return it without durations unless as many events were ``stored`` as were ``expected`` to be late.
+
+        Otherwise it is of a day whose events are just being removed, and the summary of that day has some of those that
+        are there still. Nothing tells which: users are the same then, but durations would count twice.
+        """
+        return self if expected == stored else attrs.evolve(self, durations=None)
+
     def only(self, wanted: Callable[[Cell], bool]) -> WindowSummary:
         """Return the counts of the cells that are wanted, and no other part."""
         return WindowSummary({cell: figures for cell, figures in self.cells.items() if wanted(cell)}, None, None, None)
