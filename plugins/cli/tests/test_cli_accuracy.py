@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, datetime
 
 from flag_analytics.aggregator import FlagMetrics
-from flag_analytics.sources import EXACT, Accuracy
+from flag_analytics.sources import EXACT, Accuracy, TimeStep
 from flag_analytics_cli.figures import FlagFigures, Report
 from flag_analytics_cli.layout import accuracy_lines, flag_block
+from flag_analytics_cli.series import Series, write_series
 from rich.console import Console
 
 
@@ -43,4 +45,20 @@ def test_a_latency_that_rollups_do_not_tell_is_not_called_unmeasured():
 
 def test_an_overview_says_nothing_about_figures_that_it_does_not_show():
     accuracy = Accuracy({"users": 0.01, "variant_users": 0.01}, frozenset({"crossover_users"}))
-    assert accuracy_lines([accuracy], without={"variant_users", "crossover_users"}) == ["From rollups: users ± 1 %"]
+    assert accuracy_lines([accuracy], without=frozenset({"variant_users", "crossover_users"})) == [
+        "From rollups: users ± 1 %"
+    ]
+
+
+def test_a_series_says_that_events_of_its_empty_steps_were_removed(capsys):
+    since = datetime(2026, 1, 5, 2, tzinfo=UTC)
+    accuracy = Accuracy({}, frozenset({"users"}), since)
+    hours = [datetime(2026, 1, 5, hour, tzinfo=UTC) for hour in range(4)]
+    steps = [TimeStep(hours[0], hours[1]), TimeStep(hours[2], hours[3], count=3, accuracy=accuracy)]
+    series = Series("checkout", 3600.0, {"": steps})
+    write_series(series, "table")
+    said = capsys.readouterr().out
+    assert "Without the events before 2026-01-05 02:00:00 UTC, which were removed" in said
+    assert "Not told" not in said, "users are no part of the drawing"
+    write_series(series, "json")
+    assert json.loads(capsys.readouterr().out)["accuracy"] == accuracy.to_dict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
@@ -21,7 +21,7 @@ from .terminal import can_draw, say
 from .visible import visible
 from .wording import counted
 
-__all__ = ["Trimmed", "accuracy_lines", "bar", "flag_block", "overview", "print_report"]
+__all__ = ["Trimmed", "accuracy_lines", "bar", "flag_block", "least_accuracy", "overview", "print_report"]
 
 _MOST_BLOCKS = 12
 _MOST_ROWS = 20
@@ -128,25 +128,32 @@ def flag_block(flag: FlagFigures, report: Report, console: Console) -> Renderabl
     return Group(title, Trimmed(Padding(body, (0, 0, 0, 2))))
 
 
-def accuracy_lines(of_flags: Iterable[Accuracy], *, without: Container[str] = ()) -> list[str]:
+def accuracy_lines(of_answers: Iterable[Accuracy], *, without: frozenset[str] = frozenset()) -> list[str]:
     """Return for people how exact figures are; nothing about exact ones, and the parts that are not shown."""
-    found = list(of_flags)
-    bounds: dict[str, float] = {}
-    for accuracy in found:
-        for part, bound in accuracy.bounds.items():
-            if part not in without:
-                bounds[part] = max(bound, bounds.get(part, 0.0))
-    missing = sorted({part for accuracy in found for part in accuracy.missing if part not in without})
-    since = [accuracy.complete_since for accuracy in found if accuracy.complete_since is not None]
+    together = least_accuracy(of_answers)
+    bounds = {part: bound for part, bound in together.bounds.items() if part not in without}
+    missing = sorted(together.missing - without)
     lines = []
     if bounds:
         parts = ", ".join(f"{part.replace('_', ' ')} ± {100 * bounds[part]:.2g} %" for part in sorted(bounds))
         lines.append(f"From rollups: {parts}")
     if missing:
         lines.append(f"Not told by rollups: {', '.join(part.replace('_', ' ') for part in missing)}")
-    if since:
-        lines.append(f"Without the events before {_moment(max(since))} UTC, which were removed")
+    if together.complete_since is not None:
+        lines.append(f"Without the events before {_moment(together.complete_since)} UTC, which were removed")
     return lines
+
+
+def least_accuracy(of_answers: Iterable[Accuracy]) -> Accuracy:
+    """Return the widest bounds, all that is missing and the latest gap of some answers."""
+    found = list(of_answers)
+    bounds: dict[str, float] = {}
+    for accuracy in found:
+        for part, bound in accuracy.bounds.items():
+            bounds[part] = max(bound, bounds.get(part, 0.0))
+    missing = frozenset[str]().union(*(accuracy.missing for accuracy in found))
+    since = [accuracy.complete_since for accuracy in found if accuracy.complete_since is not None]
+    return Accuracy(bounds, missing, max(since, default=None))
 
 
 def _name(flag: FlagFigures) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 import attrs
 from flag_analytics.aggregator import AnalyticsAggregator
 from flag_analytics.canonical import canonical_key
-from flag_analytics.sources import TimeStep
+from flag_analytics.sources import Accuracy, TimeStep
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from .choices import SeriesFormat
-from .layout import Trimmed, bar
+from .layout import Trimmed, accuracy_lines, bar, least_accuracy
 from .selection import Selection
 from .terminal import can_draw, print_json, results
 from .visible import cell, visible
@@ -28,6 +28,7 @@ _STEPS = (60, 300, 900, 3_600, 21_600, 86_400, 604_800, 2_592_000)
 _USUAL_STEPS = 40
 _MOST_SHOWN = 12
 _ALL = ""
+_NOT_DRAWN = frozenset({"users"})
 
 
 @attrs.frozen
@@ -47,6 +48,11 @@ class Series:
     @property
     def times(self) -> Sequence[TimeStep]:
         return next(iter(self.groups.values()), ())
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """The least of all steps; those without events have none of their own."""
+        return least_accuracy(step.accuracy for steps in self.groups.values() for step in steps)
 
     @property
     def is_grouped(self) -> bool:
@@ -121,7 +127,12 @@ def _document(series: Series) -> dict[str, Any]:
         {**({"group": name} if series.is_grouped else {}), "steps": [_step(step) for step in steps]}
         for name, steps in series.groups.items()
     ]
-    return {"flag_key": series.flag_key, "step_seconds": series.step_seconds, "series": groups}
+    return {
+        "flag_key": series.flag_key,
+        "step_seconds": series.step_seconds,
+        "accuracy": series.accuracy.to_dict(),
+        "series": groups,
+    }
 
 
 def _step(step: TimeStep) -> dict[str, Any]:
@@ -166,5 +177,7 @@ def _draw(console: Console, series: Series) -> None:
             row += [Text(f"{step.count:,}"), Text(f"{drawn} (so far)" if step.unfinished else drawn, "cyan")]
         table.add_row(*row)
     console.print(Trimmed(table))
+    for line in accuracy_lines([series.accuracy], without=_NOT_DRAWN):
+        console.print(Text(line, "yellow"))
     if len(series.groups) > len(names):
         console.print(Text(f"and {len(series.groups) - len(names):,} more groups", "dim"))
