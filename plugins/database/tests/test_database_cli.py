@@ -216,6 +216,44 @@ def test_rollups_are_rebuilt_and_dropped(
     assert capsys.readouterr().out == "database: removed the rollups\n"
 
 
+def test_with_rollups_a_dry_run_counts_the_whole_days_that_would_be_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_event: Any, batch_of: Any
+) -> None:
+    import asyncio
+
+    from flag_analytics_database import DatabaseOptions
+
+    url = url_in(tmp_path)
+
+    async def fill() -> None:
+        store = DatabaseStore(DatabaseOptions(connection_string=url, rollups=True))
+        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        # The last one is old enough, and of a day that is not.
+        times = (midnight - timedelta(days=5), midnight - timedelta(days=3), midnight - timedelta(days=2))
+        await store.write(batch_of(*(make_event(timestamp=time) for time in times)))
+        await store.close()
+
+    asyncio.run(fill())
+    assert run("db", "rollup", "rebuild", "--url", url) == 0
+    capsys.readouterr()
+    assert run("prune", "--days", "2", "--dry-run", "--url", url, "--format", "json") == 0
+    told = json.loads(capsys.readouterr().out)["databases"][0]["would_remove"]
+    assert run("prune", "--days", "2", "--url", url, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["databases"][0]["removed"] == told
+
+
+def test_dropped_rollups_that_the_configuration_asks_for_are_said_to_come_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "flag-analytics.toml"
+    config.write_text(f'[collectors.database]\nconnection_string = "{url_in(tmp_path)}"\nrollups = true\n')
+    assert run("db", "upgrade", "--config", str(config)) == 0
+    capsys.readouterr()
+    assert run("db", "rollup", "drop", "--config", str(config)) == 0
+    said = "database: removed the rollups, until the next writer: take rollups = true out of the configuration\n"
+    assert capsys.readouterr().out == said
+
+
 def test_the_rollups_of_a_file_that_does_not_exist_are_not_rebuilt(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

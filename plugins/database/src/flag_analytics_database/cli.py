@@ -216,10 +216,11 @@ async def _compact(store: DatabaseStore, target: _Target) -> _Done:
     return _Done(f"made {made:,} {'summary' if made == 1 else 'summaries'}", {"summaries": made})
 
 
-async def _drop(store: DatabaseStore, _: _Target) -> _Done:
+async def _drop(store: DatabaseStore, target: _Target) -> _Done:
     _refuse_missing_file(store)
     await store.drop_rollups()
-    return _Done("removed the rollups", {"dropped": True})
+    again = ", until the next writer: take rollups = true out of the configuration" if target.options.rollups else ""
+    return _Done(f"removed the rollups{again}", {"dropped": True})
 
 
 def _refuse_missing_file(store: DatabaseStore) -> None:

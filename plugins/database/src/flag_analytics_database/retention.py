@@ -67,10 +67,12 @@ async def prune(connection: AsyncConnection, tables: Tables, family: str, before
 
 
 async def count_old(connection: AsyncConnection, tables: Tables, before: datetime) -> int:
-    """Return the number of events and dead letters dated before ``before``."""
+    """Return how many events and dead letters ``prune`` would remove: where rollups are kept, those of whole days."""
+    end = micros(before)
+    kept_from = floor(end, DAY) if COUNTED_SINCE in await read_state(connection, tables) else end
     counts = [
-        await connection.scalar(select(func.count()).select_from(table).where(table.c[time] < micros(before)))
-        for table, time in ((tables.events, "timestamp"), (tables.dead_letters, "at"))
+        await connection.scalar(select(func.count()).select_from(table).where(table.c[time] < first))
+        for table, time, first in ((tables.events, "timestamp", kept_from), (tables.dead_letters, "at", end))
     ]
     return sum(count or 0 for count in counts)
 

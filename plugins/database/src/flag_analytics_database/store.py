@@ -476,7 +476,7 @@ class DatabaseStore:
         return await compact_some(connection, self.tables, self.family, now, most, experiments)
 
     async def count_older(self, before: datetime) -> int:
-        """Return the number of events and dead letters dated before ``before``."""
+        """Return how many events and dead letters ``prune`` would remove."""
         return await self._questions.run(lambda connection: count_old(connection, self.tables, before))
 
     async def rebuild_counts(self, since: datetime | None = None, tell: Callable[[Rebuilt], None] | None = None) -> int:
