@@ -532,3 +532,17 @@ async def test_retention_goes_on_where_counts_began_within_a_day_of_which_events
         assert found.total == sum(at >= since for at in hours)
     (found,) = (await store.summarise(["checkout"], Window(BASE + timedelta(days=1), END))).values()
     assert (found.total, found.accuracy.complete_since) == (48, None)
+
+
+async def test_a_series_over_removed_events_that_were_not_counted_says_so_of_each_step(
+    database, batch_of, make_event
+) -> None:
+    store = database.store()
+    hours = [BASE + timedelta(hours=hour) for hour in range(48)]
+    await store.write(batch_of(*(make_event(n, timestamp=at) for n, at in enumerate(hours))))
+    await store.prune(BASE + timedelta(days=1, minutes=30))
+    since = BASE + timedelta(days=1, minutes=30)
+    for end, lost in ((BASE + timedelta(days=1), 24), (BASE + timedelta(days=2), 25)):
+        steps = await store.count_steps("checkout", Window(BASE, end), 3_600.0)
+        assert [steps[number].accuracy.complete_since for number in range(lost)] == [since] * lost
+        assert [steps[number].count for number in range(lost)] == [0] * lost

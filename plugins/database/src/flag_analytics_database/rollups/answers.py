@@ -240,7 +240,10 @@ class RolledUpSource:
             found = _passing(whole, where, group_by)
         if found is None:
             exact = await self.raw.count_steps(flag_key, window, step_seconds, where=where, group_by=group_by)
-            return exact if plan.is_whole else {number: _saying(one, plan.of_events) for number, one in exact.items()}
+            if plan.is_whole:
+                return exact
+            told = {number: _saying(one, plan.of_events) for number, one in exact.items()}
+            return {**_incomplete_steps(window, length, plan.of_events), **told}
         said = attrs.evolve(plan.complete, missing=frozenset({"users"}))
 
         def steps(by_number: Mapping[int, WindowSummary]) -> dict[int, TimeStep]:
@@ -258,10 +261,11 @@ class RolledUpSource:
                 )
             return answers
 
+        incomplete = _incomplete_steps(window, length, said)
         if group_by is None:
-            return steps(found)
+            return {**incomplete, **steps(found)}
         groups = {name: steps(some) for name, some in _grouped(found, group_by).items()}
-        return group_steps(window, step_seconds, groups)
+        return {**incomplete, **group_steps(window, step_seconds, groups)}
 
     async def get_exposures(self, flag_key: str, window: Window, *, where: EventFilter | None = None) -> Exposures:
         """Return users by the variant that they saw first, always from the events."""
@@ -510,6 +514,18 @@ def _saying(answer: Any, complete: Accuracy) -> Any:
     said = attrs.evolve(answer, accuracy=complete)
     groups = {name: _saying(group, complete) for name, group in getattr(answer, "groups", {}).items()}
     return attrs.evolve(said, groups=groups) if groups else said
+
+
+def _incomplete_steps(window: Window, length: timedelta, said: Accuracy) -> dict[int, TimeStep]:
+    """Return the steps before the time from when on the answer is complete: none is taken for one without events."""
+    steps: dict[int, TimeStep] = {}
+    if said.complete_since is not None:
+        for number in range(step_count(window, length)):
+            step = time_step(window, length, number, accuracy=said)
+            if step.start >= said.complete_since:
+                break
+            steps[number] = step
+    return steps
 
 
 def _by_the_hour(pruned_before: int, expected: str) -> SourceError:
