@@ -303,6 +303,15 @@ def test_outcomes_are_shown_by_variant_with_the_difference_to_the_control(experi
     assert "treatment differs from control" in printed
 
 
+def test_a_file_has_no_rollups_to_be_asked_for(capsys):
+    Path("exposures.jsonl").write_text(line(0, "on", "ada", kind="exposure"))
+    assert main(["report", "--file", "exposures.jsonl"]) == 0
+    exact = capsys.readouterr().out
+    assert "1 exposure" in exact
+    assert main(["report", "--file", "exposures.jsonl", "--fast"]) == 0
+    assert capsys.readouterr().out == exact
+
+
 def test_an_outcome_that_no_user_has_is_said(experiment, capsys):
     assert main(["report", "checkout", "--outcome", "purchas", *experiment]) == 0
     assert "no user has the outcome purchas: " in capsys.readouterr().err

@@ -81,7 +81,7 @@ def report(
         raise UsageError(f"--expect {error}") from None
     if expected is not None and group_by is not None:
         raise UsageError("--expect is about a whole flag: name a group with --where NAME=VALUE, without --group-by")
-    selection = attrs.evolve(selected.selection(), fast=fast)
+    selection = attrs.evolve(selected.selection(), fast=fast and source.file is None)
     if outcome is None and control is not None:
         raise UsageError("--control is about an outcome: add --outcome NAME")
     if outcome is not None:
@@ -145,7 +145,7 @@ def series(
         raise UsageError(f"--step: {error}") from None
     if step is not None and seconds is None:
         raise UsageError("--step all is no length: expected for example 1h")
-    selection = attrs.evolve(selected.selection(), fast=fast)
+    selection = attrs.evolve(selected.selection(), fast=fast and source.file is None)
 
     async def question(answers: Answers) -> Series:
         return await find_series(answers.aggregator, flag, selection, seconds, group_by)
