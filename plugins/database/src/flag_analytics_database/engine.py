@@ -255,7 +255,7 @@ def _prepare_connections(engine: AsyncEngine, family: str, statement_timeout_sec
         # A question takes this many KiB for its pages, and as much for each time it sorts.
         cursor.execute(f"PRAGMA cache_size={-8_192 if pooled else -32_768}")
         cursor.execute("PRAGMA wal_autocheckpoint=10000")
-        # What is removed is overwritten, so that nobody finds it in the file: see ``people.leave_no_trace``.
+        # What is removed is overwritten in the file: see ``people.empty_log``.
         cursor.execute("PRAGMA secure_delete=ON")
         # In a database shared in memory a reader would otherwise fail while the writer writes.
         cursor.execute("PRAGMA read_uncommitted=1")

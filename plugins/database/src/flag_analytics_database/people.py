@@ -19,7 +19,7 @@ from .retention import BATCH_ROWS
 from .rollup_state import is_counted
 from .schema import Tables
 
-__all__ = ["FOUND_ROWS", "forget_some", "forgotten_letters", "leave_no_trace"]
+__all__ = ["FOUND_ROWS", "empty_log", "forget_some", "forgotten_letters"]
 
 FOUND_ROWS = 100_000
 """The most events that are looked for in one pass over the index."""
@@ -74,7 +74,7 @@ async def forgotten_letters(connection: AsyncConnection, tables: Tables, targeti
     return gone
 
 
-async def leave_no_trace(connection: AsyncConnection) -> None:
+async def empty_log(connection: AsyncConnection) -> None:
     """Empty SQLite's write-ahead log, in which the pages of a file still are as they were before a removal.
 
     Raises:

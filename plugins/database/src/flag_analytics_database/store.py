@@ -38,7 +38,7 @@ from .imports import Import, Page, Place, begin_import, imports_query, remove_pa
 from .memory import MemoryAnchor
 from .once import store_counted, unless_crossed
 from .options import DatabaseOptions
-from .people import forget_some, forgotten_letters, leave_no_trace
+from .people import empty_log, forget_some, forgotten_letters
 from .questions import PATIENCE_SECONDS, Questions
 from .reading import EventStream
 from .rebuilding import Rebuilt, drop_rollups, rebuild_page
@@ -281,8 +281,8 @@ class DatabaseStore:
         while more:
             count, more = await self._questions.run(some, settle=True)
             removed += count
-        if self.family == "sqlite":
-            await self._questions.run(leave_no_trace)
+        if self.family == "sqlite" and not self.engines.in_memory:
+            await self._questions.run(empty_log)
         return removed
 
     async def _ask(self, query: Executable) -> Sequence[Any]:
