@@ -116,7 +116,7 @@ def _check(events: Sequence[Any], rows: int) -> None:
 
 
 async def test_every_row_is_kept_with_its_id_time_and_value(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adoption, "PAGE_40", 7)
+    monkeypatch.setattr(adoption, "PAGE_ROWS", 7)
     await _make_table(database, 50)
     store = database.store()
     assert await store.upgrade() is State.LITESTAR_FLAGS
@@ -130,7 +130,7 @@ async def test_every_row_is_kept_with_its_id_time_and_value(database: Any, monke
 async def test_the_first_event_takes_it_over_and_waits_for_no_row(
     database: Any, make_event: Any, batch_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adoption, "PAGE_40", 7)
+    monkeypatch.setattr(adoption, "PAGE_ROWS", 7)
     await _make_table(database, 50)
     store = database.store()
     moving = asyncio.Event()
@@ -282,7 +282,7 @@ async def test_a_table_that_litestar_flags_made_and_filled_is_taken_over(databas
 async def test_it_goes_on_from_wherever_it_was_interrupted(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from flag_analytics_database import setup
 
-    monkeypatch.setattr(adoption, "PAGE_40", 10)
+    monkeypatch.setattr(adoption, "PAGE_ROWS", 10)
     await _make_table(database, 45)
     calls = 0
     real = adoption.move_next_page

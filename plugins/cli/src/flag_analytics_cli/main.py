@@ -76,12 +76,12 @@ def _run(tokens: list[str]) -> int:
     except (CycloptsError, UsageError, ColumnError) as error:
         _complain(error, USAGE)
         command = " ".join(("flag-analytics", *app.parse_commands(tokens)[0]))
-        note(f"`{command} --help` shows what is possible")
         if isinstance(error, UnknownCommandError) and command == "flag-analytics":
             note(
                 "plugins add commands once the configuration names them: "
                 'plugins = ["privacy"] adds `forget`, `person` and `privacy`, [collectors.clickhouse] adds `clickhouse`'
             )
+        note(f"`{command} --help` shows what is possible")
         return USAGE
     except ConfigError as error:
         from .check import print_problems
