@@ -443,7 +443,7 @@ async def test_an_environment_that_only_events_name_is_not_taken_for_complete(st
     [flag] = await store.list_flags(Window(BASE, END), where=where)
     assert (flag.count, flag.accuracy.complete_since) == (24, since)
     steps = await store.count_steps("checkout", Window(BASE, END), 86_400.0, where=where)
-    assert [(step.count, step.accuracy.complete_since) for step in steps.values()] == [(24, since)]
+    assert [(steps[day].count, steps[day].accuracy.complete_since) for day in (0, 1)] == [(0, since), (24, since)]
 
 
 async def test_a_series_over_removed_events_is_counted(pruned) -> None:
