@@ -84,7 +84,7 @@ async def test_python_the_api_and_the_command_tell_the_same_figures_and_bounds(
     assert (told["unique_users"], told["exposures"], told["crossover_users"]) == (fast.unique_users, None, None)
     assert await asyncio.to_thread(main, ["report", "checkout", "--fast"]) == 0
     printed = capsys.readouterr().out
-    assert "Fast answer: latency ± 1 %, users ± 0.81 %" in printed
+    assert "From rollups: latency ± 1 %, users ± 0.81 %" in printed
     assert "Not told by rollups: crossover users, variant users" in printed
     for arguments in (["--step", "1h", "--window", "3d"], ["--group-by", "variant"]):
         assert await asyncio.to_thread(main, ["series", "checkout", "--format", "json", "--fast", *arguments]) == 0
