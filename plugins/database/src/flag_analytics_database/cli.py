@@ -85,84 +85,126 @@ class _Done:
 
 
 _Work = Callable[["DatabaseStore", _Target], Awaitable[_Done]]
+_ReadPlan = Callable[[Path | None], Plan]
 
 
-def add_commands(app: Any, read_plan: Callable[[Path | None], Plan]) -> None:
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class _Databases:
+    """The databases to work on, and in which form to say what came of it."""
+
+    connection_string: _Url = None
+    config: _Config = None
+    table: _Table = DEFAULT_TABLE
+    schema: _Schema = None
+    format: _Format = "table"
+
+    def for_each(self, read_plan: _ReadPlan, work: _Work, figures: tuple[str, ...]) -> int:
+        """Do the work on each database, say what came of it, and return the command's exit code.
+
+        Args:
+            read_plan: Finds the configuration.
+            work: What to do.
+            figures: The names of what ``work`` returns, which are null in JSON where it failed.
+
+        Raises:
+            FlagAnalyticsError: it could not be done on some of them; the message names each.
+        """
+        lines: list[dict[str, Any]] = []
+        problems: list[str] = []
+        for target in self._targets(read_plan):
+            line: dict[str, Any] = {"name": target.name, **dict.fromkeys(figures), "problem": None}
+            try:
+                done = asyncio.run(_on_store(target, work))
+            except (FlagAnalyticsError, ValueError) as error:
+                line["problem"] = str(error)
+                problems.append(f"{target.name}: {error}")
+            else:
+                line.update(done.figures)
+                if self.format == "table":
+                    sys.stdout.write(f"{target.name}: {done.words}\n")
+            lines.append(line)
+        if self.format == "json":
+            json.dump({"databases": lines}, sys.stdout, indent=2)
+            sys.stdout.write("\n")
+        if problems:
+            raise FlagAnalyticsError("; ".join(problems))
+        return _FINE
+
+    def _targets(self, read_plan: _ReadPlan) -> list[_Target]:
+        """Return the databases to work on.
+
+        Raises:
+            CycloptsError: the command line names one in a way that makes no sense.
+            FlagAnalyticsError: there is none, its driver is missing, or the configuration is wrong.
+        """
+        if self.connection_string is not None:
+            try:
+                options = DatabaseOptions(
+                    connection_string=self.connection_string, table=self.table, schema=self.schema
+                )
+            except ValueError as error:
+                raise CycloptsError(msg=str(error)) from None
+            return [_Target("database", options, named=True)]
+        if self.table != DEFAULT_TABLE or self.schema is not None:
+            raise CycloptsError(msg="--table and --schema are about the database that --url names: add --url URL")
+        targets = [
+            _Target(sink.name, sink.options, named="connection_string" in sink.explicit)
+            for sink in read_plan(self.config).sinks
+            if isinstance(sink.options, DatabaseOptions)
+        ]
+        if not targets:
+            raise FlagAnalyticsError(
+                "no database collector is configured: add [collectors.database], or give --url URL"
+            )
+        return targets
+
+
+_CONFIGURED = _Databases()
+
+
+def add_commands(app: Any, read_plan: _ReadPlan) -> None:
     """Add the commands to a cyclopts ``App``; they work with the databases of the plan that ``read_plan`` finds."""
 
-    def upgrade(
-        *,
-        connection_string: _Url = None,
-        config: _Config = None,
-        table: _Table = DEFAULT_TABLE,
-        schema: _Schema = None,
-        format: _Format = "table",  # noqa: A002 - it is the option's name
-    ) -> int:
+    def upgrade(databases: _Databases = _CONFIGURED) -> int:
         """Create the tables, or bring them to the newest version; a table made by litestar-flags is taken over.
 
         Every row is kept. It can be interrupted and run again.
         """
-        targets = _chosen(read_plan, connection_string, config, table, schema)
-        return _for_each(targets, _upgrade, _UPGRADE_FIGURES, format)
+        return databases.for_each(read_plan, _upgrade, _UPGRADE_FIGURES)
 
     def prune(
         *,
         days: _Days = None,
         dry_run: _DryRun = False,
-        connection_string: _Url = None,
-        config: _Config = None,
-        table: _Table = DEFAULT_TABLE,
-        schema: _Schema = None,
-        format: _Format = "table",  # noqa: A002 - it is the option's name
+        databases: _Databases = _CONFIGURED,
     ) -> int:
         """Remove old events from the configured databases, a small batch at a time."""
         if days is not None and not 0 < days <= _MOST_DAYS:
             raise CycloptsError(
                 msg=f"--days {days:g} is out of range: expected a number above 0, and at most {_MOST_DAYS:,.0f}"
             )
-        targets = _chosen(read_plan, connection_string, config, table, schema)
         figures = _DRY_FIGURES if dry_run else _PRUNE_FIGURES
-        return _for_each(targets, lambda store, target: _prune(store, target, days, dry_run), figures, format)
+        return databases.for_each(read_plan, lambda store, target: _prune(store, target, days, dry_run), figures)
 
     def rebuild(
         *,
         since: _Since = None,
-        connection_string: _Url = None,
-        config: _Config = None,
-        table: _Table = DEFAULT_TABLE,
-        schema: _Schema = None,
-        format: _Format = "table",  # noqa: A002 - it is the option's name
+        databases: _Databases = _CONFIGURED,
     ) -> int:
         """Count the stored events anew, beside the writing; counts are kept from now on if they were not.
 
         It can be interrupted, and goes on from there when it is run again.
         """
-        targets = _chosen(read_plan, connection_string, config, table, schema)
-        return _for_each(targets, lambda store, target: _rebuild(store, target, since), _REBUILD_FIGURES, format)
+        return databases.for_each(read_plan, lambda store, target: _rebuild(store, target, since), _REBUILD_FIGURES)
 
-    def compact(
-        *,
-        connection_string: _Url = None,
-        config: _Config = None,
-        table: _Table = DEFAULT_TABLE,
-        schema: _Schema = None,
-        format: _Format = "table",  # noqa: A002 - it is the option's name
-    ) -> int:
+    def compact(databases: _Databases = _CONFIGURED) -> int:
         """Make the summaries of finished days that fast answers are from, as is done beside the writing too."""
-        targets = _chosen(read_plan, connection_string, config, table, schema)
-        return _for_each(targets, _compact, ("summaries",), format)
+        return databases.for_each(read_plan, _compact, ("summaries",))
 
-    def drop(
-        *,
-        connection_string: _Url = None,
-        config: _Config = None,
-        table: _Table = DEFAULT_TABLE,
-        schema: _Schema = None,
-        format: _Format = "table",  # noqa: A002 - it is the option's name
-    ) -> int:
+    def drop(databases: _Databases = _CONFIGURED) -> int:
         """Remove the rollups, and keep none any more; take the option rollups out of the configuration first."""
-        targets = _chosen(read_plan, connection_string, config, table, schema)
-        return _for_each(targets, _drop, ("dropped",), format)
+        return databases.for_each(read_plan, _drop, ("dropped",))
 
     db = App(name="db", help="Look after the tables of the database collector.")
     db.command(upgrade)
@@ -246,68 +288,6 @@ async def _prune(store: DatabaseStore, target: _Target, days: float | None, dry_
     age = "1 day" if kept == 1 else f"{kept:g} days"
     done = "would remove" if dry_run else "removed"
     return _Done(f"{done} {count:,} {rows} older than {age}", {figure: count, "older_than_days": kept})
-
-
-def _for_each(targets: list[_Target], work: _Work, figures: tuple[str, ...], form: _Form) -> int:
-    """Do the work on each database, say what came of it, and return the command's exit code.
-
-    Args:
-        figures: The names of what ``work`` returns, which are null in JSON where it failed.
-
-    Raises:
-        FlagAnalyticsError: it could not be done on some of them; the message names each.
-    """
-    lines: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for target in targets:
-        line: dict[str, Any] = {"name": target.name, **dict.fromkeys(figures), "problem": None}
-        try:
-            done = asyncio.run(_on_store(target, work))
-        except (FlagAnalyticsError, ValueError) as error:
-            line["problem"] = str(error)
-            problems.append(f"{target.name}: {error}")
-        else:
-            line.update(done.figures)
-            if form == "table":
-                sys.stdout.write(f"{target.name}: {done.words}\n")
-        lines.append(line)
-    if form == "json":
-        json.dump({"databases": lines}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-    if problems:
-        raise FlagAnalyticsError("; ".join(problems))
-    return _FINE
-
-
-def _chosen(
-    read_plan: Callable[[Path | None], Plan],
-    connection_string: str | None,
-    config: Path | None,
-    table: str,
-    schema: str | None,
-) -> list[_Target]:
-    """Return the databases to work on.
-
-    Raises:
-        CycloptsError: the command line names one in a way that makes no sense.
-        FlagAnalyticsError: there is none, its driver is missing, or the configuration is wrong.
-    """
-    if connection_string is not None:
-        try:
-            options = DatabaseOptions(connection_string=connection_string, table=table, schema=schema)
-        except ValueError as error:
-            raise CycloptsError(msg=str(error)) from None
-        return [_Target("database", options, named=True)]
-    if table != DEFAULT_TABLE or schema is not None:
-        raise CycloptsError(msg="--table and --schema are about the database that --url names: add --url URL")
-    targets = [
-        _Target(sink.name, sink.options, named="connection_string" in sink.explicit)
-        for sink in read_plan(config).sinks
-        if isinstance(sink.options, DatabaseOptions)
-    ]
-    if not targets:
-        raise FlagAnalyticsError("no database collector is configured: add [collectors.database], or give --url URL")
-    return targets
 
 
 async def _on_store(target: _Target, work: _Work) -> _Done:
