@@ -39,7 +39,7 @@ def forget_some(asking: Asking, tables: Tables, keys: Sequence[str]) -> int:
     if not page:
         return 0
     ids = [event_id for event_id, _ in page]
-    since = kept_since(asyncio.run(read_state(as_coroutines(asking), tables)))
+    since = kept_since(asyncio.run(read_state(as_coroutines(asking).rows, tables)))
     theirs = {
         "ids": ids,
         "first": page[0][1],
@@ -80,7 +80,7 @@ def prune(asking: Asking, tables: Tables, before: datetime) -> int:
     gone = count_older(asking, tables, before)
     asked = {"before": micros(before)}
     if gone:
-        noted = int(asyncio.run(read_state(as_coroutines(asking), tables)).get(PRUNED_BEFORE, asked["before"]))
+        noted = int(asyncio.run(read_state(as_coroutines(asking).rows, tables)).get(PRUNED_BEFORE, asked["before"]))
         asyncio.run(note(as_coroutines(asking), tables, PRUNED_BEFORE, str(max(noted, asked["before"]))))
         for suffix, where in (("", _OLD_EVENTS), ("_dead_letters", _OLD_LETTERS)):
             table = f"{tables.local(suffix)}{tables.on_cluster}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from .connecting import Running
 from .errors import SchemaTooNew
@@ -21,11 +22,14 @@ PRUNED_BEFORE = "pruned_before"
 _RETENTION = {"": "retention_days", "_counts": "rollup_retention_days", "_sketches": "rollup_retention_days"}
 _NEVER = "never"
 
+Rows = Callable[[str], Awaitable[Sequence[tuple[Any, ...]]]]
+"""Returns the rows of a query."""
 
-async def read_state(connection: Running, tables: Tables) -> dict[str, str]:
-    """Return what is known of the tables, by name; raise what the client raises, also where there are none."""
+
+async def read_state(rows: Rows, tables: Tables) -> dict[str, str]:
+    """Return what is known of the tables, by name; raise what ``rows`` raises, also where there are none."""
     sql = f"SELECT name, argMax(value, at) FROM {tables.state} GROUP BY name"
-    return {name: value for name, value in await connection.rows(sql)}  # noqa: C416 - rows are tuples of any length
+    return {name: value for name, value in await rows(sql)}  # noqa: C416 - rows are tuples of any length
 
 
 async def set_up(connection: Running, options: ClickHouseOptions) -> None:
@@ -38,12 +42,12 @@ async def set_up(connection: Running, options: ClickHouseOptions) -> None:
     """
     tables = Tables.of(options)
     if not options.create_tables:
-        _check_version(await read_state(connection, tables), tables)
+        _check_version(await read_state(connection.rows, tables), tables)
         return
     await connection.run(tables.create_database(), settings={"database": "default"})
     for statement in tables.create_state():
         await connection.run(statement, settings=DDL_SETTINGS)
-    state = await read_state(connection, tables)
+    state = await read_state(connection.rows, tables)
     _check_version(state, tables)
     await _migrate(connection, tables, state)
     if state.get("window") != str(tables.window):

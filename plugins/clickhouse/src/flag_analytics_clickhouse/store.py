@@ -30,7 +30,7 @@ from .queries import Query
 from .reading import EventStream
 from .rows import unfit
 from .schema import LETTER_COLUMNS, Tables
-from .setup import kept_since, set_up
+from .setup import kept_since, read_state, set_up
 from .source import SETTINGS, ClickHouseSource
 from .writing import BatchWriter, insert_settings
 
@@ -185,8 +185,7 @@ class ClickHouseStore:
         """Return since when events are all there, as of the last half minute."""
         at, kept = self._kept
         if time.monotonic() - at > _KEPT_SECONDS:
-            sql = f"SELECT name, argMax(value, at) FROM {self.tables.state} GROUP BY name"
-            kept = kept_since({name: value for name, value in await self.ask(sql)})  # noqa: C416 - rows are tuples
+            kept = kept_since(await read_state(self.ask, self.tables))
             self._kept = (time.monotonic(), kept)
         return kept
 
