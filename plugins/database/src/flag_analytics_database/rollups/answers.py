@@ -288,9 +288,7 @@ class RolledUpSource:
     async def _accuracy_of_events(self, window: Window) -> Accuracy:
         """Return how exact an answer from the events is: it leaves out those that were removed."""
         rows = await self.raw.ask(state_query(self.raw.tables))
-        before = {name: int(value) for name, value in rows}.get(PRUNED_BEFORE, EVER)
-        is_whole = before == EVER or (window.start is not None and micros(window.start) >= before)
-        return EXACT if is_whole else Accuracy(complete_since=from_micros(before))
+        return _of_events(window, {name: int(value) for name, value in rows})
 
     async def _plan(
         self,
@@ -309,12 +307,12 @@ class RolledUpSource:
         rows = await self.raw.ask(union_all(state_query(self.raw.tables), earliest_query(self.raw.tables)))
         state = {name: int(value) for name, value in rows if value is not None}
         pruned_before = state.get(PRUNED_BEFORE, EVER)
-        start = EVER if window.start is None else micros(window.start)
+        start = _start(window)
         end = micros(window.end) + 1  # the end belongs to the window
-        is_whole = start >= pruned_before
+        of_events = _of_events(window, state)
+        is_whole = of_events == EXACT
         if is_whole and accuracy != "fast":
             return _Plan(None)
-        of_events = EXACT if is_whole else Accuracy(complete_since=from_micros(pruned_before))
         # Of what was removed, and then left the rollups too, nothing tells any more.
         begin = start if is_whole else max(start, state.get(ROLLUPS_PRUNED_BEFORE, EVER))
         if state.get(COUNTED_SINCE, NEVER) > begin or not can_count(where, group_by):
@@ -482,6 +480,16 @@ class RolledUpSource:
             number = min((hours.stop - start) // step, last)
             steps[number] |= _added(steps[number], found)
         return steps
+
+
+def _start(window: Window) -> int:
+    return EVER if window.start is None else micros(window.start)
+
+
+def _of_events(window: Window, state: Mapping[str, int]) -> Accuracy:
+    """Return how exact an answer from the events is: it leaves out those that were removed."""
+    before = state.get(PRUNED_BEFORE, EVER)
+    return EXACT if _start(window) >= before else Accuracy(complete_since=from_micros(before))
 
 
 def _passing(
