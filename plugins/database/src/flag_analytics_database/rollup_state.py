@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .counting import HOUR
-from .schema import Tables
+from .schema import PRUNED_BEFORE, Tables
 from .writers.any_driver import insert_once
 
 __all__ = [
@@ -47,8 +47,6 @@ REBUILT_AT = "rebuilt_at"
 """The hours from here on are done in the rebuild that is under way, or was interrupted."""
 SETTLING = "settling"
 """The rebuild that is under way began when every writer kept counts: it makes them complete for good."""
-PRUNED_BEFORE = "pruned_before"
-"""Events before this time have been removed, or are about to be; their counts are kept."""
 ROLLUPS_PRUNED_BEFORE = "rollups_pruned_before"
 """Counts and sketches before this hour have been removed."""
 

@@ -33,6 +33,7 @@ from .names import DEFAULT_TABLE, check_identifier, derived_name
 __all__ = [
     "KINDS",
     "KIND_CODES",
+    "PRUNED_BEFORE",
     "TYPED_ERROR",
     "VERSIONED",
     "EventId",
@@ -49,6 +50,9 @@ TYPED_ERROR = "typed_error"
 """On MySQL and MariaDB, 1 for an event with an ``error_type``, else null."""
 VERSIONED = "versioned"
 """On MySQL and MariaDB, 1 for an event with a ``flag_version``, else null."""
+
+PRUNED_BEFORE = "pruned_before"
+"""In the state of rollups: events before this time have been removed, or are about to be; their counts are kept."""
 
 
 def _is_mysql(*_: Any, dialect: Dialect, **__: Any) -> bool:

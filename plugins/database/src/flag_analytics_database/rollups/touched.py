@@ -9,12 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..conditions import one_of
 from ..counting import Cell
-from ..schema import Tables
+from ..schema import PRUNED_BEFORE, Tables
 from .spans import DAY, DAYS_OF_SPANS, floor
 
 __all__ = ["remove_summaries"]
-
-_PRUNED_BEFORE = "pruned_before"  # of ``rollup_state``, which needs the writers, and these this module
 
 
 async def remove_summaries(connection: AsyncConnection, tables: Tables, family: str, cells: Iterable[Cell]) -> None:
@@ -27,7 +25,7 @@ async def remove_summaries(connection: AsyncConnection, tables: Tables, family: 
     if not touched:
         return
     state = tables.rollup_state.c
-    pruned_before = await connection.scalar(select(state.value).where(state.name == _PRUNED_BEFORE))
+    pruned_before = await connection.scalar(select(state.value).where(state.name == PRUNED_BEFORE))
     kept = tables.sketches.c
     spans = []
     for days in DAYS_OF_SPANS:
